@@ -1,0 +1,76 @@
+# Two commands matter: `make demo` and `make test`. Both install what they need first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint format proto lock system clean
+
+help:
+	@echo "make demo    the mesh's story on this machine, checked step by step"
+	@echo "make test    lint, types, layers and all tests"
+	@echo "make format  let ruff lay out the code"
+	@echo "make proto   regenerate ambient/api/pb from its .proto files"
+	@echo "make lock    choose newer dependencies"
+	@echo "make clean   remove the virtual environment and caches"
+
+demo: system $(VENV)/.runtime
+	$(BIN)/ambientctl demo $(DEMO_ARGS)
+
+test: lint unit
+
+# tests/sandbox gives the run its own network, mount and process namespaces, with or without root.
+unit: system $(VENV)/.dev
+	tests/sandbox $(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Missing Debian packages: root gets them, anybody else is told the command. kubectl may also come
+# from elsewhere (another repository, the cloud vendor), so it is looked for by its name.
+system:
+	@missing=$$(for p in $$(cat debian-packages.txt); do \
+	  [ $$p = kubernetes-client ] && command -v kubectl >/dev/null && continue; \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done | tr '\n' ' '); \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $$missing; \
+	else \
+	  echo "error: these Debian packages are missing: $$missing" >&2; \
+	  echo "hint: sudo apt-get install --no-install-recommends $$missing" >&2; exit 1; \
+	fi
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | system $(BIN)/python
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(PIP) --require-hashes -r requirements-dev.lock
+	touch $@
+
+proto: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --python_out=. --mypy_out=quiet:. ambient/api/pb/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --grpc_python_out=. ambient/api/pb/citadel.proto
+
+lock: $(VENV)/.dev
+	$(PIP) uv
+	echo setuptools | $(BIN)/uv pip compile --upgrade --universal --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 pyproject.toml - -o requirements.lock
+	echo setuptools | $(BIN)/uv pip compile --upgrade --universal --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --extra dev -c requirements.lock pyproject.toml - -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The shared library of the mesh: everything that more than one program needs."""

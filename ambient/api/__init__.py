@@ -1,0 +1,1 @@
+"""Nouns that every part of the mesh speaks; flat, frozen, without I/O."""

@@ -1,0 +1,1 @@
+"""Generated protobuf code and the .proto files it comes from (`make proto`)."""

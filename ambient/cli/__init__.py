@@ -1,0 +1,1 @@
+"""What every program's start has in common: settings, signals, exit codes."""

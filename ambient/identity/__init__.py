@@ -1,0 +1,1 @@
+"""Who we are and whom we talk to: SPIFFE certificates and their life."""

@@ -1,0 +1,1 @@
+"""Decides: bytes, time and facts in, values and commands out; no I/O."""

@@ -1,0 +1,1 @@
+"""Performs: sockets, tasks, threads and files around the core."""

@@ -1,0 +1,1 @@
+"""The kernel's side: redirect rules, namespaces, sockets, agent-to-ztunnel messages."""

@@ -1,0 +1,1 @@
+"""L4 authorization: which policies apply, what they decide, and why."""

@@ -1,0 +1,1 @@
+"""Delta ADS, both ends, and the translation between protobuf and `ambient.api`."""

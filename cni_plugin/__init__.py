@@ -1,0 +1,1 @@
+"""Enrolment: the exec'd CNI plugin and the node agent."""

@@ -1,0 +1,1 @@
+"""The slim control plane: identity, discovery, policy and waypoints."""
