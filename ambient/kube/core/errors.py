@@ -1,0 +1,54 @@
+"""What the API server answers when it refuses."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ambient.api.errors import MeshError
+
+
+class KubeError(MeshError):
+    """The API server refused: ``status`` is HTTP's code, ``reason`` Kubernetes' one word."""
+
+    def __init__(self, status: int, reason: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class NotFound(KubeError):  # noqa: N818 - named as Kubernetes names the reason
+    """404: the object, its namespace or its whole kind is absent."""
+
+
+class Conflict(KubeError):  # noqa: N818
+    """409: it exists already, or somebody else changed it in between."""
+
+
+class Gone(KubeError):  # noqa: N818
+    """410: the resourceVersion is too old; list again."""
+
+
+_HINTS = {
+    401: "the credentials are not valid (any more); look at the kubeconfig or the mounted token",
+    403: "the account lacks a Role for this; see manifests for the rules it needs",
+}
+_CLASSES: dict[int, type[KubeError]] = {404: NotFound, 409: Conflict, 410: Gone}
+
+
+class _Status(msgspec.Struct):
+    message: str = ""
+    reason: str = ""
+
+
+def error_from(status: int, body: bytes, what: str) -> KubeError:
+    """The error for an answer; ``what`` names the request where the answer does not explain."""
+    try:
+        answer = msgspec.json.decode(body, type=_Status)
+    except msgspec.MsgspecError:
+        # A proxy in between, or a server that is starting: not a Status object.
+        answer = _Status(message=body[:200].decode(errors="replace").strip())
+    message = answer.message or f"HTTP {status}"
+    return _CLASSES.get(status, KubeError)(
+        status, answer.reason, f"{what}: {message}", hint=_HINTS.get(status, "")
+    )

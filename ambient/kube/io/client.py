@@ -1,0 +1,261 @@
+"""HTTP to the API server: one connection pool, JSON in and out, errors as nouns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal, TypedDict, Unpack
+
+import httpx
+import msgspec
+import trio
+
+from ambient.api.errors import UnavailableError
+from ambient.kube.core.errors import Gone, error_from
+from ambient.kube.core.resources import KubeObject, Resource
+from ambient.kube.core.watch import trim
+from ambient.kube.io.credentials import Credentials, load_credentials
+
+TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0, pool=None)
+PAGE_SIZE: Final = 500
+"""client-go's page size for full lists."""
+TOKEN_CHECK_S: Final = 10.0
+"""How long an Authorization header is used before its source is asked again."""
+USER_AGENT: Final = "ambient-mesh"
+
+Objects = list[KubeObject]
+PatchKind = Literal["merge", "json", "strategic", "apply"]
+PATCH_TYPES: Final[Mapping[str, str]] = {
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "apply": "application/apply-patch+yaml",  # JSON is YAML
+}
+
+
+class PatchOptions(TypedDict, total=False):
+    """How a patch is meant; ``kind`` is ``merge`` unless told."""
+
+    namespace: str | None
+    kind: PatchKind
+    subresource: str
+    field_manager: str
+    force: bool
+
+
+class Listing(msgspec.Struct):
+    """One page of a list."""
+
+    items: list[KubeObject] | None = None
+    metadata: dict[str, Any] = {}
+
+
+class KubeClient:
+    """Calls to one API server; made by ``connect``.
+
+    Every call raises KubeError (NotFound, Conflict, Gone) when the server refuses and
+    UnavailableError when it does not answer.
+    """
+
+    def __init__(
+        self, credentials: Credentials, http: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
+        self._credentials = credentials
+        self._http = http
+        self._nursery = nursery
+        self._header: str | None = None
+        self._header_until = -1.0
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, kubeconfig: str | None = None, context: str | None = None
+    ) -> AsyncIterator[KubeClient]:
+        """A client for the duration of the block. Raises SettingsError.
+
+        With neither argument: $KUBECONFIG, else the pod's service account, else ~/.kube/config.
+        """
+        credentials = await trio.to_thread.run_sync(load_credentials, kubeconfig, context)
+        async with cls.using(credentials) as client:
+            yield client
+
+    @classmethod
+    @asynccontextmanager
+    async def using(cls, credentials: Credentials) -> AsyncIterator[KubeClient]:
+        """A client with credentials that are at hand."""
+        # trust_env=False: a proxy of the environment must not see the API server's traffic.
+        tls: Any = credentials.tls() if credentials.server.startswith("https") else False
+        http = httpx.AsyncClient(
+            base_url=credentials.server,
+            verify=tls,
+            timeout=TIMEOUT,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+            headers={"User-Agent": USER_AGENT},
+        )
+        failure: Exception | None = None
+        async with http:
+            async with trio.open_nursery() as nursery:
+                try:
+                    yield cls(credentials, http, nursery)
+                except Exception as error:  # noqa: BLE001 - raised again below
+                    # The nursery (watches live in it) would wrap the caller's error in a group.
+                    failure = error
+                nursery.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
+
+    @property
+    def server(self) -> str:
+        """The server's URL."""
+        return self._credentials.server
+
+    @property
+    def namespace(self) -> str:
+        """The default namespace of the context, or the pod's own."""
+        return self._credentials.namespace
+
+    def start_soon(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task that ends with this client, such as a watch."""
+        self._nursery.start_soon(task, *args)
+
+    async def get(self, res: Resource, name: str, namespace: str | None = None) -> KubeObject:
+        """One object."""
+        return await self.request("GET", res.path(namespace, name))
+
+    async def list(
+        self,
+        res: Resource,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> Objects:
+        """All objects of a kind, of one namespace or of all."""
+        params = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        items, _ = await self.list_at(res, namespace, params)
+        return items
+
+    async def list_at(
+        self, res: Resource, namespace: str | None, params: Mapping[str, str]
+    ) -> tuple[Objects, str]:
+        """All objects and the resourceVersion to watch from."""
+        selectors = {key: value for key, value in params.items() if value}
+        query: dict[str, str] = {"limit": str(PAGE_SIZE)}
+        items: Objects = []
+        while True:
+            try:
+                answer = await self._send("GET", res.path(namespace), params={**selectors, **query})
+            except Gone:
+                if "limit" not in query:
+                    raise
+                # The list changed too much between two pages: take it in one piece.
+                items, query = [], {}
+                continue
+            page = msgspec.json.decode(answer, type=Listing)
+            for item in page.items or ():
+                # Items of a list leave out what the list itself says.
+                item.setdefault("apiVersion", res.api_version)
+                item.setdefault("kind", res.kind)
+                items.append(trim(item))
+            token = page.metadata.get("continue")
+            if not token:
+                return items, str(page.metadata.get("resourceVersion", ""))
+            query["continue"] = token
+
+    async def create(self, res: Resource, obj: KubeObject, subresource: str = "") -> KubeObject:
+        """Create an object, or call a subresource of it (``token``)."""
+        metadata = obj.get("metadata", {})
+        name = metadata["name"] if subresource else ""
+        path = res.path(metadata.get("namespace"), name, subresource)
+        return await self.request("POST", path, {**_typed(res), **obj})
+
+    async def replace(self, res: Resource, obj: KubeObject, subresource: str = "") -> KubeObject:
+        """Replace an object; with its resourceVersion, only if nobody changed it since."""
+        metadata = obj["metadata"]
+        path = res.path(metadata.get("namespace"), metadata["name"], subresource)
+        return await self.request("PUT", path, {**_typed(res), **obj})
+
+    async def patch(
+        self, res: Resource, name: str, body: Any, **options: Unpack[PatchOptions]
+    ) -> KubeObject:
+        """Change parts of an object; kind ``apply`` also creates it."""
+        kind = options.get("kind", "merge")
+        if kind == "apply":
+            body = {**_typed(res), **body}
+        params = {}
+        if options.get("field_manager") or kind == "apply":
+            params["fieldManager"] = options.get("field_manager") or USER_AGENT
+        if options.get("force"):
+            params["force"] = "true"
+        path = res.path(options.get("namespace"), name, options.get("subresource", ""))
+        answer = await self._send(
+            "PATCH", path, body, params=params, content_type=PATCH_TYPES[kind]
+        )
+        return _object(answer)
+
+    async def delete(self, res: Resource, name: str, namespace: str | None = None) -> KubeObject:
+        """Delete an object; dependents follow in the background."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        return await self.request("DELETE", res.path(namespace, name), body)
+
+    async def request(self, method: str, path: str, body: Any = None) -> KubeObject:
+        """Any other call that takes and gives JSON."""
+        return _object(await self._send(method, path, body))
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        headers = await self.headers()
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["Content-Type"] = content_type
+        try:
+            answer = await self._http.request(
+                method, path, content=content, params=params, headers=headers
+            )
+        except httpx.HTTPError as error:
+            raise self.unreachable(error) from error
+        if answer.is_error:
+            raise error_from(answer.status_code, answer.content, f"{method} {path}")
+        return answer.content
+
+    def stream(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Any:
+        """httpx's streaming GET, for watches."""
+        # Nothing may arrive for as long as the watch was asked to last.
+        timeout = httpx.Timeout(float(params["timeoutSeconds"]) + 30.0, connect=10.0, pool=None)
+        return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
+
+    async def headers(self) -> dict[str, str]:
+        """Authorization, read again from its source now and then."""
+        if trio.current_time() >= self._header_until:
+            self._header = await trio.to_thread.run_sync(self._credentials.authorization)
+            self._header_until = trio.current_time() + TOKEN_CHECK_S
+        return {"Authorization": self._header} if self._header else {}
+
+    def unreachable(self, error: Exception) -> UnavailableError:
+        """The same error for every way in which a connection can fail."""
+        return UnavailableError(
+            f"the API server {self.server} does not answer: {str(error) or type(error).__name__}",
+            hint=f"is it running, and is its address right in {self._credentials.origin}?",
+        )
+
+
+def _typed(res: Resource) -> KubeObject:
+    return {"apiVersion": res.api_version, "kind": res.kind}
+
+
+def _object(answer: bytes) -> KubeObject:
+    try:
+        return msgspec.json.decode(answer, type=dict[str, Any]) if answer else {}
+    except msgspec.MsgspecError as error:
+        raise UnavailableError(
+            f"the API server sent what is no JSON object: {error}",
+            hint="does the server's address lead to something else?",
+        ) from error

@@ -1,0 +1,127 @@
+"""Where the API server is and who we are there: kubeconfig contexts or the pod's own account.
+
+The ``kubernetes`` package reads the configuration (contexts, exec plugins, CA data, tokens that
+are rotated in their file); HTTP is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from kubernetes import config as kubernetes_config
+from kubernetes.client import Configuration
+from kubernetes.config import incluster_config
+
+from ambient.api.errors import SettingsError
+
+# The package has no annotations; as Any its functions may be called from typed code.
+_loader: Any = kubernetes_config
+_in_cluster_loader: Any = incluster_config.InClusterConfigLoader
+
+ACCOUNT_DIRECTORY: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+class Credentials:
+    """A server and the means to call it; ``namespace`` is the default of the context."""
+
+    def __init__(self, configuration: Any, namespace: str, origin: str) -> None:
+        self._configuration = configuration
+        self.server: str = str(configuration.host).rstrip("/")
+        self.namespace = namespace
+        self.origin = origin
+        """Where they were read, for messages: a file name, or ``the pod's service account``."""
+
+    def authorization(self) -> str | None:
+        """The Authorization header; reads a rotated token again. May block on a file or plugin."""
+        settings = self._configuration.auth_settings()
+        if "BearerToken" in settings:
+            value = str(settings["BearerToken"]["value"] or "").strip()
+            # The loaders spell the scheme in either case; servers of ours may be strict.
+            scheme, _, token = value.partition(" ")
+            return f"Bearer {token.strip() or scheme}"
+        if self._configuration.username:
+            return str(self._configuration.get_basic_auth_token())
+        return None
+
+    def tls(self) -> ssl.SSLContext:
+        """The context for the server's certificate and ours. Raises SettingsError."""
+        configuration = self._configuration
+        try:
+            context = ssl.create_default_context(cafile=configuration.ssl_ca_cert or None)
+            if configuration.cert_file:
+                context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(
+                f"cannot use the certificates of {self.origin}: {error}",
+                hint="check certificate-authority, client-certificate and client-key there",
+            ) from error
+        # Python 3.13 would refuse CA certificates without a key identifier, which are common here.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if not configuration.verify_ssl:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    @property
+    def server_name(self) -> str | None:
+        """The name in the server's certificate, where the URL has another one."""
+        return getattr(self._configuration, "tls_server_name", None)
+
+
+def load_credentials(
+    kubeconfig: str | None = None,
+    context: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    account_directory: Path = ACCOUNT_DIRECTORY,
+) -> Credentials:
+    """Read credentials: the named file, else $KUBECONFIG, else the pod's, else ~/.kube/config.
+
+    Raises SettingsError that names the file.
+    """
+    env = os.environ if env is None else env
+    asked = kubeconfig or env.get("KUBECONFIG")
+    if not asked and context is None and env.get("KUBERNETES_SERVICE_HOST"):
+        return _in_cluster(env, account_directory)
+    return _from_file(asked or str(Path("~/.kube/config").expanduser()), context)
+
+
+def _in_cluster(env: Mapping[str, str], directory: Path) -> Credentials:
+    configuration = Configuration()
+    try:
+        _in_cluster_loader(
+            token_filename=str(directory / "token"),
+            cert_filename=str(directory / "ca.crt"),
+            environ=env,
+        ).load_and_set(configuration)
+        namespace = (directory / "namespace").read_text().strip()
+    except (kubernetes_config.ConfigException, OSError) as error:
+        raise SettingsError(
+            f"cannot use the pod's service account: {error}",
+            hint=f"is a token mounted at {directory} (automountServiceAccountToken)?",
+        ) from error
+    return Credentials(configuration, namespace, "the pod's service account")
+
+
+def _from_file(path: str, context: str | None) -> Credentials:
+    hint = "name another file with --kubeconfig or KUBECONFIG, another context with --context"
+    configuration = Configuration()
+    try:
+        _loader.load_kube_config(
+            path, context=context, client_configuration=configuration, persist_config=False
+        )
+        contexts, active = _loader.list_kube_config_contexts(path)
+    except (
+        kubernetes_config.ConfigException,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise SettingsError(f"cannot use kubeconfig {path}: {error}", hint=hint) from error
+    chosen = next((one for one in contexts if one["name"] == context), active)
+    return Credentials(configuration, chosen["context"].get("namespace") or "default", path)

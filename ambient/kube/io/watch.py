@@ -1,0 +1,151 @@
+"""Follow a collection: list, watch from there, and list again when the server forgot where."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx
+import structlog
+import trio
+
+from ambient.api.errors import MeshError
+from ambient.kube.core.errors import KubeError, NotFound, error_from
+from ambient.kube.core.resources import Resource
+from ambient.kube.core.watch import Follower, WatchBroken, WatchEvent
+from ambient.kube.io.client import KubeClient
+
+WATCH_S: Final = 300
+"""How long one watch is asked to last; client-go takes 5 to 10 minutes."""
+FIRST_WAIT_S: Final = 0.1
+LONGEST_WAIT_S: Final = 10.0
+QUEUED_EVENTS: Final = 64
+"""A slow reader stops the watch from being read."""
+
+WATCH_RETRY: Final = "kube.watch_retry"
+
+log = structlog.get_logger(__name__)
+
+
+def follow(
+    kube: KubeClient,
+    res: Resource,
+    *,
+    namespace: str | None = None,
+    label_selector: str = "",
+    field_selector: str = "",
+) -> AsyncIterator[WatchEvent]:
+    """Events of a collection, for as long as the client lives.
+
+    Every object comes as ADDED first, then SYNCED once; after a lost connection only the
+    differences follow. Failures are logged and tried again, they never end the iteration.
+    """
+    send, receive = trio.open_memory_channel[WatchEvent](QUEUED_EVENTS)
+    params = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    # A task of the client's, not an async generator: a reader may leave at any point.
+    kube.start_soon(_Watch(kube, res, namespace, params).run, send)
+    return receive
+
+
+class _Watch:
+    def __init__(
+        self, kube: KubeClient, res: Resource, namespace: str | None, params: dict[str, str]
+    ) -> None:
+        self._kube = kube
+        self._res = res
+        self._namespace = namespace
+        self._params = {key: value for key, value in params.items() if value}
+        self._known = Follower()
+        self._wait_s = FIRST_WAIT_S
+
+    async def run(self, out: trio.MemorySendChannel[WatchEvent]) -> None:
+        """Until the reader or the client is gone."""
+        need_list = True
+        async with out:
+            try:
+                while True:
+                    need_list = await self._once(out, need_list)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+
+    async def _once(self, out: trio.MemorySendChannel[WatchEvent], need_list: bool) -> bool:
+        """List if needed, then watch until that ends; whether to list next time."""
+        try:
+            if need_list:
+                await self._list(out)
+                need_list = False
+            await self._watch(out)
+            self._wait_s = FIRST_WAIT_S
+        except WatchBroken as broken:
+            need_list = need_list or broken.gone
+            await self._back_off(broken)
+        except NotFound as error:
+            # The kind is not installed (its CRD is missing): that is an empty collection.
+            need_list = True
+            for event in self._known.relisted((), ""):
+                await out.send(event)
+            await self._back_off(error)
+        except KubeError as error:
+            need_list = need_list or error.status == 410
+            await self._back_off(error)
+        except MeshError as error:
+            await self._back_off(error)
+        return need_list
+
+    async def _list(self, out: trio.MemorySendChannel[WatchEvent]) -> None:
+        items, version = await self._kube.list_at(self._res, self._namespace, self._params)
+        for event in self._known.relisted(items, version):
+            await out.send(event)
+
+    async def _watch(self, out: trio.MemorySendChannel[WatchEvent]) -> None:
+        """One watch request. Raises WatchBroken, KubeError or UnavailableError."""
+        path = self._res.path(self._namespace)
+        params = {
+            **self._params,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._known.resource_version,
+            "timeoutSeconds": str(WATCH_S + random.randrange(WATCH_S // 10)),
+        }
+        self._known.resumed()
+        try:
+            async with self._kube.stream(path, params, await self._kube.headers()) as answer:
+                if answer.is_error:
+                    raise error_from(answer.status_code, await answer.aread(), f"watch {path}")
+                await self._read(answer, out)
+        except httpx.HTTPError as error:
+            raise self._kube.unreachable(error) from error
+
+    async def _read(self, answer: Any, out: trio.MemorySendChannel[WatchEvent]) -> None:
+        chunks = answer.aiter_raw()
+        try:
+            async for chunk in chunks:
+                for event in self._known.feed(chunk):
+                    await out.send(event)
+                self._wait_s = FIRST_WAIT_S
+        finally:
+            # httpx nests generators that nobody can close from outside; on a closed connection
+            # the innermost raises, which ends them all in order.
+            with trio.CancelScope(shield=True):
+                await answer.aclose()
+                await _exhaust(chunks)
+
+    async def _back_off(self, error: Exception) -> None:
+        log.warning(
+            WATCH_RETRY,
+            resource=self._res.qualified,
+            error=str(error),
+            hint=getattr(error, "hint", ""),
+            wait_s=round(self._wait_s, 2),
+        )
+        await trio.sleep(self._wait_s * random.uniform(0.75, 1.25))
+        self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
+
+
+async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
+    try:
+        async for _ in chunks:
+            pass
+    except (httpx.HTTPError, httpx.StreamError, trio.ClosedResourceError, RuntimeError):
+        return
