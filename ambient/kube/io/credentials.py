@@ -15,6 +15,7 @@ from typing import Any, Final
 from kubernetes import config as kubernetes_config
 from kubernetes.client import Configuration
 from kubernetes.config import incluster_config
+from yaml import YAMLError
 
 from ambient.api.errors import SettingsError
 
@@ -115,13 +116,8 @@ def _from_file(path: str, context: str | None) -> Credentials:
             path, context=context, client_configuration=configuration, persist_config=False
         )
         contexts, active = _loader.list_kube_config_contexts(path)
-    except (
-        kubernetes_config.ConfigException,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise SettingsError(f"cannot use kubeconfig {path}: {error}", hint=hint) from error
+    except (kubernetes_config.ConfigException, YAMLError, OSError, TypeError) as error:
+        reason = " ".join(str(error).split())  # YAML's messages have several lines
+        raise SettingsError(f"cannot use kubeconfig {path}: {reason}", hint=hint) from error
     chosen = next((one for one in contexts if one["name"] == context), active)
     return Credentials(configuration, chosen["context"].get("namespace") or "default", path)
