@@ -1,0 +1,49 @@
+"""The log catalogue: every event that the mesh logs has one stable name.
+
+Names are an API: dashboards, alerts and tests search for them. Values travel as fields, never
+inside the name. Each package appends its lines here, below its own heading.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    """What happened, as ``part.what``."""
+
+    # any program
+    PROGRAM_STARTED = "program.started"
+    PROGRAM_STOPPING = "program.stopping"
+    PROGRAM_STOPPED = "program.stopped"
+    PROGRAM_FAILED = "program.failed"
+    PROGRAM_FORCED = "program.forced"
+    FOREIGN_LOG = "foreign.log"
+    HTTP_HANDLER_FAILED = "http.handler_failed"
+
+    # connections; the first three are the access log, with upstream's wording
+    CONN_OPENED = "connection opened"
+    CONN_CLOSED = "connection complete"
+    CONN_FAILED = "connection failed"
+    POLICY_DENIED = "policy.denied"
+    POLICY_DRY_RUN = "policy.dry_run"
+
+    # xDS
+    XDS_CONNECTED = "xds.connected"
+    XDS_SYNCED = "xds.synced"
+    XDS_REJECTED = "xds.rejected"
+    XDS_LOST = "xds.lost"
+
+    # identity
+    CERT_ISSUED = "cert.issued"
+    CERT_FAILED = "cert.failed"
+
+    # ztunnel
+    ZDS_CONNECTED = "zds.connected"
+    ZDS_DISCONNECTED = "zds.disconnected"
+    POD_JOINED = "pod.joined"
+    POD_LEFT = "pod.left"
+    POD_FAILED = "pod.failed"
+    CONN_CRASHED = "conn.crashed"
+    SPOOF_OFF = "source.not_preserved"
+    DRAIN_STARTED = "drain.started"

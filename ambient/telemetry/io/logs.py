@@ -1,0 +1,191 @@
+"""Log lines on standard output, plain or JSON, in the layout of Istio's tunnel.
+
+Plain: time (RFC 3339), level, scope, event and ``key=value`` fields, joined by tabs. JSON: ``level``,
+``time``, ``scope``, ``message``, then the fields. Levels can be changed while the program runs.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import IO, Any, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ambient.telemetry.core.event_names import Event
+
+LEVELS: Mapping[str, int] = {
+    "trace": 5,
+    "debug": 10,
+    "info": 20,
+    "warn": 30,
+    "warning": 30,
+    "error": 40,
+    "critical": 50,
+    "off": 60,
+}
+"""Accepted spellings; ``warn`` is what is printed, as upstream does."""
+ACCESS_SCOPE = "access"
+
+
+class Levels:
+    """The level of each scope; one without its own falls back to its parents, then to ``""``."""
+
+    def __init__(self, spec: str = "info") -> None:
+        self._by_scope: dict[str, int] = {}
+        self._known: dict[str, int] = {}
+        self.update(spec)
+
+    def update(self, spec: str) -> None:
+        """Apply ``info`` or ``info,access=warn,xds:debug``.
+
+        Raises ValueError that names the clause which cannot be used; then nothing is changed.
+        """
+        wanted: dict[str, int] = {}
+        for clause in filter(None, (part.strip() for part in spec.split(","))):
+            scope, separator, level = clause.replace(":", "=", 1).rpartition("=")
+            if level.lower() not in LEVELS or (separator and not scope):
+                raise ValueError(f"{clause!r} is not a level ({', '.join(LEVELS)}) or scope=level")
+            wanted[scope] = LEVELS[level.lower()]
+        self._by_scope.update(wanted)
+        self._by_scope.setdefault("", LEVELS["info"])
+        self._known.clear()
+
+    def of(self, scope: str) -> int:
+        """The lowest level that ``scope`` logs."""
+        known = self._known.get(scope)
+        if known is None:
+            parent = scope
+            while parent not in self._by_scope:
+                parent = parent.rpartition(".")[0]
+            known = self._known[scope] = self._by_scope[parent]
+        return known
+
+    def __str__(self) -> str:
+        names = {number: name for name, number in reversed(list(LEVELS.items()))}
+        default = names[self._by_scope[""]]
+        rest = sorted((s, names[n]) for s, n in self._by_scope.items() if s)
+        return ",".join([default, *(f"{scope}={level}" for scope, level in rest)])
+
+
+levels = Levels()
+"""The process's levels; an admin endpoint may ``levels.update(...)``."""
+
+
+class _Output:
+    """What structlog writes to: a scope's name and a stream."""
+
+    def __init__(self, scope: str, stream: IO[str] | None) -> None:
+        self.scope = scope
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        # Looked up late: tests and supervisors replace sys.stdout.
+        stream = self._stream or sys.stdout
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # Nobody reads our log any more; that must not end the tunnel.
+
+
+class MeshLogger(structlog.BoundLoggerBase):
+    """A bound logger whose level can change at run time; a suppressed line costs one look-up."""
+
+    def _log(self, level: str, number: int, event: str, fields: dict[str, Any]) -> None:
+        if number >= levels.of(getattr(self._logger, "scope", "")):
+            self._proxy_to_logger("msg", event, _level=level, **fields)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """For those who look for a fault."""
+        self._log("debug", 10, event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Normal life."""
+        self._log("info", 20, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Somebody should look at this some time."""
+        self._log("warn", 30, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something was not done."""
+        self._log("error", 40, event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error with the traceback of the exception that is being handled."""
+        fields.setdefault("exc_info", True)
+        self._log("error", 40, event, fields)
+
+
+def configure(level: str = "info", json: bool = False, stream: IO[str] | None = None) -> None:
+    """Set up the process's logging. Raises ValueError for an unknown level.
+
+    ``stream`` None means whatever ``sys.stdout`` is at the time of each line.
+    """
+    levels.update(level)
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.format_exc_info,
+        _render_json if json else _render_plain,
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=MeshLogger,
+        logger_factory=lambda *args: _Output(str(args[0]) if args else "", stream),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_Foreign()]
+    root.setLevel(logging.WARNING)
+
+
+def get_logger(scope: str = "", **fields: Any) -> MeshLogger:
+    """A logger whose lines carry ``scope`` (``access``, ``xds``, ``outbound``, ...) and fields."""
+    return cast(MeshLogger, structlog.get_logger(scope, **fields))
+
+
+class _Foreign(logging.Handler):
+    """Lines that libraries log through the standard library."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = get_logger(record.name)
+        send = log.error if record.levelno >= logging.ERROR else log.warning
+        send(Event.FOREIGN_LOG, text=record.getMessage(), exc_info=record.exc_info or None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _split(logger: WrappedLogger, event_dict: MutableMapping[str, Any]) -> tuple[str, str, str]:
+    scope = getattr(logger, "scope", "")
+    return event_dict.pop("_level", "info"), scope, str(event_dict.pop("event", ""))
+
+
+def _render_plain(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
+    level, scope, event = _split(logger, event_dict)
+    trace = event_dict.pop("exception", "")
+    fields = " ".join(f"{key}={_plain(value)}" for key, value in event_dict.items())
+    return "\t".join(filter(None, (_now(), level, scope, event, fields))) + (
+        f"\n{trace}" if trace else ""
+    )
+
+
+def _plain(value: object) -> str:
+    """Strings are quoted as upstream quotes them; numbers, addresses and the like are bare."""
+    if isinstance(value, str):
+        return jsonlib.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, (bool, int, float)) or value is None:
+        return jsonlib.dumps(value)
+    return str(value)
+
+
+def _render_json(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
+    level, scope, event = _split(logger, event_dict)
+    head = {"level": level, "time": _now(), "scope": scope, "message": event}
+    return jsonlib.dumps(head | dict(event_dict), default=str, ensure_ascii=False)
