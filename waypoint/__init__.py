@@ -1,1 +1,1 @@
-"""The L7 proxy of a namespace."""
+"""The L7 proxy of the mesh: HBONE in, HTTP routing and policy, HBONE out."""

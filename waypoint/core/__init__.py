@@ -1,1 +1,1 @@
-"""Decides: bytes, time and facts in, values and commands out; no I/O."""
+"""Decides about HTTP without touching a socket: parsing, routes, policy, endpoint choice."""

@@ -1,1 +1,1 @@
-"""Performs: sockets, tasks, threads and files around the core."""
+"""Performs what the core decided: listeners, exchanges, upstream connections, metrics."""

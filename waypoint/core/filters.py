@@ -1,0 +1,164 @@
+"""Edits of a request on its way up and of its response on the way down.
+
+A filter is a small immutable object. Requests pass the chain in order, responses in reverse.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from waypoint.core.message import Headers, Reply, Request, Response
+from waypoint.core.path import normalise_target
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Filter(Protocol):
+    """One step of the chain."""
+
+    def on_request(self, request: Request) -> Reply | None:
+        """Edit the request, or answer it here."""
+        ...
+
+    def on_response(self, response: Response) -> None:
+        """Edit the head of the response (also of a local reply)."""
+        ...
+
+
+class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
+    """Which fields are overwritten, appended and removed, in this order."""
+
+    put: Pairs = ()
+    add: Pairs = ()
+    remove: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.add or self.remove)
+
+    def apply(self, headers: Headers) -> None:
+        """Edit ``headers`` in place."""
+        for name, value in self.put:
+            headers.set(name, value)
+        for name, value in self.add:
+            headers.add(name, value)
+        if self.remove:
+            headers.remove(*self.remove)
+
+
+class HeaderFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """RequestHeaderModifier, ResponseHeaderModifier, and VirtualService ``headers``.
+
+    ``authority`` is a new Host; None keeps it.
+    """
+
+    request: HeaderEdits = HeaderEdits()
+    response: HeaderEdits = HeaderEdits()
+    authority: str | None = None
+
+    def on_request(self, request: Request) -> Reply | None:
+        """Edit the request's fields."""
+        if self.authority is not None:
+            request.authority = self.authority
+        self.request.apply(request.headers)
+        return None
+
+    def on_response(self, response: Response) -> None:
+        """Edit the response's fields."""
+        self.response.apply(response.headers)
+
+
+class PathEdit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a rewrite or redirect changes the path.
+
+    Without ``prefix`` the whole path is replaced. With it, only this beginning, which the route
+    matched; ``segments`` says that Gateway API's rules about slashes apply.
+    """
+
+    replacement: str
+    prefix: str | None = None
+    segments: bool = False
+
+    def apply(self, path: str) -> str:
+        """The new path, without a query."""
+        if self.prefix is None:
+            return self.replacement
+        if not self.segments:
+            return self.replacement + path[len(self.prefix) :]
+        rest = path[len(self.prefix.rstrip("/")) :].lstrip("/")
+        stem = self.replacement.rstrip("/")
+        return f"{stem}/{rest}" if rest else stem or "/"
+
+
+class UrlRewrite(msgspec.Struct, frozen=True, kw_only=True):
+    """URLRewrite, and VirtualService ``rewrite``."""
+
+    authority: str | None = None
+    path: PathEdit | None = None
+
+    def on_request(self, request: Request) -> Reply | None:
+        """Change Host and path; the application can read the old path in a header."""
+        if self.authority is not None:
+            request.authority = self.authority
+        if self.path is not None:
+            path, question, query = request.target.partition("?")
+            edited = self.path.apply(path)
+            edited = edited if edited.startswith("/") else "/" + edited
+            request.headers.set("x-envoy-original-path", request.target)
+            request.target = (normalise_target(edited) or edited) + question + query
+        return None
+
+    def on_response(self, response: Response) -> None:
+        """Responses stay as they are."""
+
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Redirect(msgspec.Struct, frozen=True, kw_only=True):
+    """A route's action: send the client elsewhere.
+
+    ``port`` None keeps what Host said, unless ``drop_port``; ``request_port`` uses the port that
+    was called.
+    """
+
+    status: int
+    scheme: str | None = None
+    host: str | None = None
+    port: int | None = None
+    request_port: bool = False
+    drop_port: bool = False
+    path: PathEdit | None = None
+
+    def reply(self, request: Request) -> Reply:
+        """The response with its Location."""
+        scheme = self.scheme or request.scheme
+        path, question, query = request.target.partition("?")
+        if self.path is not None:
+            path = self.path.apply(path)
+        location = f"{scheme}://{self._authority(request, scheme)}{path}{question}{query}"
+        headers = (("location", location),)
+        return Reply(self.status, "", "-", "direct_response", headers)
+
+    def _authority(self, request: Request, scheme: str) -> str:
+        name, said_port = split_host(request.authority)
+        name = self.host or name
+        if self.port is not None:
+            port = None if self.port == DEFAULT_PORTS.get(scheme) else self.port
+        elif said_port is not None and self.host is None and not self.drop_port:
+            port = said_port
+        elif self.request_port:
+            same = request.local.port == DEFAULT_PORTS.get(scheme)
+            port = None if same else request.local.port
+        else:
+            port = None
+        return name if port is None else f"{name}:{port}"
+
+
+def split_host(authority: str) -> tuple[str, int | None]:
+    """A Host's name (IPv6 in brackets) and its port, if it has one."""
+    name, colon, port = authority.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and not name.endswith(":"):
+        return name, int(port)
+    return authority, None

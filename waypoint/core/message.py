@@ -1,0 +1,139 @@
+"""HTTP messages as the waypoint sees them, whatever version carried them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ambient.api.address import HostPort, IPAddress, parse_ip
+from ambient.api.spiffe import Identity
+
+
+class Headers:
+    """Header fields in order, names in lower case, duplicates kept as separate lines."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
+        self.items: list[tuple[str, str]] = list(items)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.items)
+
+    def __contains__(self, name: str) -> bool:
+        return any(field == name for field, _ in self.items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self.items == other.items
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Headers({self.items!r})"
+
+    def get(self, name: str) -> str | None:
+        """All values of a field joined by commas (RFC 9110, section 5.3); None where absent."""
+        values = [value for field, value in self.items if field == name]
+        if not values:
+            return None
+        return values[0] if len(values) == 1 else ",".join(values)
+
+    def first(self, name: str) -> str | None:
+        """The first value of a field; None where absent."""
+        return next((value for field, value in self.items if field == name), None)
+
+    def set(self, name: str, value: str) -> None:
+        """Exactly one line with this value, in the place of the first old one."""
+        for index, (field, _) in enumerate(self.items):
+            if field == name:
+                rest = [item for item in self.items[index + 1 :] if item[0] != name]
+                self.items[index:] = [(name, value), *rest]
+                return
+        self.items.append((name, value))
+
+    def add(self, name: str, value: str) -> None:
+        """One more line."""
+        self.items.append((name, value))
+
+    def remove(self, *names: str) -> None:
+        """No line of these fields stays."""
+        self.items = [item for item in self.items if item[0] not in names]
+
+    def copy(self) -> Headers:
+        """An independent copy."""
+        return Headers(self.items)
+
+
+class Peer(NamedTuple):
+    """The client: whose certificate opened the tunnel, and the address that it came from.
+
+    ``identity`` is None only for hypothetical requests of unauthenticated clients.
+    """
+
+    identity: Identity | None
+    ip: IPAddress
+    port: int = 0
+
+
+@dataclass(slots=True)
+class Request:
+    """A request on its way through routes, policy and filters; filters may edit it.
+
+    ``target`` is the normalised path with its query; ``authority`` is Host; ``headers`` hold
+    neither Host nor anything that frames the body. ``local`` is the address that the client
+    called: a service address and service port, or a pod's.
+    """
+
+    method: str
+    target: str
+    authority: str
+    headers: Headers
+    peer: Peer
+    local: HostPort
+    scheme: str = "http"
+
+    @property
+    def path(self) -> str:
+        """The path without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """What follows the question mark, undecoded."""
+        return self.target.partition("?")[2]
+
+    @property
+    def remote_ip(self) -> IPAddress:
+        """The rightmost address of x-forwarded-for, else the peer's (Istio trusts its callers)."""
+        forwarded = self.headers.get("x-forwarded-for")
+        if forwarded is None:
+            return self.peer.ip
+        return parse_ip(forwarded.rpartition(",")[2].strip()) or self.peer.ip
+
+    def query_value(self, name: str) -> str | None:
+        """The first value of a query parameter, undecoded; None where absent."""
+        for pair in self.query.split("&"):
+            key, _, value = pair.partition("=")
+            if key == name and pair:
+                return value
+        return None
+
+
+@dataclass(slots=True)
+class Response:
+    """A response's head on its way back to the client."""
+
+    status: int
+    headers: Headers
+    reason: str = ""
+
+
+class Reply(NamedTuple):
+    """A response that the waypoint gives itself; ``flag`` and ``details`` are for the log."""
+
+    status: int
+    body: str = ""
+    flag: str = "-"
+    details: str = ""
+    headers: tuple[tuple[str, str], ...] = ()

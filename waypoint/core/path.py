@@ -1,0 +1,59 @@
+"""Path normalisation, done before policy looks and before the request is forwarded.
+
+This is Istio's default (``BASE``): what policy compares is what the application receives.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
+)
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,;=:@][A-Za-z0-9\-_~!$&'()*+,;=:@.]*)*/?")
+"""No segment starts with a dot, no escape, no backslash, no doubled slash: already normal."""
+
+
+def normalise_target(target: str) -> str | None:
+    """The request target with its path normalised; fragment dropped; query untouched.
+
+    None where the path cannot be normalised: it leads above the root, has a broken escape, an
+    escaped NUL, or does not start with a slash.
+    """
+    target = target.partition("#")[0]
+    path, question, query = target.partition("?")
+    if not path or not _PLAIN.fullmatch(path):
+        normal = _normalise(path)
+        if normal is None:
+            return None
+        path = normal
+    return path + question + query
+
+
+def _normalise(path: str) -> str | None:
+    if not path.startswith(("/", "\\")) or _BROKEN_ESCAPE.search(path):
+        return None
+    path = _ESCAPE.sub(_canonical_escape, path).replace("\\", "/")
+    if "%00" in path:
+        return None
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for index, segment in enumerate(segments):
+        last = index == len(segments) - 1
+        if segment == "..":
+            if not kept:
+                return None
+            kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+            continue
+        if last:
+            kept.append("")  # "/a/." is "/a/", and "/a/b/.." is "/a/"
+    return "/" + "/".join(kept)
+
+
+def _canonical_escape(match: re.Match[str]) -> str:
+    char = chr(int(match[1], 16))
+    return char if char in _UNRESERVED else f"%{match[1].upper()}"

@@ -1,0 +1,130 @@
+"""The compiled configuration. One program is replaced by the next as a whole.
+
+A request takes its program once and keeps it to the end, so a change never tears a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from ambient.api.config import ConfigObject
+from ambient.api.service import NamespacedHostname, Service
+from waypoint.core.authz import PolicySet, select
+from waypoint.core.authz_rules import Policy, compile_policy, unreadable_policy
+from waypoint.core.destination_rule import (
+    DestinationRule,
+    TrafficPolicy,
+    compile_destination_rule,
+    traffic_policy,
+)
+from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
+from waypoint.core.objects import Problem, UnusableError
+from waypoint.core.place import Place
+from waypoint.core.routes import Backend, Forward, Route, RouteTable
+from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_service
+
+Part = VirtualServiceRoutes | HttpRouteRoutes | DestinationRule | Policy
+KINDS: Final = ("VirtualService", "HTTPRoute", "DestinationRule", "AuthorizationPolicy")
+"""The kinds of objects that a program is made of; others are ignored."""
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """One object: what it became (None where nothing could be used) and its problems."""
+
+    config: ConfigObject
+    part: Part | None
+    problems: tuple[Problem, ...]
+
+
+class Program:
+    """Everything that configuration says. Immutable but for its caches."""
+
+    def __init__(self, place: Place, objects: Mapping[str, Compiled] | None = None) -> None:
+        self.place = place
+        self.objects: Mapping[str, Compiled] = objects or {}
+        parts = [compiled.part for compiled in self.objects.values()]
+        self._policies = [part for part in parts if isinstance(part, Policy)]
+        self._rules = [part for part in parts if isinstance(part, DestinationRule)]
+        self._http_routes = [part for part in parts if isinstance(part, HttpRouteRoutes)]
+        self._virtual_services = sorted(
+            (part for part in parts if isinstance(part, VirtualServiceRoutes)),
+            key=lambda part: part.age,
+        )
+        self._tables: dict[tuple[NamespacedHostname, int], RouteTable] = {}
+        self._traffic: dict[NamespacedHostname, TrafficPolicy] = {}
+        self._policy_sets: dict[NamespacedHostname | None, PolicySet] = {}
+
+    def changed(self, objects: Iterable[ConfigObject], removed: Iterable[str] = ()) -> Program:
+        """The next program; objects that did not change keep what they became."""
+        compiled = {key: old for key, old in self.objects.items() if key not in set(removed)}
+        for config in objects:
+            if config.kind in KINDS:
+                compiled[config.key] = compile_object(config, self.place)
+        return Program(self.place, compiled)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is not enforced as written."""
+        return tuple(p for compiled in self.objects.values() for p in compiled.problems)
+
+    def table(self, service: Service, port: int) -> RouteTable:
+        """The routes of a service port."""
+        key = (service.key, port)
+        if key not in self._tables:
+            self._tables[key] = self._build_table(service.key, port)
+        return self._tables[key]
+
+    def policies(self, service: Service | None) -> PolicySet:
+        """The policies for a service; None means a pod's own address."""
+        key = service.key if service is not None else None
+        if key not in self._policy_sets:
+            self._policy_sets[key] = select(self._policies, service, self.place)
+        return self._policy_sets[key]
+
+    def traffic(self, service: NamespacedHostname) -> TrafficPolicy:
+        """Subsets and balancing of a service."""
+        if service not in self._traffic:
+            self._traffic[service] = traffic_policy(self._rules, service, self.place)
+        return self._traffic[service]
+
+    def _build_table(self, service: NamespacedHostname, port: int) -> RouteTable:
+        """HTTPRoutes first, then VirtualServices; without any, the service itself."""
+        ranked: list[RankedRoute] = []
+        for route in self._http_routes:
+            ranked += route.ranked_for(service, port)
+        routes = [entry.route for entry in sorted(ranked, key=lambda entry: entry.rank)]
+        for virtual in self._virtual_services:
+            if virtual.applies_to(service.namespace, service.hostname, self.place):
+                routes += [route for limit, route in virtual.routes if limit in (None, port)]
+        return RouteTable(tuple(routes)) if routes else RouteTable((default_route(service, port),))
+
+
+def default_route(service: NamespacedHostname, port: int) -> Route:
+    """Where no object says anything: the service's endpoints."""
+    backend = Backend(service=service, port=port)
+    return Route(name="default", source="default", predicates=(), action=Forward((backend,)))
+
+
+def compile_object(config: ConfigObject, place: Place) -> Compiled:
+    """Compile one object; whatever is wrong with it becomes a problem, never an exception."""
+    part: Part | None
+    problems: list[Problem]
+    try:
+        match config.kind:
+            case "VirtualService":
+                part, problems = compile_virtual_service(config, place)
+            case "HTTPRoute":
+                part, problems = compile_http_route(config, place)
+            case "DestinationRule":
+                part, problems = compile_destination_rule(config, place)
+            case _:
+                part, problems = compile_policy(config, place)
+    except UnusableError as bad:
+        policy = config.kind == "AuthorizationPolicy"
+        effect = "all requests that it may concern are refused" if policy else "left out"
+        part = unreadable_policy(config) if policy else None
+        problems = [Problem(config.key, bad.field, bad.reason, effect)]
+    return Compiled(config, part, tuple(problems))
