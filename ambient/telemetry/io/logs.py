@@ -1,6 +1,6 @@
 """Log lines on standard output, plain or JSON, in the layout of Istio's tunnel.
 
-Plain: time (RFC 3339), level, scope, event and ``key=value`` fields, joined by tabs. JSON: ``level``,
+Plain: time (RFC 3339), level, scope, event, ``key=value`` fields, joined by tabs. JSON: ``level``,
 ``time``, ``scope``, ``message``, then the fields. Levels can be changed while the program runs.
 """
 
