@@ -238,8 +238,15 @@ class EndpointSlice(Camel, frozen=True):
     ports: tuple[EndpointPort, ...] | None = None
 
 
+class LabelRequirement(Camel, frozen=True):
+    key: str
+    operator: str
+    values: tuple[str, ...] | None = None
+
+
 class LabelSelector(Camel, frozen=True):
     match_labels: dict[str, str] | None = None
+    match_expressions: tuple[LabelRequirement, ...] | None = None
 
 
 class PolicyTargetReference(Camel, frozen=True):
@@ -402,3 +409,21 @@ def selects(selector: dict[str, str] | None, labels: dict[str, str] | None) -> b
     if not selector:
         return True
     return bool(labels) and selector.items() <= (labels or {}).items()
+
+
+def matches(selector: LabelSelector, labels: dict[str, str] | None) -> bool:
+    """A selector with expressions; an unknown operator matches nothing."""
+    have = labels or {}
+    if not selects(selector.match_labels, have):
+        return False
+    for one in selector.match_expressions or ():
+        values = one.values or ()
+        met = {
+            "In": have.get(one.key) in values,
+            "NotIn": have.get(one.key) not in values,
+            "Exists": one.key in have,
+            "DoesNotExist": one.key not in have,
+        }
+        if not met.get(one.operator, False):
+            return False
+    return True
