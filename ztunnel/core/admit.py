@@ -1,0 +1,156 @@
+"""Whether an inbound connection may reach its pod, and on which port: two pure functions."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ambient.api.address import HostPort, IPAddress, NetworkAddress, parse_authority, parse_ip
+from ambient.api.ports import ILLEGAL_DESTINATIONS
+from ambient.api.service import Service
+from ambient.api.spiffe import Identity
+from ambient.api.workload import Workload
+from ambient.policy.core.decide import Connection, Verdict, decide
+from ambient.state.core.mesh import MeshState
+from ztunnel.core.route import find_gateway
+
+BAD_REQUEST = 400
+DENIED = 401
+UNAVAILABLE = 503
+
+
+class Permit(msgspec.Struct, frozen=True, kw_only=True):
+    """The connection may go on to ``upstream``; required by everything that dials."""
+
+    upstream: HostPort
+    connection: Connection
+    """What the policies judged; judged again whenever they change."""
+    verdict: Verdict
+    service: Service | None = None
+    """The service that the client most likely asked for; telemetry only."""
+
+
+class Denial(msgspec.Struct, frozen=True, kw_only=True):
+    """The connection ends here with ``status`` (HBONE) or without a byte (plaintext)."""
+
+    status: int
+    reason: str
+    verdict: Verdict | None = None
+    """Set where a policy decided."""
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """The other end of an HBONE connection: what it has proven, and what it asks for."""
+
+    identity: Identity | None
+    ip: IPAddress
+    authority: str
+    forwarded_host: str = ""
+    """``host=`` of the Forwarded header; a hint for telemetry, never trusted."""
+
+
+def admit_connect(
+    state: MeshState, workload: Workload, caller: Caller, local: HostPort
+) -> Permit | Denial:
+    """Decide a CONNECT that reached ``workload`` on its address ``local`` (port 15008)."""
+    try:
+        authority = parse_authority(caller.authority)
+    except ValueError as error:
+        return Denial(status=BAD_REQUEST, reason=str(error))
+    mismatch = _check_authority(state, workload, authority, local)
+    if mismatch:
+        return Denial(status=BAD_REQUEST, reason=mismatch)
+    service: Service | None = None
+    port = authority.port
+    if authority.ip is None:
+        service = state.service_by_hostname(authority.host, workload.namespace)
+        if service is None:
+            return Denial(status=UNAVAILABLE, reason=f"unknown service {authority.host}")
+        port = _target_port(service, workload, authority.port)
+        if not port:
+            reason = f"requested service {authority} found, but cannot resolve port"
+            return Denial(status=UNAVAILABLE, reason=reason)
+    if port in ILLEGAL_DESTINATIONS:
+        return Denial(status=UNAVAILABLE, reason="attempted recursive call to ourselves")
+    tunnel = workload.application_tunnel
+    if tunnel is not None and tunnel.port:
+        port = tunnel.port
+    upstream = HostPort(local.host, port)
+    decided = _judge(state, workload, caller.identity, caller.ip, upstream)
+    if isinstance(decided, Denial):
+        return decided
+    service = service or guess_service(state, workload, port, caller.forwarded_host)
+    return msgspec.structs.replace(decided, service=service)
+
+
+def admit_plaintext(
+    state: MeshState, workload: Workload, peer: IPAddress, original: HostPort
+) -> Permit | Denial:
+    """Decide a captured connection without a tunnel: nobody has proven who is calling."""
+    if original.port in ILLEGAL_DESTINATIONS:
+        return Denial(status=UNAVAILABLE, reason="attempted recursive call to ourselves")
+    decided = _judge(state, workload, None, peer, original)
+    if isinstance(decided, Denial):
+        return decided
+    service = guess_service(state, workload, original.port, "")
+    return msgspec.structs.replace(decided, service=service)
+
+
+def judge_again(state: MeshState, workload: Workload, connection: Connection) -> Verdict:
+    """The verdict on a live connection under the present policies."""
+    return decide(state.policies_for(workload), connection)
+
+
+def guess_service(state: MeshState, workload: Workload, port: int, host: str) -> Service | None:
+    """The service by which the client came: the one it names, else the first with that port."""
+    services = [found for key in workload.services if (found := state.service(key))]
+    for service in services:
+        if host and service.hostname == host:
+            return service
+    for service in services:
+        ports = (*workload.services[service.key], *service.ports)
+        if any(one.target_port == port for one in ports):
+            return service
+    return None
+
+
+def _judge(
+    state: MeshState,
+    workload: Workload,
+    identity: Identity | None,
+    source: IPAddress,
+    upstream: HostPort,
+) -> Permit | Denial:
+    destination = parse_ip(upstream.host)
+    if destination is None:
+        return Denial(status=BAD_REQUEST, reason=f"{upstream} is not an address")
+    connection = Connection(identity, source, destination, upstream.port)
+    verdict = decide(state.policies_for(workload), connection)
+    if not verdict.allowed:
+        return Denial(status=DENIED, reason=verdict.reason, verdict=verdict)
+    return Permit(upstream=upstream, connection=connection, verdict=verdict)
+
+
+def _check_authority(
+    state: MeshState, workload: Workload, authority: HostPort, local: HostPort
+) -> str:
+    """Empty where the authority may be asked for at this address, else what is wrong."""
+    asked = authority.ip
+    if asked is None or str(asked) == local.host or workload.application_tunnel is not None:
+        return ""
+    # A waypoint is asked for the addresses of the services and workloads that it fronts.
+    target = NetworkAddress(workload.network, asked)
+    fronted = state.service_by_address(target) or state.workload_by_address(target)
+    if fronted is not None and fronted.waypoint is not None:
+        service, waypoint = find_gateway(state, fronted.waypoint)
+        if service is not None and service.key in workload.services:
+            return ""
+        if waypoint is not None and waypoint.uid == workload.uid:
+            return ""
+    return f"ip mismatch: {asked} != {local.host}"
+
+
+def _target_port(service: Service, workload: Workload, service_port: int) -> int:
+    for port in (*workload.services.get(service.key, ()), *service.ports):
+        if port.service_port == service_port and port.target_port:
+            return port.target_port
+    return 0

@@ -1,0 +1,80 @@
+"""The headers that HBONE requests and responses carry beside the authority."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ambient.api.address import HostPort
+from ambient.api.workload import Workload
+
+BAGGAGE: Final = "baggage"
+FORWARDED: Final = "forwarded"
+TRACEPARENT: Final = "traceparent"
+
+Headers = tuple[tuple[str, str], ...]
+
+_TRACE_ID_BYTES: Final = 16  # W3C Trace Context, section 3.2.2
+_SPAN_ID_BYTES: Final = 8
+TRACE_BYTES: Final = _TRACE_ID_BYTES + _SPAN_ID_BYTES
+
+
+def request_headers(
+    client: Workload, peer: HostPort, service_host: str, randomness: bytes
+) -> Headers:
+    """What a CONNECT carries. ``randomness``: ``TRACE_BYTES`` fresh bytes for ``traceparent``."""
+    return (
+        (BAGGAGE, baggage(client)),
+        (FORWARDED, forwarded(peer, service_host)),
+        (TRACEPARENT, traceparent(randomness)),
+    )
+
+
+def baggage(workload: Workload) -> str:
+    """Who the workload says it is: a hint for telemetry that proves nothing."""
+    parts = (
+        ("k8s.cluster.name", workload.cluster_id),
+        ("k8s.namespace.name", workload.namespace),
+        (f"k8s.{workload.workload_type.name.lower()}.name", workload.workload_name),
+        ("service.name", workload.canonical_name),
+        ("service.version", workload.canonical_revision),
+        ("cloud.region", workload.locality.region),
+        ("cloud.availability_zone", workload.locality.zone),
+    )
+    return ",".join(f"{key}={value}" for key, value in parts if value)
+
+
+def forwarded(peer: HostPort, service_host: str) -> str:
+    """RFC 7239: the client's address, and the service that it asked for."""
+    host = f";host={service_host}" if service_host else ""
+    return f'for="{peer}"{host}'
+
+
+def forwarded_host(headers: Headers) -> str:
+    """The ``host=`` of a Forwarded header; empty where there is none."""
+    for name, value in headers:
+        if name == FORWARDED:
+            for part in value.split(";"):
+                key, _, host = part.strip().partition("=")
+                if key.lower() == "host":
+                    return host.strip('"')
+    return ""
+
+
+def traceparent(randomness: bytes) -> str:
+    """W3C Trace Context, version 00, not sampled."""
+    trace, span = randomness[:_TRACE_ID_BYTES], randomness[_TRACE_ID_BYTES:TRACE_BYTES]
+    return f"00-{trace.hex()}-{span.hex()}-00"
+
+
+def trace_id(headers: Headers) -> str:
+    """The trace id of a well-formed ``traceparent``; empty for any other."""
+    for name, value in headers:
+        if name == TRACEPARENT:
+            parts = value.split("-")
+            if [len(part) for part in parts] == [2, 32, 16, 2] and _is_hex("".join(parts)):
+                return parts[1]
+    return ""
+
+
+def _is_hex(text: str) -> bool:
+    return all(char in "0123456789abcdef" for char in text)

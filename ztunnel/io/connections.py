@@ -1,0 +1,133 @@
+"""Every connection that this tunnel carries: its log line, its counts, and a way to end it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from ambient.api.errors import MeshError
+from ambient.hbone.core.counters import Counters
+from ambient.net.core.wire import Add
+from ambient.telemetry.core.access_record import (
+    DRAINED,
+    POLICY_CHANGED,
+    AccessRecord,
+    Direction,
+)
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.core.metric_names import ResponseFlag
+from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
+from ambient.telemetry.io.metrics_http import TrafficMetrics
+from ztunnel.core.admit import Permit, judge_again
+from ztunnel.core.describe import Described
+from ztunnel.io.failures import flag_of
+from ztunnel.io.mesh_view import MeshView
+
+access_log = get_logger(ACCESS_SCOPE)
+policy_log = get_logger("policy")
+
+
+class LiveConnection:
+    """A connection that is open now."""
+
+    def __init__(self, info: Add, described: Described, protocol: str) -> None:
+        self.pod: Final = info
+        self.record: Final = described.record
+        self.labels: Final = described.labels
+        self.protocol: Final = protocol
+        """TCP or HBONE, as the connection dump shows it."""
+        self.counters: Final = Counters()
+        self.scope: Final = trio.CancelScope()
+        self.permit: Permit | None = None
+        """Inbound only: what was allowed, to be judged again when policies change."""
+        self.cut = ""
+        """Why we ended it ourselves; empty while nobody has."""
+
+    def end(self, why: str) -> None:
+        """Close it at once."""
+        self.cut = self.cut or why
+        self.scope.cancel()
+
+
+class Connections:
+    """The books of all pods' connections."""
+
+    def __init__(self, view: MeshView, metrics: TrafficMetrics) -> None:
+        self._view = view
+        self._metrics = metrics
+        self._live: set[LiveConnection] = set()
+
+    @property
+    def live(self) -> frozenset[LiveConnection]:
+        """A copy of what is open now."""
+        return frozenset(self._live)
+
+    def refuse(self, record: AccessRecord, error: MeshError) -> None:
+        """A connection that ends before it was open: one line, no traffic counts."""
+        record.error = str(error)
+        hint = {"hint": error.hint} if error.hint else {}
+        access_log.warning(Event.CONN_FAILED, **record.refused_fields(), **hint)
+
+    @contextmanager
+    def open(self, info: Add, described: Described, protocol: str) -> Iterator[LiveConnection]:
+        """The life of one connection; its end is logged and counted however it comes.
+
+        A MeshError or OSError from within is the connection's error and ends here, and so does
+        ``LiveConnection.end``; a cancellation from outside is a drain, is noted and goes on.
+        """
+        live = LiveConnection(info, described, protocol)
+        sent_is_response = live.record.direction is Direction.INBOUND
+        counted = self._metrics.opened(
+            live.labels, live.counters, sent_is_response=sent_is_response
+        )
+        self._live.add(live)
+        access_log.debug(Event.CONN_OPENED, **live.record.opened_fields())
+        started_s = trio.current_time()
+        flag = ResponseFlag.FINE
+        try:
+            with live.scope:
+                yield live
+            if live.cut:
+                live.record.error = live.cut
+                flag = ResponseFlag.DENY if live.cut == POLICY_CHANGED else ResponseFlag.FINE
+        except (MeshError, OSError) as error:
+            live.record.error = str(error)
+            flag = flag_of(error)
+        except trio.Cancelled:
+            live.record.error = DRAINED
+            raise
+        finally:
+            self._live.discard(live)
+            self._metrics.closed(counted, flag)
+            self._log_end(live, trio.current_time() - started_s)
+
+    def judge_again(self) -> None:
+        """Policies or workloads have changed: cut what is no longer allowed, leave the others."""
+        for live in self.live:
+            if live.permit is None or live.cut:
+                continue
+            workload = self._view.find(live.pod)
+            if workload is None:
+                continue  # Its pod is being replaced or removed; the node agent decides that.
+            verdict = judge_again(self._view.state, workload, live.permit.connection)
+            if verdict.allowed:
+                continue
+            policy_log.info(
+                Event.POLICY_DENIED,
+                **{"src.addr": str(live.record.source.address)},
+                **{"dst.addr": str(live.permit.upstream)},
+                policy=verdict.policy,
+                reason=verdict.reason,
+                live=True,
+            )
+            live.end(POLICY_CHANGED)
+
+    def _log_end(self, live: LiveConnection, duration_s: float) -> None:
+        record = live.record
+        record.bytes_sent, record.bytes_received = live.counters.sent, live.counters.received
+        record.duration_s = duration_s
+        write = access_log.error if record.error else access_log.info
+        write(record.event, **record.fields())

@@ -1,0 +1,109 @@
+"""HBONE connections to a pod (port 15008): a tunnel each, many connections in it."""
+
+from __future__ import annotations
+
+import socket
+
+from ambient.api.address import HostPort, NetworkAddress, parse_ip
+from ambient.api.errors import MeshError
+from ambient.api.workload import Workload
+from ambient.hbone.io.server import serve
+from ambient.hbone.io.stream import HboneStream
+from ambient.net.io.sockets import connect_in, local_address, peer_address, tune
+from ambient.telemetry.core.access_record import Direction
+from ztunnel.core import describe
+from ztunnel.core.admit import UNAVAILABLE, Caller, Denial, admit_connect
+from ztunnel.core.headers import BAGGAGE, Headers, baggage, forwarded_host
+from ztunnel.io.failures import DeniedError
+from ztunnel.io.mesh_view import UnknownWorkloadError
+from ztunnel.io.node import Node, PodParts
+
+
+async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source: bool) -> None:
+    """Serve one accepted tunnel until it ends; each CONNECT in it is a connection of its own."""
+    try:
+        peer, local = peer_address(sock), local_address(sock)
+    except OSError:
+        return  # gone before we got to it
+    attempt = describe.attempt(Direction.INBOUND, peer, local)
+    try:
+        server = await node.view.workload_of(pod.info)
+        tls = await node.certs.server_context(server.identity)
+        tune(sock, None)
+
+        async def stream(one: HboneStream) -> None:
+            await _Connect(node, pod, one, peer, local).run(keep_source)
+
+        await serve(node.relay, sock, tls, stream)
+    except MeshError as error:
+        node.connections.refuse(attempt, error)
+
+
+class _Connect:
+    """One CONNECT request."""
+
+    def __init__(
+        self, node: Node, pod: PodParts, stream: HboneStream, peer: HostPort, local: HostPort
+    ) -> None:
+        self._node = node
+        self._pod = pod
+        self._stream = stream
+        self._peer = peer
+        self._local = local
+
+    async def run(self, keep_source: bool) -> None:
+        """Decide, dial, answer, hand over."""
+        node, stream = self._node, self._stream
+        source = parse_ip(self._peer.host)
+        assert source is not None  # the kernel says where a connection comes from
+        request = stream.request
+        caller = Caller(
+            identity=stream.peer,
+            ip=source,
+            authority=request.authority,
+            forwarded_host=forwarded_host(request.headers),
+        )
+        try:
+            server = await node.view.workload_of(self._pod.info)
+        except UnknownWorkloadError as error:
+            await self._refuse(UNAVAILABLE, error)
+            return
+        decision = admit_connect(node.view.state, server, caller, self._local)
+        if isinstance(decision, Denial):
+            await self._refuse(decision.status, DeniedError(decision))
+            return
+        address = NetworkAddress(node.view.network, source)
+        facts = describe.Inbound(
+            client=node.view.state.workload_by_address(address),
+            server=server,
+            peer=self._peer,
+            local=self._local,
+            identity=stream.peer,
+            authority=request.authority,
+            service=decision.service,
+        )
+        with node.connections.open(self._pod.info, describe.inbound(facts), "HBONE") as live:
+            live.permit = decision
+            try:
+                upstream = await connect_in(
+                    self._pod.netns,
+                    decision.upstream,
+                    mark=node.settings.packet_mark,
+                    bind_source=source if keep_source else None,
+                    keep_alive=node.keep_alive,
+                )
+            except MeshError:
+                await stream.refuse(UNAVAILABLE)
+                raise
+            await stream.accept(self._response_headers(server))
+            await stream.couple(upstream, live.counters)
+
+    async def _refuse(self, status: int, error: MeshError) -> None:
+        attempt = describe.attempt(Direction.INBOUND, self._peer, self._local)
+        self._node.connections.refuse(attempt, error)
+        await self._stream.refuse(status)
+
+    def _response_headers(self, server: Workload) -> Headers:
+        if not self._node.settings.enable_response_baggage:
+            return ()
+        return ((BAGGAGE, baggage(server)),)

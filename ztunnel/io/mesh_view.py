@@ -1,0 +1,57 @@
+"""The mesh state of this process, and a way to wait for it to change."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from ambient.api.errors import MeshError
+from ambient.api.workload import Workload
+from ambient.net.core.wire import Add
+from ambient.state.core.mesh import MeshState
+
+WORKLOAD_WAIT_S: Final = 5.0  # ztunnel's, per connection
+
+
+class UnknownWorkloadError(MeshError):
+    """The control plane has not told about one of our own pods."""
+
+    def __init__(self, info: Add) -> None:
+        super().__init__(
+            f"unknown workload {info.namespace}/{info.name} ({info.service_account})",
+            hint="is the control plane reachable, and does it see this pod with an address?",
+        )
+
+
+class MeshView:
+    """One writer (the xDS session), many readers; all on one thread."""
+
+    def __init__(self, state: MeshState, network: str) -> None:
+        self.state: Final = state
+        self.network: Final = network
+        self._changed = trio.Event()
+
+    def notify(self) -> None:
+        """The state has changed."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def changed(self) -> None:
+        """Wait for the next change."""
+        await self._changed.wait()
+
+    def find(self, info: Add) -> Workload | None:
+        """Our pod as the control plane knows it: name, namespace and account must all agree."""
+        workload = self.state.workload_of_pod(info.namespace, info.name)
+        if workload is None or workload.service_account != info.service_account:
+            return None
+        return workload
+
+    async def workload_of(self, info: Add) -> Workload:
+        """As ``find``, but wait for it. Raises UnknownWorkloadError after ``WORKLOAD_WAIT_S``."""
+        with trio.move_on_after(WORKLOAD_WAIT_S):
+            while (found := self.find(info)) is None:
+                await self.changed()
+            return found
+        raise UnknownWorkloadError(info)

@@ -1,0 +1,91 @@
+"""Every knob of ztunnel; names, defaults and meaning are Istio's where it has the knob too.
+
+The field ``xds_address`` is the variable ``XDS_ADDRESS``; a field that ends in ``_s`` is read from
+the name it gives, as ``5s``, ``500ms`` or ``1m30s``. ``LOG_LEVEL`` and ``LOG_FORMAT`` belong to
+``ambient.cli.run``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from ambient.api.ports import ADMIN_PORT, PROXY_MARK, READINESS_PORT, STATS_PORT
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """One value per process, read once at its start."""
+
+    network: str = ""
+    """The network that this node is in."""
+    node_name: str = ""
+    cluster_id: str = "Kubernetes"
+    trust_domain: str = "cluster.local"
+    pod_name: str = "ztunnel"
+    pod_namespace: str = "istio-system"
+    instance_ip: str = "1.1.1.1"
+    """Our own address in the xDS node id; this default is what Istio says where it knows none."""
+
+    xds_address: str = "https://istiod.istio-system.svc:15012"
+    """The control plane; empty: none, and the mesh state stays empty."""
+    ca_address: str = "https://istiod.istio-system.svc:15012"
+    xds_root_ca: str = "./var/run/secrets/istio/root-cert.pem"
+    ca_root_ca: str = "./var/run/secrets/istio/root-cert.pem"
+    alt_xds_hostname: str = ""
+    """One more name that the control plane's certificate may carry."""
+    alt_ca_hostname: str = ""
+    auth_token: str = "./var/run/secrets/tokens/istio-token"
+    """File with our service account's token."""
+    secret_ttl_s: Seconds = field(default=86400.0, name="SECRET_TTL")
+    """Life of the workload certificates that we ask for."""
+
+    inpod_uds: str = "/var/run/ztunnel/ztunnel.sock"
+    """The node agent's socket."""
+    inpod_port_reuse: bool = True
+    """Listen beside a second tunnel, which an upgrade needs."""
+    packet_mark: Annotated[int, Meta(gt=0)] = PROXY_MARK
+    enable_orig_src: bool | None = None
+    """Keep the client's address on the last hop. Unset: as far as the kernel allows; true: a
+    kernel that does not allow it is an error; false: never."""
+
+    pool_max_streams_per_connection: Annotated[int, Meta(ge=1)] = 100
+    pool_unused_release_timeout_s: Seconds = field(
+        default=300.0, name="POOL_UNUSED_RELEASE_TIMEOUT"
+    )
+    http2_stream_window_size: Annotated[int, Meta(ge=65535)] = 4 * 1024 * 1024
+    http2_connection_window_size: Annotated[int, Meta(ge=65535)] = 16 * 1024 * 1024
+    """Four stream windows, so that a stream that waits for another cannot be starved by it."""
+    http2_frame_size: Annotated[int, Meta(ge=16384, le=16777215)] = 1024 * 1024
+
+    connection_termination_deadline_s: Seconds | None = field(
+        default=None, name="CONNECTION_TERMINATION_DEADLINE"
+    )
+    """How long open connections live after SIGTERM, and after their pod has left the mesh."""
+    termination_grace_period_seconds: Annotated[int, Meta(ge=1)] | None = None
+    """Our own pod's grace period; gives the deadline where that is unset."""
+
+    keepalive_enabled: bool = True
+    keepalive_time_s: Seconds = field(default=180.0, name="KEEPALIVE_TIME")
+    keepalive_interval_s: Seconds = field(default=180.0, name="KEEPALIVE_INTERVAL")
+    keepalive_retries: Annotated[int, Meta(ge=1)] = 9
+    enable_response_baggage: bool = True
+    """Tell the client's side in the CONNECT response who answers."""
+
+    admin_port: Port = ADMIN_PORT
+    """On localhost."""
+    stats_port: Port = STATS_PORT
+    readiness_port: Port = READINESS_PORT
+
+    @property
+    def drain_s(self) -> float:
+        """Seconds that open connections get at the end (Istio's rule for the grace period)."""
+        if self.connection_termination_deadline_s is not None:
+            return self.connection_termination_deadline_s
+        grace = self.termination_grace_period_seconds
+        if grace is None:
+            return 5.0
+        return max(1.0, grace - 5.0 if grace > 10 else grace - 1.0)
