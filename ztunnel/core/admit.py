@@ -56,6 +56,9 @@ def admit_connect(
         authority = parse_authority(caller.authority)
     except ValueError as error:
         return Denial(status=BAD_REQUEST, reason=str(error))
+    if caller.identity is None or caller.identity.trust_domain != workload.trust_domain:
+        reason = f"peer {caller.identity} is not of trust domain {workload.trust_domain}"
+        return Denial(status=DENIED, reason=reason)
     mismatch = _check_authority(state, workload, authority, local)
     if mismatch:
         return Denial(status=BAD_REQUEST, reason=mismatch)
