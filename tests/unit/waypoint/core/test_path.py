@@ -1,0 +1,51 @@
+"""Policy sees the path that the application will see."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waypoint.core.path import normalise_target
+
+
+@pytest.mark.parametrize(
+    ("target", "normal"),
+    [
+        ("/", "/"),
+        ("/a/b?x=/../y", "/a/b?x=/../y"),
+        ("/a/./b", "/a/b"),
+        ("/a/../b", "/b"),
+        ("/a/b/..", "/a/"),
+        ("/a/.", "/a/"),
+        ("/a/%2e%2e/admin", "/admin"),
+        ("/%61dmin", "/admin"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/a\\b", "/a/b"),
+        ("/a//b", "/a//b"),
+        ("/.well-known/x", "/.well-known/x"),
+        ("/a.html", "/a.html"),
+        ("/x?y#z", "/x?y"),
+        ("/x#y?z", "/x"),
+        ("/..", None),
+        ("/a/../../b", None),
+        ("/%", None),
+        ("/%zz", None),
+        ("/%00", None),
+        ("*", None),
+        ("a", None),
+        ("", None),
+        ("?x", None),
+    ],
+)
+def test_normalise(target, normal):
+    assert normalise_target(target) == normal
+
+
+@given(st.text(alphabet="/.%2eEfF5cC\\a", max_size=24))
+def test_normal_is_normal(tail):
+    once = normalise_target("/" + tail)
+    if once is not None:
+        assert normalise_target(once) == once
+        assert not {".", ".."} & set(once.split("/"))
+        assert "\\" not in once

@@ -1,0 +1,85 @@
+"""HTTP/1.1 onto the wire. Every message leaves with exactly one way of framing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from waypoint.core.http1 import BadMessageError, RequestHead
+from waypoint.core.message import Request, Response
+
+_TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
+
+
+def write_request(request: Request, head: RequestHead) -> bytes:
+    """The head for the upstream: exactly one way of framing. Raises BadMessageError."""
+    if not _TARGET.fullmatch(request.target):
+        raise BadMessageError(400, "invalid_path")
+    lines = [f"{request.method} {request.target} HTTP/1.1", f"host: {request.authority}"]
+    lines += [f"{name}: {value}" for name, value in request.headers]
+    if head.chunked:
+        lines.append("transfer-encoding: chunked")
+    elif head.content_length is not None:
+        lines.append(f"content-length: {head.content_length}")
+    if head.upgrade:
+        lines += [f"upgrade: {head.upgrade}", "connection: upgrade"]
+    return _join(lines)
+
+
+def write_response(
+    response: Response, *, length: int | None = None, chunked: bool = False, close: bool = False
+) -> bytes:
+    """The head for the client, framed by a length, by chunks, or by the end of the connection."""
+    lines = [f"HTTP/1.1 {response.status} {response.reason or REASONS.get(response.status, '')}"]
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    if chunked:
+        lines.append("transfer-encoding: chunked")
+    elif length is not None:
+        lines.append(f"content-length: {length}")
+    if response.status == 101:
+        lines.append("connection: upgrade")
+    elif close:
+        lines.append("connection: close")
+    return _join(lines)
+
+
+def _join(lines: list[str]) -> bytes:
+    text = "\r\n".join(lines) + "\r\n\r\n"
+    if text.count("\n") != len(lines) + 1 or text.count("\r") != len(lines) + 1 or "\0" in text:
+        raise BadMessageError(500, "invalid_header_value")
+    return text.encode("latin-1", "replace")
+
+
+def write_chunk(data: bytes) -> bytes:
+    """A chunk; empty data would end the body and gives nothing."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def write_last_chunk(trailers: Iterable[tuple[str, str]] = ()) -> bytes:
+    """The end of a chunked body."""
+    lines = [f"{name}: {value}\r\n" for name, value in trailers]
+    return b"0\r\n" + "".join(lines).encode("latin-1") + b"\r\n"
+
+
+REASONS: Final = {
+    100: "Continue",
+    101: "Switching Protocols",
+    200: "OK",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    408: "Request Timeout",
+    426: "Upgrade Required",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
