@@ -47,3 +47,16 @@ class Event(StrEnum):
     CONN_CRASHED = "conn.crashed"
     SPOOF_OFF = "source.not_preserved"
     DRAIN_STARTED = "drain.started"
+
+    # node agent
+    POD_ENROLLED = "pod.enrolled"
+    POD_UNENROLLED = "pod.unenrolled"
+    POD_DRAINED = "pod.drained"
+    ENROL_FAILED = "enrol.failed"
+    LABEL_UNKNOWN = "label.unknown"
+    OBJECT_UNREADABLE = "object.unreadable"
+    CNI_INSTALLED = "cni.installed"
+    CNI_WAITING = "cni.waiting"
+    KUBE_EVENT_FAILED = "kube_event.failed"
+    ZDS_REFUSED = "zds.refused"
+    ZDS_POD_REFUSED = "zds.pod_refused"
