@@ -1,0 +1,113 @@
+"""The lasting subscription to the control plane: reconnects, and keeps what it knows meanwhile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import grpc
+import trio
+from envoy.service.discovery.v3 import discovery_pb2 as pb
+
+from ambient.api.errors import MeshError
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
+from ambient.xds.core.delta_client import DeltaClient, NodeInfo, Update
+from ambient.xds.core.wire import BadResource
+from ambient.xds.io.grpc_stream import StreamEndedError, XdsSettings, run_stream
+from ambient.xds.io.stats import XdsStats
+
+__all__ = ["NodeInfo", "Update", "XdsSession", "XdsSettings"]
+
+FIRST_RETRY_S: Final = 0.01
+LONGEST_RETRY_S: Final = 15.0
+"""ztunnel src/xds/client.rs."""
+
+log = get_logger("xds")
+
+Apply = Callable[[Update], Iterable[BadResource]]
+"""Takes over an update, synchronously; answers what it could not use."""
+
+
+class XdsSession:
+    """Runs ``apply`` for every update, from the first connection to the end of the program.
+
+    ``synced`` is set once every type was answered. ``stats`` may be registered for scraping.
+    """
+
+    def __init__(
+        self,
+        settings: XdsSettings,
+        node: NodeInfo,
+        types: Sequence[str],
+        apply: Apply,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._client = DeltaClient(node, types)
+        self._apply = apply
+        self._jitter = jitter
+        self._failures = 0
+        self.synced = trio.Event()
+        self.connected = False
+        self.stats = XdsStats()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Stay subscribed until cancelled; starts at once, before anything is known."""
+        task_status.started()
+        while True:
+            reason = "Error"
+            try:
+                await run_stream(self._settings, self._client.connect(), self._receive)
+            except StreamEndedError as err:
+                reason = _reason(err, self.connected)
+                self._report(err, reason)
+            except MeshError as err:
+                self._report(err, reason)
+            self.connected = False
+            self.stats.terminations[reason] += 1
+            delay = min(FIRST_RETRY_S * 2.0 ** min(self._failures, 20), LONGEST_RETRY_S)
+            self._failures += 1
+            # Half to all of it: the proxies of a whole cluster lose the control plane together.
+            await trio.sleep(delay * (0.5 + 0.5 * self._jitter()))
+
+    async def _receive(
+        self, response: pb.DeltaDiscoveryResponse, size: int
+    ) -> pb.DeltaDiscoveryRequest:
+        if not self.connected:
+            self.connected = True
+            log.info(Event.XDS_CONNECTED, address=self._settings.address)
+        self._failures = 0
+        self.stats.messages[response.type_url] += 1
+        self.stats.message_bytes[response.type_url] += size
+        received = self._client.feed(response)
+        late = list(self._apply(received.update))
+        for bad in (*received.rejected, *late):
+            log.error(Event.XDS_REJECTED, type=response.type_url, name=bad.name, error=str(bad))
+        request = self._client.answer(received, late)
+        if self._client.synced and not self.synced.is_set():
+            log.info(Event.XDS_SYNCED)
+            self.synced.set()
+        return request
+
+    def _report(self, err: MeshError, reason: str) -> None:
+        """The first loss is news; that it lasts is only said at debug level."""
+        send = log.warning if self._failures in (0, 8) else log.debug
+        send(Event.XDS_LOST, reason=reason, error=str(err), hint=err.hint)
+
+
+def _reason(err: StreamEndedError, connected: bool) -> str:
+    """The label of the termination metric."""
+    if err.code is None:
+        return "Complete"
+    if not connected and err.code is grpc.StatusCode.UNAVAILABLE:
+        return "ConnectionError"
+    usual = (
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+    )
+    return "Reconnect" if err.code in usual else "Error"
