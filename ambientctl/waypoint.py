@@ -9,8 +9,9 @@ import trio
 import yaml
 
 from ambient.api.errors import MeshError, UsageError
-from ambient.kube.core.resources import GATEWAYS, NAMESPACES, SERVICES
-from ambient.kube.io.client import KubeClient, NotFound
+from ambient.kube.core.errors import NotFound
+from ambient.kube.core.resources import GATEWAYS, NAMESPACES, SERVICES, Resource
+from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
@@ -318,7 +319,9 @@ def delete(
 
 async def settle_labels(kube: KubeClient, namespace: str, gone: set[str], unlabel: bool) -> None:
     """Remove, or name, the labels in the namespace that refer to deleted waypoints."""
-    holders = [(NAMESPACES, None, await kube.get(NAMESPACES, namespace))]
+    holders: list[tuple[Resource, str | None, Manifest]] = [
+        (NAMESPACES, None, await kube.get(NAMESPACES, namespace))
+    ]
     holders += [(SERVICES, namespace, service) for service in await kube.list(SERVICES, namespace)]
     for resource, scope, holder in holders:
         meta = holder["metadata"]

@@ -36,6 +36,8 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     verdict: Verdict | None = None
     """Set where a policy decided."""
+    connection: Connection | None = None
+    """What that policy judged."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +131,7 @@ def _judge(
     connection = Connection(identity, source, destination, upstream.port)
     verdict = decide(state.policies_for(workload), connection)
     if not verdict.allowed:
-        return Denial(status=DENIED, reason=verdict.reason, verdict=verdict)
+        return Denial(status=DENIED, reason=verdict.reason, verdict=verdict, connection=connection)
     return Permit(upstream=upstream, connection=connection, verdict=verdict)
 
 

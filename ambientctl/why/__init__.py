@@ -1,0 +1,1 @@
+"""``ambientctl why``: the path of a connection, the verdict at each hop, and what would flip it."""

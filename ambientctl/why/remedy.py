@@ -1,0 +1,59 @@
+"""The smallest change that would turn a refusal into a permission."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ambient.api.policy import Action
+from ambient.api.workload import Workload
+from ambient.policy.core.explain import Explanation, explain
+from ambient.state.core.mesh import MeshState
+from istiod_lite.core.peer_authentication import CONVERTED_PREFIX, STATIC_STRICT
+from waypoint.core.authz import NearMiss, Verdict
+from ztunnel.core.admit import Denial
+
+STRICT_REMEDY = (
+    "put the source into the mesh (label istio.io/dataplane-mode=ambient), "
+    "or set PeerAuthentication PERMISSIVE for this workload"
+)
+
+
+def flip_l4(state: MeshState, workload: Workload, denial: Denial) -> str:
+    """What would let a connection past the node tunnel of ``workload``."""
+    verdict, connection = denial.verdict, denial.connection
+    if verdict is None or connection is None:
+        return ""
+    name = verdict.policy.partition("/")[2]
+    if name == STATIC_STRICT or name.startswith(CONVERTED_PREFIX):
+        return STRICT_REMEDY
+    explanations = explain(state.policies_for(workload), connection)
+    if verdict.policy:
+        rule = next((e.rule for e in explanations if e.policy == verdict.policy), 0)
+        return f"narrow or remove rule {rule} of AuthorizationPolicy {verdict.policy}"
+    return _nearest_allow(explanations)
+
+
+def _nearest_allow(explanations: Sequence[Explanation]) -> str:
+    """The ALLOW rule that misses least, and what it misses."""
+    rules = [
+        (len(misses), e.policy, rule, misses)
+        for e in explanations
+        if e.action is Action.ALLOW and not e.dry_run
+        for rule in {miss.rule for miss in e.misses}
+        if (misses := [miss for miss in e.misses if miss.rule == rule])
+    ]
+    if not rules:
+        return "add a rule for this source to one of the ALLOW policies"
+    _, policy, rule, misses = min(rules, key=lambda entry: entry[:3])
+    wanted = "; ".join(str(miss).partition(": ")[2] for miss in misses)
+    return f"widen rule {rule} of AuthorizationPolicy {policy}: {wanted}"
+
+
+def flip_l7(verdict: Verdict, misses: Sequence[NearMiss]) -> str:
+    """What would let a request past the policies of a waypoint."""
+    if verdict.by is not None:
+        return f"narrow or remove rule {verdict.by.rule} of AuthorizationPolicy {verdict.by.policy}"
+    for miss in misses:
+        if miss.effect.upper() == "ALLOW":
+            return f"widen rule {miss.rule} of AuthorizationPolicy {miss.policy}: {miss.field}"
+    return "add a rule for this request to one of the ALLOW policies"

@@ -1,0 +1,152 @@
+"""``why`` answers for hypothetical connections with the proxies' own decisions."""
+
+from __future__ import annotations
+
+import pytest
+
+from ambient.api.errors import UsageError
+from ambientctl.why.parties import read_source, read_target
+from ambientctl.why.snapshot import index_mesh
+from ambientctl.why.walk import Http, Walk, walk
+from tests.unit.ambientctl.why.cluster import (
+    SHOP,
+    Manifest,
+    allow,
+    by_kind,
+    deny,
+    no_delete,
+    pod,
+    service,
+    strict,
+    waypoint,
+)
+
+CLIENT = "cluster.local/ns/shop/sa/client-sa"
+
+
+def ask(source: str, target: str, *more: Manifest, http: Http | None = None) -> Walk:
+    mesh = index_mesh(by_kind([*SHOP, *more]))
+    caller = read_source(mesh, source, "default")
+    return walk(mesh, caller, read_target(mesh, target, "default"), http or Http())
+
+
+def test_two_pods_in_the_mesh_speak_hbone_and_nothing_forbids_it() -> None:
+    answer = ask("shop/client", "details.shop:9080")
+
+    assert answer.allowed
+    assert [hop.at for hop in answer.hops] == [
+        "source",
+        "source tunnel",
+        "tunnel of shop/details-1",
+    ]
+    assert "spiffe://cluster.local/ns/shop/sa/client-sa" in answer.hops[0].what
+    assert answer.hops[1].what.startswith("HBONE to 10.244.2.2:15008")
+    assert answer.hops[2].what == "to the application at 10.244.2.2:9080: no policy applies"
+
+
+def test_a_deny_policy_is_named_with_its_rule_and_the_way_out() -> None:
+    answer = ask("shop/client", "details.shop", deny("shop/no-client", principal=CLIENT))
+
+    assert not answer.allowed
+    assert answer.decided_by == "policy shop/no-client"
+    assert answer.change == "narrow or remove rule 1 of AuthorizationPolicy shop/no-client"
+
+
+def test_the_same_policy_lets_another_account_pass() -> None:
+    policy = deny("shop/no-client", principal=CLIENT)
+
+    assert ask("shop/reviews", "details.shop", policy).allowed
+
+
+def test_the_nearest_allow_rule_is_named_with_the_field_that_missed() -> None:
+    policy = allow("shop/only-reviews", principal="cluster.local/ns/shop/sa/reviews-sa")
+
+    answer = ask("shop/client", "details.shop", policy)
+
+    assert not answer.allowed
+    assert "shop/only-reviews" in answer.hops[-1].what
+    assert "rule 1 of AuthorizationPolicy shop/only-reviews" in answer.change
+    assert CLIENT in answer.change
+
+
+def test_an_outsider_is_let_in_by_default_and_refused_under_strict() -> None:
+    assert ask("default/outside", "details.shop").allowed
+
+    answer = ask("default/outside", "details.shop", strict("shop"))
+
+    assert not answer.allowed
+    assert "istio_converted_static_strict" in answer.decided_by
+    assert "istio.io/dataplane-mode=ambient" in answer.change
+
+
+def test_a_destination_outside_the_mesh_is_reached_in_plaintext_unchecked() -> None:
+    answer = ask(
+        "shop/client",
+        "old.shop",
+        pod("shop/old", "10.244.2.7", mesh=False),
+        service("shop/old", "10.96.0.30"),
+    )
+
+    assert answer.allowed
+    assert answer.hops[-1].what.endswith("is outside the mesh: nobody checks")
+
+
+def test_a_service_without_ready_endpoints_is_said_to_have_none() -> None:
+    answer = ask("shop/client", "empty.shop", service("shop/empty", "10.96.0.40"))
+
+    assert not answer.allowed
+    assert "no healthy upstream" in answer.hops[-1].what
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "complaint"),
+    [
+        ("shop/nobody", "details.shop", "no pod, app or service account 'nobody'"),
+        ("shop/client", "details.shop:81", "has no port 81"),
+        ("shop/client", "nowhere.shop:80", "no pod, app or service account 'nowhere.shop'"),
+        ("shop/client", "details.shop:http", "'http' is not a port"),
+        ("spiffe://bad", "details.shop", "'spiffe://bad' is not spiffe://"),
+    ],
+)
+def test_a_party_that_cannot_be_found_is_named(source: str, target: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        ask(source, target)
+
+
+def test_an_identity_without_pods_is_taken_as_one_in_the_mesh() -> None:
+    spiffe = "spiffe://cluster.local/ns/shop/sa/batch"
+    policy = deny("shop/no-batch", principal="cluster.local/ns/shop/sa/batch")
+
+    answer = ask(spiffe, "details.shop", policy)
+
+    assert not answer.allowed
+    assert answer.decided_by == "policy shop/no-batch"
+    assert "no pod has it" in answer.source
+
+
+def through_waypoint(http: Http) -> Walk:
+    objects = [one for one in SHOP if one["metadata"]["name"] != "reviews"]
+    objects += [pod("shop/reviews", "10.244.2.3"), *waypoint("shop", "10.96.0.50")]
+    objects.append(service("shop/reviews", "10.96.0.21", **{"istio.io/use-waypoint": "waypoint"}))
+    mesh = index_mesh(by_kind([*objects, no_delete("shop", "reviews")]))
+    caller = read_source(mesh, "shop/client", "default")
+    return walk(mesh, caller, read_target(mesh, "reviews.shop", "default"), http)
+
+
+def test_a_request_goes_through_the_waypoint_and_arrives_with_its_identity() -> None:
+    answer = through_waypoint(Http("GET", "/reviews/0"))
+
+    assert answer.allowed
+    places = [hop.at for hop in answer.hops]
+    assert places[:2] == ["source", "source tunnel"]
+    assert "waypoint shop/waypoint" in places
+    assert any("sa/waypoint-sa" in hop.what for hop in answer.hops)
+    assert places[-1] == "tunnel of shop/reviews-1"
+
+
+def test_an_l7_rule_refuses_one_method_and_is_named() -> None:
+    answer = through_waypoint(Http("DELETE", "/reviews/0"))
+
+    assert not answer.allowed
+    assert answer.decided_by == "AuthorizationPolicy shop/no-delete"
+    assert "403" in answer.hops[-1].what
