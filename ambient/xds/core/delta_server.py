@@ -8,7 +8,7 @@ same state serves node tunnels, waypoints and on-demand clients
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -230,7 +230,9 @@ class DeltaStream:
         names = source.names()
         wanted = names if state.wildcard else [one for one in names if one in state.subscribed]
         changed = [
-            found for found in _all(source, wanted) if state.held.get(found.name) != found.version
+            found
+            for name in wanted
+            if (found := source.get(name)) is not None and state.held.get(name) != found.version
         ]
         gone = [name for name in state.held if name not in names]
         if not changed and not gone:
@@ -252,7 +254,3 @@ class DeltaStream:
             resources=tuple(resources),
             removed=tuple(dict.fromkeys(removed)),
         )
-
-
-def _all(source: Source, names: Iterable[str]) -> Iterator[Sent]:
-    return (found for name in names if (found := source.get(name)) is not None)
