@@ -1,0 +1,211 @@
+"""The node agent put together: watches in, rules, ZDS and annotations out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import trio
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ambient.api.errors import MeshError, SettingsError
+from ambient.kube.core.objects import Namespace, ObjectError, Pod, decode
+from ambient.kube.core.resources import NAMESPACES, PODS, KubeObject
+from ambient.kube.core.watch import EventKind, WatchEvent
+from ambient.kube.io.client import KubeClient
+from ambient.kube.io.watch import follow
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
+from ambient.telemetry.io.logs import get_logger
+from ambient.telemetry.io.metrics_http import serve_metrics
+from cni_plugin.core.conflist import NoConflistError
+from cni_plugin.core.reconcile import Phase
+from cni_plugin.io import event_server, install
+from cni_plugin.io.agent import Agent
+from cni_plugin.io.agent_client import EVENT_SOCKET
+from cni_plugin.io.zds_server import ZdsServer
+from cni_plugin.settings import Settings
+
+CONFIG_LOOK_S: Final = 1.0
+"""How often the CNI folder is looked at: a plugin that rewrites it is answered within a second."""
+
+log = get_logger("agent")
+
+
+async def run(settings: Settings, stopping: trio.Event) -> None:
+    """Serve the node until ``stopping``. Raises MeshError where it cannot begin."""
+    async with KubeClient.connect(settings.kubeconfig) as kube:
+        zds = ZdsServer(settings.ztunnel_uds_address)
+        agent = Agent(settings, kube, zds)
+        state = _State(agent, zds)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(_serve_health, settings, state)
+                await nursery.start(_serve_metrics, settings, state)
+                await nursery.start(_watch_namespaces, kube, agent)
+                await nursery.start(_watch_pods, kube, agent, settings.node_name)
+                await agent.start(nursery)
+                await nursery.start(zds.run)
+                socket_path = f"{settings.cni_agent_run_dir}/{EVENT_SOCKET}"
+                await nursery.start(event_server.serve, socket_path, agent.cni_added)
+                state.watching = True
+                nursery.start_soon(_keep_installed, settings, state)
+                await stopping.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            agent.close()
+
+
+async def uninstall(settings: Settings, stopping: trio.Event) -> None:
+    """Take the plugin out of the node's CNI configuration; running pods stay as they are."""
+    if not settings.cni_net_dir:
+        raise SettingsError(
+            "the environment variable CNI_NET_DIR is not set",
+            hint="set it to the folder whose CNI configuration has ambient-cni in it",
+        )
+    changed = install.uninstall(settings.cni_net_dir, settings.cni_bin_dir)
+    log.info(Event.CNI_INSTALLED, installed=False, changed=changed)
+
+
+class _State(Collector):
+    """What health and metrics report."""
+
+    def __init__(self, agent: Agent, zds: ZdsServer) -> None:
+        self._agent = agent
+        self._zds = zds
+        self.watching = False
+        self.installed = False
+
+    def collect(self) -> Iterator[Metric]:
+        """Names are Istio's where Istio has one."""
+        yield GaugeMetricFamily("ztunnel_connected", "Connected ztunnels.", self._zds.connected)
+        yield GaugeMetricFamily(
+            "istio_cni_install_ready", "The plugin is in the CNI configuration.", self.installed
+        )
+        pods = GaugeMetricFamily("ambient_cni_pods", "Pods of this node.", labels=["state"])
+        counts = Counter(self._agent.phases())
+        for phase in Phase:
+            pods.add_metric([phase], counts[phase])
+        yield pods
+
+
+async def _watch_namespaces(
+    kube: KubeClient, agent: Agent, *, task_status: trio.TaskStatus[None]
+) -> None:
+    async for event in follow(kube, NAMESPACES):
+        if event.kind is EventKind.SYNCED:
+            task_status.started()
+            continue
+        name = event.object["metadata"]["name"]
+        if event.kind is EventKind.DELETED:
+            agent.namespace_changed(name, None)
+            continue
+        try:
+            agent.namespace_changed(name, decode(event.object, Namespace))
+        except ObjectError as error:
+            log.warning(Event.OBJECT_UNREADABLE, error=str(error))
+
+
+async def _watch_pods(
+    kube: KubeClient, agent: Agent, node: str, *, task_status: trio.TaskStatus[None]
+) -> None:
+    async for event in follow(kube, PODS, field_selector=f"spec.nodeName={node}"):
+        if event.kind is EventKind.SYNCED:
+            task_status.started()
+            continue
+        try:
+            _tell_pod(agent, event)
+        except ObjectError as error:
+            log.warning(Event.OBJECT_UNREADABLE, error=str(error))
+
+
+def _tell_pod(agent: Agent, event: WatchEvent) -> None:
+    uid = _uid(event.object)
+    if event.old is not None and _uid(event.old) != uid:
+        agent.pod_gone(_uid(event.old))  # the name was taken by a new pod while we were away
+    if event.kind is EventKind.DELETED:
+        agent.pod_gone(uid)
+    else:
+        agent.pod_changed(decode(event.object, Pod))
+
+
+def _uid(pod: KubeObject) -> str:
+    return str(pod["metadata"].get("uid", ""))
+
+
+async def _keep_installed(settings: Settings, state: _State) -> None:
+    """Chain the plugin when there is something to chain to, and again when somebody undoes it."""
+    if not settings.cni_net_dir:
+        state.installed = True  # somebody else's task
+        return
+    entry = {
+        "cni_agent_run_dir": settings.cni_agent_run_dir,
+        "exclude_namespaces": list(settings.exclude_namespaces),
+        "system_namespace": settings.system_namespace,
+        "if_agent_absent": settings.if_agent_absent,
+    }
+    if settings.cni_bin_dir:
+        await trio.to_thread.run_sync(install.install_starter, settings.cni_bin_dir)
+    seen: object = None
+    complaint = ""
+    while True:
+        now = install.signature(settings.cni_net_dir)
+        if now != seen:
+            seen = now
+            try:
+                changed = install.install(settings.cni_net_dir, entry)
+                state.installed, complaint = True, ""
+                if changed:
+                    log.info(Event.CNI_INSTALLED, installed=True, folder=settings.cni_net_dir)
+            except NoConflistError as error:
+                state.installed = False
+                if str(error) != complaint:
+                    complaint = str(error)
+                    log.warning(Event.CNI_WAITING, error=complaint, hint=error.hint)
+        await trio.sleep(CONFIG_LOOK_S)
+
+
+async def _serve_health(
+    settings: Settings, state: _State, *, task_status: trio.TaskStatus[None]
+) -> None:
+    async def healthy(request: Request) -> Response:
+        return Response(200, "ok\n")
+
+    async def ready(request: Request) -> Response:
+        if state.watching and state.installed:
+            return Response(200, "ready\n")
+        waiting_for = "the CNI configuration" if state.watching else "the API server"
+        return Response(503, f"waiting for {waiting_for}\n")
+
+    routes = Routes()
+    handlers: dict[str, Handler] = {"/healthz": healthy, "/readyz": ready}
+    for path, handler in handlers.items():
+        routes.add(path, handler)
+    try:
+        listeners = await listen(settings.health_host, settings.health_port)
+    except OSError as error:
+        raise _port_taken("HEALTH_PORT", settings.health_port, error) from None
+    await serve_http(listeners, routes, task_status=task_status)
+
+
+async def _serve_metrics(
+    settings: Settings, state: _State, *, task_status: trio.TaskStatus[int]
+) -> None:
+    registry = CollectorRegistry()
+    registry.register(state)
+    try:
+        await serve_metrics(
+            settings.monitoring_host, settings.monitoring_port, registry, task_status=task_status
+        )
+    except OSError as error:
+        raise _port_taken("MONITORING_PORT", settings.monitoring_port, error) from None
+
+
+def _port_taken(setting: str, port: int, error: OSError) -> MeshError:
+    return MeshError(
+        f"cannot listen on port {port}: {error.strerror or error}",
+        hint=f"set {setting} to a free port, or stop what uses this one",
+    )

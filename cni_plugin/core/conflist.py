@@ -1,0 +1,131 @@
+"""Our place in the container runtime's CNI configuration; text in, text out.
+
+The runtime takes the first valid file in byte order, as libcni does. We go last into its chain of
+plugins. A file with a single plugin becomes a list and remembers in our entry what it was called,
+so that taking ourselves out restores it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from ambient.api.errors import MeshError
+
+PLUGIN_TYPE: Final = "ambient-cni"
+_CONVERTED_FROM: Final = "converted_from"
+_SINGLE: Final = (".conf", ".json")
+_EXTENSIONS: Final = (".conflist", *_SINGLE)
+_DEFAULT_NAME: Final = "k8s-pod-network"
+"""Name of the network where a single plugin's file has none; Istio's choice."""
+_DEFAULT_VERSION: Final = "0.3.1"
+
+Conflist = dict[str, Any]
+
+
+class NoConflistError(MeshError):
+    """The folder has no configuration that a runtime would take."""
+
+
+class Edit(NamedTuple):
+    """Files to write (name to text) and then to delete; both empty when nothing changes."""
+
+    write: Mapping[str, str]
+    delete: tuple[str, ...] = ()
+
+
+NO_EDIT: Final = Edit({})
+
+
+def insert(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> Edit:
+    """Chain ``entry`` last into the active configuration. Raises NoConflistError."""
+    name, conflist = active(files)
+    stem, _, _ = name.rpartition(".")
+    target, ours = name, {"type": PLUGIN_TYPE, **entry}
+    if name.endswith(_SINGLE):
+        target, ours[_CONVERTED_FROM] = f"{stem}.conflist", name
+    else:
+        present = [plugin for plugin in conflist["plugins"] if plugin["type"] == PLUGIN_TYPE]
+        if present and _CONVERTED_FROM in present[0]:
+            ours[_CONVERTED_FROM] = present[0][_CONVERTED_FROM]
+    others = [plugin for plugin in conflist["plugins"] if plugin["type"] != PLUGIN_TYPE]
+    if not others:
+        raise NoConflistError(
+            f"{name} has no plugin that connects pods",
+            hint="install a network plugin (flannel, calico, bridge, ...) first",
+        )
+    wanted = {**conflist, "plugins": [*others, ours]}
+    if wanted == conflist and target == name:
+        return NO_EDIT
+    return Edit({target: _text(wanted)}, (name,) if target != name else ())
+
+
+def remove(files: Mapping[str, bytes]) -> Edit:
+    """Take ourselves out of every configuration; the rest stays as it is."""
+    write: dict[str, str] = {}
+    delete: list[str] = []
+    for name in sorted(files):
+        conflist = _parse(name, files[name])
+        if isinstance(conflist, str) or not name.endswith(".conflist"):
+            continue
+        ours = [plugin for plugin in conflist["plugins"] if plugin["type"] == PLUGIN_TYPE]
+        others = [plugin for plugin in conflist["plugins"] if plugin["type"] != PLUGIN_TYPE]
+        if not ours:
+            continue
+        origin = ours[0].get(_CONVERTED_FROM)
+        if isinstance(origin, str) and len(others) == 1 and origin not in files:
+            frame: Conflist = {
+                key: conflist[key] for key in ("cniVersion", "name") if key in conflist
+            }
+            write[origin] = _text({**frame, **others[0]})
+            delete.append(name)
+        else:
+            write[name] = _text({**conflist, "plugins": others})
+    return Edit(write, tuple(delete))
+
+
+def active(files: Mapping[str, bytes]) -> tuple[str, Conflist]:
+    """The configuration that runtimes take: the first valid one. Raises NoConflistError."""
+    reasons = []
+    for name in sorted(files, key=str.encode):
+        if not name.endswith(_EXTENSIONS):
+            continue
+        parsed = _parse(name, files[name])
+        if not isinstance(parsed, str):
+            return name, parsed
+        reasons.append(f"{name}: {parsed}")
+    detail = "; ".join(reasons) or "it has no .conflist or .conf file"
+    raise NoConflistError(
+        f"no valid CNI configuration yet ({detail})",
+        hint="install a network plugin (flannel, calico, bridge, ...) first",
+    )
+
+
+def _parse(name: str, raw: bytes) -> Conflist | str:
+    """A list of plugins, also of a single plugin's file; or why it is none."""
+    try:
+        data = json.loads(raw)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    if not isinstance(data, dict):
+        return "not a JSON object"
+    if name.endswith(_SINGLE) and "plugins" not in data:
+        if not isinstance(data.get("type"), str):
+            return "no plugin type"
+        frame = {"cniVersion": _DEFAULT_VERSION, "name": _DEFAULT_NAME}
+        frame |= {key: data[key] for key in frame if data.get(key)}
+        plugin = {key: value for key, value in data.items() if key not in frame}
+        return {**frame, "plugins": [plugin]}
+    if not name.endswith(".conflist"):
+        return "a list of plugins in a file for one plugin"
+    plugins = data.get("plugins")
+    if not data.get("name") or not isinstance(plugins, list) or not plugins:
+        return "no name or no plugins"
+    if not all(isinstance(plugin, dict) and plugin.get("type") for plugin in plugins):
+        return "a plugin without a type"
+    return data
+
+
+def _text(conflist: Conflist) -> str:
+    return json.dumps(conflist, indent=2) + "\n"

@@ -1,0 +1,437 @@
+"""The node agent: brings each pod of the node into the mesh, or out of it.
+
+One task per pod at a time, and only while there is something to do for it. Order of enrolling: the
+tunnel first opens its listeners in the pod, then the rules send traffic there, so that nothing is
+refused in between. Order of leaving: redirects go first, the tunnel then finishes what it carries,
+and the rest of the rules goes when no connection needs it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from ipaddress import ip_address
+from typing import Final, NamedTuple, ParamSpec, TypeVar
+
+import trio
+
+from ambient.api.address import canonical
+from ambient.api.errors import MeshError
+from ambient.kube.core.errors import NotFound
+from ambient.kube.core.objects import (
+    REDIRECTION_ANNOTATION,
+    Namespace,
+    Pod,
+    decode,
+)
+from ambient.kube.core.resources import NAMESPACES, PODS
+from ambient.kube.io.client import KubeClient
+from ambient.net.core import rules
+from ambient.net.io import nft, tunnel_flows
+from ambient.net.io.netns import Netns
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
+from cni_plugin.core import enrol
+from cni_plugin.core.event import Added
+from cni_plugin.core.reconcile import (
+    ENABLED,
+    Action,
+    Facts,
+    Phase,
+    next_action,
+    retry_after_s,
+)
+from cni_plugin.io import discover, kube_reports, records
+from cni_plugin.io.kube_reports import EventRecorder
+from cni_plugin.io.zds_server import Workload, ZdsServer
+from cni_plugin.settings import Settings
+
+DRAIN_LOOK_S: Final = 1.0
+"""How often a draining pod is looked at."""
+PODS_AT_ONCE: Final = 8
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = get_logger("agent")
+
+
+class EnrolError(MeshError):
+    """A pod cannot be brought into the mesh now."""
+
+
+class Answer(NamedTuple):
+    """What the plugin is told about a new pod."""
+
+    enrolled: bool
+    reason: str
+
+
+class Entry:
+    """One pod: what is known of it and how far it is."""
+
+    def __init__(self, uid: str) -> None:
+        self.uid: Final = uid
+        self.pod: Pod | None = None
+        self.phase = Phase.OUT
+        self.netns: Netns | None = None
+        self.lock = trio.Lock()
+        """Held by whoever changes the pod's rules or phase."""
+        self.woken = trio.Event()
+        self.working = False
+
+    def release_netns(self) -> None:
+        """Let go of the namespace, which would otherwise outlive its pod."""
+        if self.netns is not None:
+            self.netns.close()
+            self.netns = None
+
+
+class Agent:
+    """Owns the entries; ``start`` must have been called before anything happens."""
+
+    def __init__(self, settings: Settings, kube: KubeClient, zds: ZdsServer) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._zds = zds
+        self._exclusions = enrol.Exclusions(
+            frozenset(settings.exclude_namespaces), settings.system_namespace
+        )
+        self._entries: dict[str, Entry] = {}
+        self._namespaces: dict[str, Namespace] = {}
+        self._nursery: trio.Nursery | None = None
+        self._limit = trio.CapacityLimiter(PODS_AT_ONCE)
+        self.events: Final = EventRecorder(kube, settings.node_name)
+
+    def phases(self) -> Iterator[Phase]:
+        """The phase of every pod of the node."""
+        return (entry.phase for entry in self._entries.values())
+
+    # What the API server tells. Nothing here waits.
+
+    def pod_changed(self, pod: Pod) -> None:
+        """A pod of this node is there, or is different from before."""
+        entry = self._entry(pod.metadata.uid)
+        entry.pod = pod
+        self._report_label("Pod", pod)
+        self._wake(entry)
+
+    def pod_gone(self, uid: str) -> None:
+        """The API server has the pod no more."""
+        entry = self._entries.get(uid)
+        if entry is not None:
+            entry.pod = None
+            self.events.forget(uid)
+            self._wake(entry)
+
+    def namespace_changed(self, name: str, namespace: Namespace | None) -> None:
+        """A namespace is there, or different, or gone (None)."""
+        if namespace is None:
+            self._namespaces.pop(name, None)
+        else:
+            self._namespaces[name] = namespace
+            self._report_label("Namespace", namespace)
+        for entry in self._entries.values():
+            if entry.pod is not None and entry.pod.metadata.namespace == name:
+                self._wake(entry)
+
+    def _report_label(self, kind: str, labelled: Pod | Namespace) -> None:
+        problem = enrol.label_problem(kind, labelled)
+        if problem and self.events.is_news(labelled, problem):
+            log.warning(Event.LABEL_UNKNOWN, problem=problem)
+            if self._nursery is not None:
+                self._nursery.start_soon(self.events.warn, labelled, "UnknownLabelValue", problem)
+
+    # Start and end.
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Take over what an earlier agent left; healthy pods notice nothing of it.
+
+        Called when the first lists are complete, and before any ztunnel is served.
+        """
+        for entry in list(self._entries.values()):
+            try:
+                await self._adopt(entry)
+            except MeshError as error:
+                log.warning(Event.ENROL_FAILED, pod=_name(entry), error=str(error))
+        self._nursery = nursery
+        for entry in list(self._entries.values()):
+            self._wake(entry)
+
+    def close(self) -> None:
+        """Release the namespaces. Rules and tunnels stay: the pods go on without us."""
+        for entry in self._entries.values():
+            entry.release_netns()
+
+    async def _adopt(self, entry: Entry) -> None:
+        pod = entry.pod
+        if pod is None or pod.finished or pod.spec.host_network:
+            return
+        annotated = pod.metadata.annotation(REDIRECTION_ANNOTATION) == ENABLED
+        wanted = self._reason(pod).wanted
+        entry.netns = await self._recorded_netns(pod)
+        if entry.netns is None and annotated:
+            entry.netns = await self._discovered_netns(pod)
+        if annotated and wanted:
+            entry.phase = Phase.ENROLLED
+            self._zds.adopt(_workload(pod, entry.netns))
+            if entry.netns is not None:
+                await _apply(entry.netns, rules.enrolled(self._options(pod)))
+        elif entry.netns is not None:
+            if await _on_thread(nft.read, entry.netns) != rules.ABSENT:
+                entry.phase = Phase.DRAINING
+            else:
+                entry.release_netns()
+
+    # The plugin's call.
+
+    async def cni_added(self, event: Added) -> Answer:
+        """A pod's sandbox has its network: enrol it now if it belongs in. Raises MeshError."""
+        pod = await self._pod_of(event)
+        await self._know_namespace(pod.metadata.namespace)
+        reason = self._reason(pod)
+        if not reason.wanted:
+            return Answer(False, reason)
+        entry = self._entry(pod.metadata.uid)
+        if entry.pod is None:
+            entry.pod = pod
+        async with entry.lock:
+            try:
+                netns = Netns.open(event.netns)
+            except OSError as error:
+                raise EnrolError(
+                    f"cannot open the network namespace {event.netns}: {error.strerror or error}",
+                    hint="the agent must see the runtime's namespaces under the same path",
+                ) from None
+            if event.inode and netns.key != (event.device, event.inode):
+                netns.close()
+                raise EnrolError(f"{event.netns} is another network namespace than a moment ago")
+            if entry.netns is None or entry.netns.key != netns.key:
+                entry.release_netns()
+                entry.netns = netns
+            else:
+                netns.close()
+            await self._enrol(entry, pod)
+        self._wake(entry)  # the annotation may wait; the pod need not
+        return Answer(True, reason)
+
+    async def _pod_of(self, event: Added) -> Pod:
+        for entry in self._entries.values():
+            metadata = entry.pod.metadata if entry.pod is not None else None
+            if metadata is None or (metadata.namespace, metadata.name) != (
+                event.namespace,
+                event.name,
+            ):
+                continue
+            if not event.uid or event.uid == entry.uid:
+                assert entry.pod is not None
+                return entry.pod
+        try:
+            pod = decode(await self._kube.get(PODS, event.name, event.namespace), Pod)
+        except NotFound:
+            raise EnrolError(f"the API server has no pod {event.namespace}/{event.name}") from None
+        if event.uid and event.uid != pod.metadata.uid:
+            raise EnrolError(f"{event.namespace}/{event.name} is another pod by now")
+        return pod
+
+    async def _know_namespace(self, name: str) -> None:
+        if name not in self._namespaces:
+            namespace = decode(await self._kube.get(NAMESPACES, name), Namespace)
+            self._namespaces.setdefault(name, namespace)
+
+    # One pod's work.
+
+    def _entry(self, uid: str) -> Entry:
+        return self._entries.setdefault(uid, Entry(uid))
+
+    def _wake(self, entry: Entry) -> None:
+        entry.woken.set()
+        if not entry.working and self._nursery is not None:
+            entry.working = True
+            self._nursery.start_soon(self._work, entry)
+
+    async def _work(self, entry: Entry) -> None:
+        """Step until nothing is left to do; a failure is tried again for as long as it takes."""
+        failures = 0
+        while True:
+            entry.woken = trio.Event()
+            try:
+                async with entry.lock, self._limit:
+                    wait_s = await self._step(entry)
+                failures = 0
+            except MeshError as error:
+                failures += 1
+                wait_s = retry_after_s(failures)
+                await self._report_failure(entry, error)
+            if entry.woken.is_set():
+                continue
+            if wait_s is None:
+                break
+            with trio.move_on_after(wait_s):
+                await entry.woken.wait()
+        entry.working = False
+        if entry.pod is None and entry.phase is Phase.OUT and not entry.lock.locked():
+            entry.release_netns()
+            self._entries.pop(entry.uid, None)
+
+    async def _step(self, entry: Entry) -> float | None:
+        """One action; seconds until the next look, None when all is done. Raises MeshError."""
+        pod = entry.pod
+        action = next_action(self._facts(entry))
+        match action:
+            case Action.NOTHING:
+                return None
+            case Action.RELEASE:
+                await self._release(entry)
+            case Action.FINISH_DRAIN:
+                if not await self._finish_drain(entry):
+                    return DRAIN_LOOK_S
+            case Action.ENROL | Action.ANNOTATE | Action.UNENROL:
+                assert pod is not None  # a fact that these follow from
+                await self._change(entry, pod, action)
+        return 0.0
+
+    async def _change(self, entry: Entry, pod: Pod, action: Action) -> None:
+        if action is Action.UNENROL:
+            await self._unenrol(entry, pod)
+            return
+        if action is Action.ENROL:
+            if entry.netns is None:
+                entry.netns = await self._recorded_netns(pod) or await self._discovered_netns(pod)
+            await self._enrol(entry, pod)
+        await self._annotate(entry, pod, ENABLED)
+
+    def _facts(self, entry: Entry) -> Facts:
+        pod = entry.pod
+        if pod is None or pod.finished:
+            return Facts(False, False, False, entry.phase, None)
+        return Facts(
+            exists=True,
+            wanted=self._reason(pod).wanted,
+            has_address=bool(pod.ips),
+            phase=entry.phase,
+            annotation=pod.metadata.annotation(REDIRECTION_ANNOTATION),
+        )
+
+    async def _enrol(self, entry: Entry, pod: Pod) -> None:
+        """Tunnel, then rules; both or none. The entry has the namespace already."""
+        netns = entry.netns
+        if netns is None:
+            raise EnrolError(
+                f"no process of {_name(entry)} was found, so its network namespace is not known",
+                hint="the pod joins when it is restarted; was it started without the plugin?",
+            )
+        await self._zds.add(_workload(pod, netns))
+        try:
+            await _apply(netns, rules.enrolled(self._options(pod)))
+        except MeshError:
+            await self._zds.remove(entry.uid)
+            raise
+        entry.phase = Phase.ENROLLED
+        self.events.forget(entry.uid)
+        log.info(Event.POD_ENROLLED, pod=_name(entry), uid=entry.uid, netns=netns.key[1])
+
+    async def _unenrol(self, entry: Entry, pod: Pod) -> None:
+        if entry.netns is None:
+            entry.netns = await self._recorded_netns(pod) or await self._discovered_netns(pod)
+        if entry.netns is not None:
+            await _apply(entry.netns, rules.draining(self._options(pod)))
+        await self._zds.remove(entry.uid)
+        entry.phase = Phase.OUT if entry.netns is None else Phase.DRAINING
+        log.info(Event.POD_UNENROLLED, pod=_name(entry), uid=entry.uid, reason=self._reason(pod))
+        await self._annotate(entry, pod, None)
+
+    async def _finish_drain(self, entry: Entry) -> bool:
+        """Whether the last connection has ended and everything of ours is gone."""
+        netns = entry.netns
+        if netns is not None:
+            if await _on_thread(tunnel_flows.count, netns):
+                return False
+            await _apply(netns, rules.ABSENT)
+        entry.release_netns()
+        entry.phase = Phase.OUT
+        log.info(Event.POD_DRAINED, pod=_name(entry), uid=entry.uid)
+        return True
+
+    async def _release(self, entry: Entry) -> None:
+        await self._zds.remove(entry.uid)
+        entry.release_netns()
+        entry.phase = Phase.OUT
+        pod = entry.pod
+        if pod is not None and pod.metadata.annotation(REDIRECTION_ANNOTATION) is not None:
+            await self._annotate(entry, pod, None)
+
+    async def _annotate(self, entry: Entry, pod: Pod, value: str | None) -> None:
+        answer = await kube_reports.annotate(self._kube, pod, value)
+        if answer is not None and entry.pod is pod:
+            # Do not wait for the watch to tell what we know: it would look like work to do.
+            entry.pod = decode(answer, Pod)
+
+    async def _report_failure(self, entry: Entry, error: MeshError) -> None:
+        text = f"{error}" + (f" ({error.hint})" if error.hint else "")
+        pod = entry.pod
+        if pod is None or not self.events.is_news(pod, text):
+            return
+        log.warning(Event.ENROL_FAILED, pod=_name(entry), error=str(error), hint=error.hint)
+        await self.events.warn(pod, "EnrolmentFailed", text)
+
+    # Facts about a pod.
+
+    def _reason(self, pod: Pod) -> enrol.Reason:
+        return enrol.decide(pod, self._namespaces.get(pod.metadata.namespace), self._exclusions)
+
+    def _options(self, pod: Pod) -> rules.Options:
+        wishes = enrol.capture_wishes(pod)
+        default_dns = self._settings.ambient_dns_capture
+        return rules.Options(
+            ipv6=self._settings.ambient_ipv6,
+            inbound=wishes.inbound,
+            dns=default_dns if wishes.dns is None else wishes.dns,
+            virtual_interfaces=wishes.virtual_interfaces,
+        )
+
+    async def _recorded_netns(self, pod: Pod) -> Netns | None:
+        """By the plugin's record, if the path still leads to the same namespace."""
+        metadata = pod.metadata
+        run_dir = self._settings.cni_agent_run_dir
+        for record in await _on_thread(lambda: list(records.read_all(run_dir))):
+            by_name = (record.namespace, record.name) == (metadata.namespace, metadata.name)
+            if record.uid != metadata.uid and (record.uid or not by_name):
+                continue
+            try:
+                netns = Netns.open(record.netns)
+            except OSError:
+                continue
+            if netns.key == (record.device, record.inode):
+                return netns
+            netns.close()
+        return None
+
+    async def _discovered_netns(self, pod: Pod) -> Netns | None:
+        ips = frozenset(canonical(ip_address(ip)) for ip in pod.ips)
+        wanted = {pod.metadata.uid: ips}
+        found = await _on_thread(discover.find, self._settings.proc_dir, wanted)
+        return found.get(pod.metadata.uid)
+
+
+async def _apply(netns: Netns, wanted: rules.Ruleset) -> None:
+    await _on_thread(nft.apply, netns, wanted)
+
+
+async def _on_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what blocks; a refusal of the kernel becomes an EnrolError."""
+    try:
+        return await trio.to_thread.run_sync(partial(function, *args, **kwargs))
+    except OSError as error:
+        raise EnrolError(f"{error.filename or 'the kernel'}: {error.strerror or error}") from None
+
+
+def _workload(pod: Pod, netns: Netns | None) -> Workload:
+    metadata = pod.metadata
+    return Workload(metadata.uid, metadata.name, metadata.namespace, pod.service_account, netns)
+
+
+def _name(entry: Entry) -> str:
+    if entry.pod is None:
+        return entry.uid
+    return f"{entry.pod.metadata.namespace}/{entry.pod.metadata.name}"

@@ -1,0 +1,95 @@
+"""What the agent writes to the API server: the redirection annotation, and events."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Final
+
+from ambient.api.errors import MeshError
+from ambient.kube.core.errors import KubeError, NotFound
+from ambient.kube.core.objects import REDIRECTION_ANNOTATION, Namespace, Pod
+from ambient.kube.core.resources import EVENTS, PODS, KubeObject
+from ambient.kube.io.client import KubeClient
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
+
+COMPONENT: Final = "ambient-cni-agent"
+_MAX_MESSAGE: Final = 1024  # the API server's limit for an event's note
+
+log = get_logger("agent")
+
+
+async def annotate(kube: KubeClient, pod: Pod, value: str | None) -> KubeObject | None:
+    """Set the redirection annotation, or remove it (None). The pod as it is then; None if gone.
+
+    Raises KubeError, UnavailableError.
+    """
+    metadata = pod.metadata
+    # The uid makes the server refuse when a new pod has taken the name.
+    body = {"metadata": {"uid": metadata.uid, "annotations": {REDIRECTION_ANNOTATION: value}}}
+    try:
+        return await kube.patch(
+            PODS, metadata.name, body, namespace=metadata.namespace, subresource="status"
+        )
+    except NotFound:
+        return None
+    except KubeError as error:
+        if error.status not in (403, 405):
+            raise
+    # The role may name pods instead of pods/status.
+    try:
+        return await kube.patch(PODS, metadata.name, body, namespace=metadata.namespace)
+    except NotFound:
+        return None
+
+
+class EventRecorder:
+    """Kubernetes events about pods and namespaces; each text once per object."""
+
+    def __init__(self, kube: KubeClient, node: str) -> None:
+        self._kube = kube
+        self._node = node
+        self._last: dict[str, str] = {}
+
+    def is_news(self, about: Pod | Namespace, text: str) -> bool:
+        """Whether this is another text than the last one about the object; remembers it."""
+        uid = about.metadata.uid or about.metadata.name
+        if self._last.get(uid) == text:
+            return False
+        self._last[uid] = text
+        return True
+
+    def forget(self, uid: str) -> None:
+        """The object is gone, or well again."""
+        self._last.pop(uid, None)
+
+    async def warn(self, about: Pod | Namespace, reason: str, text: str) -> None:
+        """Write a warning event; where that fails, the log has to do."""
+        metadata = about.metadata
+        namespace = metadata.namespace or "default"
+        now = datetime.datetime.now(datetime.UTC)
+        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {
+            "metadata": {
+                "name": f"{metadata.name}.{now.timestamp():.6f}".replace(".", "-"),
+                "namespace": namespace,
+            },
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": type(about).__name__,
+                "name": metadata.name,
+                "namespace": metadata.namespace,
+                "uid": metadata.uid,
+            },
+            "type": "Warning",
+            "reason": reason,
+            "message": text[:_MAX_MESSAGE],
+            "source": {"component": COMPONENT, "host": self._node},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        try:
+            await self._kube.create(EVENTS, event)
+        except MeshError as error:
+            log.warning(Event.KUBE_EVENT_FAILED, about=metadata.name, error=str(error))

@@ -1,0 +1,41 @@
+"""Every knob of the node agent; field ``node_name`` is the variable ``NODE_NAME``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The node agent's settings, with Istio's names where Istio has one."""
+
+    node_name: Annotated[str, Meta(min_length=1)]
+    """The node whose pods it looks after (downward API: spec.nodeName)."""
+    kubeconfig: str | None = None
+    """Without it: the pod's service account."""
+    system_namespace: str = "istio-system"
+    exclude_namespaces: tuple[str, ...] = ("kube-system",)
+    """Comma-separated; pods of these never join, and start without asking."""
+    cni_agent_run_dir: str = "/var/run/istio-cni"
+    """Socket and pod records; the plugin must see it under the same path."""
+    ztunnel_uds_address: str = "/var/run/ztunnel/ztunnel.sock"
+    cni_net_dir: str = ""
+    """Folder of the runtime's CNI configurations; empty: install nothing."""
+    cni_bin_dir: str = ""
+    """Put a starter of the plugin there; empty: the runtime finds ``ambient-cni`` by itself."""
+    if_agent_absent: Literal["fail", "start"] = "fail"
+    """What pods do while the agent is away: ``fail`` (wait, tried again) or ``start`` unmeshed."""
+    ambient_dns_capture: bool = False
+    """Redirect DNS to the tunnel, which must then answer it."""
+    ambient_ipv6: bool = True
+    proc_dir: str = "/proc"
+    """Where the node's processes are seen."""
+    health_host: str = ""
+    health_port: Port = 8000
+    monitoring_host: str = ""
+    monitoring_port: Port = 15014
+    """``/metrics``; 0 takes any free port."""
