@@ -5,30 +5,30 @@ L4 authorization policies, as sent to node tunnels.
 Wire-compatible with Istio's istio.security package: same names, same numbers.
 """
 
-from ambient.api.pb import workload_pb2 as workload_pb2
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import empty_pb2 as empty_pb2
-from google.protobuf import message as message
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-import builtins as builtins
+from ambient.api.pb import workload_pb2 as _workload_pb2
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import empty_pb2 as _empty_pb2
+from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Scope:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ScopeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     GLOBAL: _Scope.ValueType  # 0
     """All workloads of the mesh."""
     NAMESPACE: _Scope.ValueType  # 1
@@ -44,13 +44,14 @@ NAMESPACE: Scope.ValueType  # 1
 """All workloads of the policy's namespace."""
 WORKLOAD_SELECTOR: Scope.ValueType  # 2
 """Workloads that name the policy in authorization_policies."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 class _Action:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ActionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Action.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Action.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     ALLOW: _Action.ValueType  # 0
     DENY: _Action.ValueType  # 1
 
@@ -58,224 +59,239 @@ class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
 
 ALLOW: Action.ValueType  # 0
 DENY: Action.ValueType  # 1
+Global___Action: _TypeAlias = Action  # noqa: Y015
 
-@typing.final
-class Authorization(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+@_typing.final
+class Authorization(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
 
-    NAME_FIELD_NUMBER: builtins.int
-    NAMESPACE_FIELD_NUMBER: builtins.int
-    SCOPE_FIELD_NUMBER: builtins.int
-    ACTION_FIELD_NUMBER: builtins.int
-    GROUPS_FIELD_NUMBER: builtins.int
-    DRY_RUN_FIELD_NUMBER: builtins.int
-    EXTENSIONS_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    namespace: builtins.str
-    scope: Scope.ValueType
-    action: Action.ValueType
-    dry_run: builtins.bool
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    namespace: _builtins.str
+    scope: Global___Scope.ValueType
+    action: Global___Action.ValueType
+    dry_run: _builtins.bool
     """Evaluated and reported, never enforced."""
-    @builtins.property
-    def groups(self) -> containers.RepeatedCompositeFieldContainer[Group]:
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
         """OR-ed; a policy without groups never matches."""
 
-    @builtins.property
-    def extensions(self) -> containers.RepeatedCompositeFieldContainer[workload_pb2.Extension]: ...
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Extension]: ...
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        namespace: builtins.str = ...,
-        scope: Scope.ValueType = ...,
-        action: Action.ValueType = ...,
-        groups: abc.Iterable[Group] | None = ...,
-        dry_run: builtins.bool = ...,
-        extensions: abc.Iterable[workload_pb2.Extension] | None = ...,
+        name: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        scope: Global___Scope.ValueType = ...,
+        action: Global___Action.ValueType = ...,
+        groups: _abc.Iterable[Global___Group] | None = ...,
+        dry_run: _builtins.bool = ...,
+        extensions: _abc.Iterable[_workload_pb2.Extension] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "dry_run", b"dry_run", "extensions", b"extensions", "groups", b"groups", "name", b"name", "namespace", b"namespace", "scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "dry_run", b"dry_run", "extensions", b"extensions", "groups", b"groups", "name", b"name", "namespace", b"namespace", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Group(message.Message):
+Global___Authorization: _TypeAlias = Authorization  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
     """The rules of a group are AND-ed; a group without rules matches everything."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    RULES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def rules(self) -> containers.RepeatedCompositeFieldContainer[Rules]: ...
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rules]: ...
     def __init__(
         self,
         *,
-        rules: abc.Iterable[Rules] | None = ...,
+        rules: _abc.Iterable[Global___Rules] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["rules", b"rules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Rules(message.Message):
+Global___Group: _TypeAlias = Group  # noqa: Y015
+
+@_typing.final
+class Rules(_message.Message):
     """The matches of one Rules are OR-ed."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MATCHES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def matches(self) -> containers.RepeatedCompositeFieldContainer[Match]: ...
+    MATCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Match]: ...
     def __init__(
         self,
         *,
-        matches: abc.Iterable[Match] | None = ...,
+        matches: _abc.Iterable[Global___Match] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["matches", b"matches"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Match(message.Message):
+Global___Rules: _TypeAlias = Rules  # noqa: Y015
+
+@_typing.final
+class Match(_message.Message):
     """Every field that is set has to match; the values of one field are OR-ed."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    NAMESPACES_FIELD_NUMBER: builtins.int
-    NOT_NAMESPACES_FIELD_NUMBER: builtins.int
-    PRINCIPALS_FIELD_NUMBER: builtins.int
-    NOT_PRINCIPALS_FIELD_NUMBER: builtins.int
-    SOURCE_IPS_FIELD_NUMBER: builtins.int
-    NOT_SOURCE_IPS_FIELD_NUMBER: builtins.int
-    DESTINATION_IPS_FIELD_NUMBER: builtins.int
-    NOT_DESTINATION_IPS_FIELD_NUMBER: builtins.int
-    DESTINATION_PORTS_FIELD_NUMBER: builtins.int
-    NOT_DESTINATION_PORTS_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNTS_FIELD_NUMBER: builtins.int
-    NOT_SERVICE_ACCOUNTS_FIELD_NUMBER: builtins.int
-    EXTENSIONS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def namespaces(self) -> containers.RepeatedCompositeFieldContainer[StringMatch]: ...
-    @builtins.property
-    def not_namespaces(self) -> containers.RepeatedCompositeFieldContainer[StringMatch]: ...
-    @builtins.property
-    def principals(self) -> containers.RepeatedCompositeFieldContainer[StringMatch]:
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    NOT_NAMESPACES_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    NOT_PRINCIPALS_FIELD_NUMBER: _builtins.int
+    SOURCE_IPS_FIELD_NUMBER: _builtins.int
+    NOT_SOURCE_IPS_FIELD_NUMBER: _builtins.int
+    DESTINATION_IPS_FIELD_NUMBER: _builtins.int
+    NOT_DESTINATION_IPS_FIELD_NUMBER: _builtins.int
+    DESTINATION_PORTS_FIELD_NUMBER: _builtins.int
+    NOT_DESTINATION_PORTS_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    NOT_SERVICE_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___StringMatch]: ...
+    @_builtins.property
+    def not_namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___StringMatch]: ...
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedCompositeFieldContainer[Global___StringMatch]:
         """Compared without the spiffe:// prefix."""
 
-    @builtins.property
-    def not_principals(self) -> containers.RepeatedCompositeFieldContainer[StringMatch]: ...
-    @builtins.property
-    def source_ips(self) -> containers.RepeatedCompositeFieldContainer[Address]: ...
-    @builtins.property
-    def not_source_ips(self) -> containers.RepeatedCompositeFieldContainer[Address]: ...
-    @builtins.property
-    def destination_ips(self) -> containers.RepeatedCompositeFieldContainer[Address]: ...
-    @builtins.property
-    def not_destination_ips(self) -> containers.RepeatedCompositeFieldContainer[Address]: ...
-    @builtins.property
-    def destination_ports(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
-    @builtins.property
-    def not_destination_ports(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
-    @builtins.property
-    def service_accounts(self) -> containers.RepeatedCompositeFieldContainer[ServiceAccountMatch]: ...
-    @builtins.property
-    def not_service_accounts(self) -> containers.RepeatedCompositeFieldContainer[ServiceAccountMatch]: ...
-    @builtins.property
-    def extensions(self) -> containers.RepeatedCompositeFieldContainer[workload_pb2.Extension]: ...
+    @_builtins.property
+    def not_principals(self) -> _containers.RepeatedCompositeFieldContainer[Global___StringMatch]: ...
+    @_builtins.property
+    def source_ips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Address]: ...
+    @_builtins.property
+    def not_source_ips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Address]: ...
+    @_builtins.property
+    def destination_ips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Address]: ...
+    @_builtins.property
+    def not_destination_ips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Address]: ...
+    @_builtins.property
+    def destination_ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def not_destination_ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def service_accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceAccountMatch]: ...
+    @_builtins.property
+    def not_service_accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceAccountMatch]: ...
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Extension]: ...
     def __init__(
         self,
         *,
-        namespaces: abc.Iterable[StringMatch] | None = ...,
-        not_namespaces: abc.Iterable[StringMatch] | None = ...,
-        principals: abc.Iterable[StringMatch] | None = ...,
-        not_principals: abc.Iterable[StringMatch] | None = ...,
-        source_ips: abc.Iterable[Address] | None = ...,
-        not_source_ips: abc.Iterable[Address] | None = ...,
-        destination_ips: abc.Iterable[Address] | None = ...,
-        not_destination_ips: abc.Iterable[Address] | None = ...,
-        destination_ports: abc.Iterable[builtins.int] | None = ...,
-        not_destination_ports: abc.Iterable[builtins.int] | None = ...,
-        service_accounts: abc.Iterable[ServiceAccountMatch] | None = ...,
-        not_service_accounts: abc.Iterable[ServiceAccountMatch] | None = ...,
-        extensions: abc.Iterable[workload_pb2.Extension] | None = ...,
+        namespaces: _abc.Iterable[Global___StringMatch] | None = ...,
+        not_namespaces: _abc.Iterable[Global___StringMatch] | None = ...,
+        principals: _abc.Iterable[Global___StringMatch] | None = ...,
+        not_principals: _abc.Iterable[Global___StringMatch] | None = ...,
+        source_ips: _abc.Iterable[Global___Address] | None = ...,
+        not_source_ips: _abc.Iterable[Global___Address] | None = ...,
+        destination_ips: _abc.Iterable[Global___Address] | None = ...,
+        not_destination_ips: _abc.Iterable[Global___Address] | None = ...,
+        destination_ports: _abc.Iterable[_builtins.int] | None = ...,
+        not_destination_ports: _abc.Iterable[_builtins.int] | None = ...,
+        service_accounts: _abc.Iterable[Global___ServiceAccountMatch] | None = ...,
+        not_service_accounts: _abc.Iterable[Global___ServiceAccountMatch] | None = ...,
+        extensions: _abc.Iterable[_workload_pb2.Extension] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["destination_ips", b"destination_ips", "destination_ports", b"destination_ports", "extensions", b"extensions", "namespaces", b"namespaces", "not_destination_ips", b"not_destination_ips", "not_destination_ports", b"not_destination_ports", "not_namespaces", b"not_namespaces", "not_principals", b"not_principals", "not_service_accounts", b"not_service_accounts", "not_source_ips", b"not_source_ips", "principals", b"principals", "service_accounts", b"service_accounts", "source_ips", b"source_ips"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_ips", b"destination_ips", "destination_ports", b"destination_ports", "extensions", b"extensions", "namespaces", b"namespaces", "not_destination_ips", b"not_destination_ips", "not_destination_ports", b"not_destination_ports", "not_namespaces", b"not_namespaces", "not_principals", b"not_principals", "not_service_accounts", b"not_service_accounts", "not_source_ips", b"not_source_ips", "principals", b"principals", "service_accounts", b"service_accounts", "source_ips", b"source_ips"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Address(message.Message):
+Global___Match: _TypeAlias = Match  # noqa: Y015
+
+@_typing.final
+class Address(_message.Message):
     """An address range."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ADDRESS_FIELD_NUMBER: builtins.int
-    LENGTH_FIELD_NUMBER: builtins.int
-    address: builtins.bytes
-    length: builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    address: _builtins.bytes
+    length: _builtins.int
     def __init__(
         self,
         *,
-        address: builtins.bytes = ...,
-        length: builtins.int = ...,
+        address: _builtins.bytes = ...,
+        length: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "length", b"length"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "length", b"length"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ServiceAccountMatch(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___Address: _TypeAlias = Address  # noqa: Y015
 
-    NAMESPACE_FIELD_NUMBER: builtins.int
-    SERVICEACCOUNT_FIELD_NUMBER: builtins.int
-    namespace: builtins.str
-    serviceAccount: builtins.str
+@_typing.final
+class ServiceAccountMatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SERVICEACCOUNT_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    serviceAccount: _builtins.str
     def __init__(
         self,
         *,
-        namespace: builtins.str = ...,
-        serviceAccount: builtins.str = ...,
+        namespace: _builtins.str = ...,
+        serviceAccount: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "serviceAccount", b"serviceAccount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "serviceAccount", b"serviceAccount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class StringMatch(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___ServiceAccountMatch: _TypeAlias = ServiceAccountMatch  # noqa: Y015
 
-    EXACT_FIELD_NUMBER: builtins.int
-    PREFIX_FIELD_NUMBER: builtins.int
-    SUFFIX_FIELD_NUMBER: builtins.int
-    PRESENCE_FIELD_NUMBER: builtins.int
-    exact: builtins.str
-    prefix: builtins.str
-    suffix: builtins.str
-    @builtins.property
-    def presence(self) -> empty_pb2.Empty: ...
+@_typing.final
+class StringMatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXACT_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    PRESENCE_FIELD_NUMBER: _builtins.int
+    exact: _builtins.str
+    prefix: _builtins.str
+    suffix: _builtins.str
+    @_builtins.property
+    def presence(self) -> _empty_pb2.Empty: ...
     def __init__(
         self,
         *,
-        exact: builtins.str = ...,
-        prefix: builtins.str = ...,
-        suffix: builtins.str = ...,
-        presence: empty_pb2.Empty | None = ...,
+        exact: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        suffix: _builtins.str = ...,
+        presence: _empty_pb2.Empty | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["exact", b"exact", "match_type", b"match_type", "prefix", b"prefix", "presence", b"presence", "suffix", b"suffix"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["exact", b"exact", "match_type", b"match_type", "prefix", b"prefix", "presence", b"presence", "suffix", b"suffix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "match_type", b"match_type", "prefix", b"prefix", "presence", b"presence", "suffix", b"suffix"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "match_type", b"match_type", "prefix", b"prefix", "presence", b"presence", "suffix", b"suffix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_match_type: _TypeAlias = typing.Literal["exact", "prefix", "suffix", "presence"]  # noqa: Y015
-    _WhichOneofArgType_match_type: _TypeAlias = typing.Literal["match_type", b"match_type"]  # noqa: Y015
+    _WhichOneofReturnType_match_type: _TypeAlias = _typing.Literal["exact", "prefix", "suffix", "presence"]  # noqa: Y015
+    _WhichOneofArgType_match_type: _TypeAlias = _typing.Literal["match_type", b"match_type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_match_type) -> _WhichOneofReturnType_match_type | None: ...
+
+Global___StringMatch: _TypeAlias = StringMatch  # noqa: Y015

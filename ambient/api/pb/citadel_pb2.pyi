@@ -3,64 +3,68 @@
 isort:skip_file
 The certificate authority. Wire-compatible with Istio's istio.v1.auth package."""
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf import struct_pb2 as struct_pb2
-from google.protobuf.internal import containers as containers
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf.internal import containers as _containers
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
-@typing.final
-class IstioCertificateRequest(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+@_typing.final
+class IstioCertificateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CSR_FIELD_NUMBER: builtins.int
-    VALIDITY_DURATION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    csr: builtins.str
+    CSR_FIELD_NUMBER: _builtins.int
+    VALIDITY_DURATION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    csr: _builtins.str
     """PEM."""
-    validity_duration: builtins.int
+    validity_duration: _builtins.int
     """Seconds."""
-    @builtins.property
-    def metadata(self) -> struct_pb2.Struct: ...
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct: ...
     def __init__(
         self,
         *,
-        csr: builtins.str = ...,
-        validity_duration: builtins.int = ...,
-        metadata: struct_pb2.Struct | None = ...,
+        csr: _builtins.str = ...,
+        validity_duration: _builtins.int = ...,
+        metadata: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["metadata", b"metadata"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["csr", b"csr", "metadata", b"metadata", "validity_duration", b"validity_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "metadata", b"metadata", "validity_duration", b"validity_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class IstioCertificateResponse(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___IstioCertificateRequest: _TypeAlias = IstioCertificateRequest  # noqa: Y015
 
-    CERT_CHAIN_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def cert_chain(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+@_typing.final
+class IstioCertificateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERT_CHAIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cert_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """PEM: the leaf, intermediates, and the whole root bundle in the last element."""
 
     def __init__(
         self,
         *,
-        cert_chain: abc.Iterable[builtins.str] | None = ...,
+        cert_chain: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cert_chain", b"cert_chain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cert_chain", b"cert_chain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IstioCertificateResponse: _TypeAlias = IstioCertificateResponse  # noqa: Y015

@@ -5,30 +5,30 @@ What the control plane tells a proxy about workloads and services ("WDS").
 Wire-compatible with Istio's istio.workload package: same names, same numbers.
 """
 
-from collections import abc as abc
-from google.protobuf import any_pb2 as any_pb2
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf import wrappers_pb2 as wrappers_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf import wrappers_pb2 as _wrappers_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _IPFamilies:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _IPFamiliesEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_IPFamilies.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _IPFamiliesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IPFamilies.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     AUTOMATIC: _IPFamilies.ValueType  # 0
     IPV4_ONLY: _IPFamilies.ValueType  # 1
     IPV6_ONLY: _IPFamilies.ValueType  # 2
@@ -40,13 +40,14 @@ AUTOMATIC: IPFamilies.ValueType  # 0
 IPV4_ONLY: IPFamilies.ValueType  # 1
 IPV6_ONLY: IPFamilies.ValueType  # 2
 DUAL: IPFamilies.ValueType  # 3
+Global___IPFamilies: _TypeAlias = IPFamilies  # noqa: Y015
 
 class _NetworkMode:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _NetworkModeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_NetworkMode.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _NetworkModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NetworkMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     STANDARD: _NetworkMode.ValueType  # 0
     HOST_NETWORK: _NetworkMode.ValueType  # 1
 
@@ -54,13 +55,14 @@ class NetworkMode(_NetworkMode, metaclass=_NetworkModeEnumTypeWrapper): ...
 
 STANDARD: NetworkMode.ValueType  # 0
 HOST_NETWORK: NetworkMode.ValueType  # 1
+Global___NetworkMode: _TypeAlias = NetworkMode  # noqa: Y015
 
 class _WorkloadStatus:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _WorkloadStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WorkloadStatus.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _WorkloadStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkloadStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     HEALTHY: _WorkloadStatus.ValueType  # 0
     UNHEALTHY: _WorkloadStatus.ValueType  # 1
 
@@ -68,13 +70,14 @@ class WorkloadStatus(_WorkloadStatus, metaclass=_WorkloadStatusEnumTypeWrapper):
 
 HEALTHY: WorkloadStatus.ValueType  # 0
 UNHEALTHY: WorkloadStatus.ValueType  # 1
+Global___WorkloadStatus: _TypeAlias = WorkloadStatus  # noqa: Y015
 
 class _WorkloadType:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _WorkloadTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WorkloadType.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _WorkloadTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkloadType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     DEPLOYMENT: _WorkloadType.ValueType  # 0
     CRONJOB: _WorkloadType.ValueType  # 1
     POD: _WorkloadType.ValueType  # 2
@@ -86,13 +89,14 @@ DEPLOYMENT: WorkloadType.ValueType  # 0
 CRONJOB: WorkloadType.ValueType  # 1
 POD: WorkloadType.ValueType  # 2
 JOB: WorkloadType.ValueType  # 3
+Global___WorkloadType: _TypeAlias = WorkloadType  # noqa: Y015
 
 class _AppProtocol:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _AppProtocolEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AppProtocol.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _AppProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AppProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     UNKNOWN: _AppProtocol.ValueType  # 0
     HTTP11: _AppProtocol.ValueType  # 1
     HTTP2: _AppProtocol.ValueType  # 2
@@ -108,13 +112,14 @@ HTTP2: AppProtocol.ValueType  # 2
 GRPC: AppProtocol.ValueType  # 3
 TCP: AppProtocol.ValueType  # 4
 TLS: AppProtocol.ValueType  # 5
+Global___AppProtocol: _TypeAlias = AppProtocol  # noqa: Y015
 
 class _TunnelProtocol:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _TunnelProtocolEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_TunnelProtocol.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _TunnelProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     NONE: _TunnelProtocol.ValueType  # 0
     HBONE: _TunnelProtocol.ValueType  # 1
     LEGACY_ISTIO_MTLS: _TunnelProtocol.ValueType  # 2
@@ -124,45 +129,48 @@ class TunnelProtocol(_TunnelProtocol, metaclass=_TunnelProtocolEnumTypeWrapper):
 NONE: TunnelProtocol.ValueType  # 0
 HBONE: TunnelProtocol.ValueType  # 1
 LEGACY_ISTIO_MTLS: TunnelProtocol.ValueType  # 2
+Global___TunnelProtocol: _TypeAlias = TunnelProtocol  # noqa: Y015
 
-@typing.final
-class Address(message.Message):
+@_typing.final
+class Address(_message.Message):
     """One entry of the address table."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    WORKLOAD_FIELD_NUMBER: builtins.int
-    SERVICE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def workload(self) -> Workload: ...
-    @builtins.property
-    def service(self) -> Service: ...
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workload(self) -> Global___Workload: ...
+    @_builtins.property
+    def service(self) -> Global___Service: ...
     def __init__(
         self,
         *,
-        workload: Workload | None = ...,
-        service: Service | None = ...,
+        workload: Global___Workload | None = ...,
+        service: Global___Service | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = typing.Literal["workload", "service"]  # noqa: Y015
-    _WhichOneofArgType_type: _TypeAlias = typing.Literal["type", b"type"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["workload", "service"]  # noqa: Y015
+    _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
-@typing.final
-class Service(message.Message):
+Global___Address: _TypeAlias = Address  # noqa: Y015
+
+@_typing.final
+class Service(_message.Message):
     """A Kubernetes Service or one host of a ServiceEntry."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
     class _Visibility:
-        ValueType = typing.NewType("ValueType", builtins.int)
+        ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _VisibilityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[Service._Visibility.ValueType], builtins.type):
-        DESCRIPTOR: descriptor.EnumDescriptor
+    class _VisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Service._Visibility.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
         PUBLIC: Service._Visibility.ValueType  # 0
         NAMESPACE: Service._Visibility.ValueType  # 1
 
@@ -172,83 +180,85 @@ class Service(message.Message):
     PUBLIC: Service.Visibility.ValueType  # 0
     NAMESPACE: Service.Visibility.ValueType  # 1
 
-    NAME_FIELD_NUMBER: builtins.int
-    NAMESPACE_FIELD_NUMBER: builtins.int
-    HOSTNAME_FIELD_NUMBER: builtins.int
-    ADDRESSES_FIELD_NUMBER: builtins.int
-    PORTS_FIELD_NUMBER: builtins.int
-    SUBJECT_ALT_NAMES_FIELD_NUMBER: builtins.int
-    WAYPOINT_FIELD_NUMBER: builtins.int
-    LOAD_BALANCING_FIELD_NUMBER: builtins.int
-    IP_FAMILIES_FIELD_NUMBER: builtins.int
-    EXTENSIONS_FIELD_NUMBER: builtins.int
-    CANONICAL_FIELD_NUMBER: builtins.int
-    INGRESS_USE_WAYPOINT_FIELD_NUMBER: builtins.int
-    WEIGHTED_WAYPOINTS_FIELD_NUMBER: builtins.int
-    VISIBILITY_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    namespace: builtins.str
-    hostname: builtins.str
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    SUBJECT_ALT_NAMES_FIELD_NUMBER: _builtins.int
+    WAYPOINT_FIELD_NUMBER: _builtins.int
+    LOAD_BALANCING_FIELD_NUMBER: _builtins.int
+    IP_FAMILIES_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    CANONICAL_FIELD_NUMBER: _builtins.int
+    INGRESS_USE_WAYPOINT_FIELD_NUMBER: _builtins.int
+    WEIGHTED_WAYPOINTS_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    namespace: _builtins.str
+    hostname: _builtins.str
     """Unique only together with the namespace."""
-    ip_families: IPFamilies.ValueType
-    canonical: builtins.bool
+    ip_families: Global___IPFamilies.ValueType
+    canonical: _builtins.bool
     """Set on the one service that owns this hostname for the whole mesh."""
-    ingress_use_waypoint: builtins.bool
-    visibility: Service.Visibility.ValueType
-    @builtins.property
-    def addresses(self) -> containers.RepeatedCompositeFieldContainer[NetworkAddress]:
+    ingress_use_waypoint: _builtins.bool
+    visibility: Global___Service.Visibility.ValueType
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAddress]:
         """Virtual addresses; may be empty (headless) or a range."""
 
-    @builtins.property
-    def ports(self) -> containers.RepeatedCompositeFieldContainer[Port]:
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Port]:
         """A target_port of 0 is a named port: each workload has its own number."""
 
-    @builtins.property
-    def subject_alt_names(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def subject_alt_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Server identities accepted besides those of the workloads."""
 
-    @builtins.property
-    def waypoint(self) -> GatewayAddress: ...
-    @builtins.property
-    def load_balancing(self) -> LoadBalancing: ...
-    @builtins.property
-    def extensions(self) -> containers.RepeatedCompositeFieldContainer[Extension]: ...
-    @builtins.property
-    def weighted_waypoints(self) -> containers.RepeatedCompositeFieldContainer[WeightedWaypoint]: ...
+    @_builtins.property
+    def waypoint(self) -> Global___GatewayAddress: ...
+    @_builtins.property
+    def load_balancing(self) -> Global___LoadBalancing: ...
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Extension]: ...
+    @_builtins.property
+    def weighted_waypoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedWaypoint]: ...
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        namespace: builtins.str = ...,
-        hostname: builtins.str = ...,
-        addresses: abc.Iterable[NetworkAddress] | None = ...,
-        ports: abc.Iterable[Port] | None = ...,
-        subject_alt_names: abc.Iterable[builtins.str] | None = ...,
-        waypoint: GatewayAddress | None = ...,
-        load_balancing: LoadBalancing | None = ...,
-        ip_families: IPFamilies.ValueType = ...,
-        extensions: abc.Iterable[Extension] | None = ...,
-        canonical: builtins.bool = ...,
-        ingress_use_waypoint: builtins.bool = ...,
-        weighted_waypoints: abc.Iterable[WeightedWaypoint] | None = ...,
-        visibility: Service.Visibility.ValueType = ...,
+        name: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        addresses: _abc.Iterable[Global___NetworkAddress] | None = ...,
+        ports: _abc.Iterable[Global___Port] | None = ...,
+        subject_alt_names: _abc.Iterable[_builtins.str] | None = ...,
+        waypoint: Global___GatewayAddress | None = ...,
+        load_balancing: Global___LoadBalancing | None = ...,
+        ip_families: Global___IPFamilies.ValueType = ...,
+        extensions: _abc.Iterable[Global___Extension] | None = ...,
+        canonical: _builtins.bool = ...,
+        ingress_use_waypoint: _builtins.bool = ...,
+        weighted_waypoints: _abc.Iterable[Global___WeightedWaypoint] | None = ...,
+        visibility: Global___Service.Visibility.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["load_balancing", b"load_balancing", "waypoint", b"waypoint"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["addresses", b"addresses", "canonical", b"canonical", "extensions", b"extensions", "hostname", b"hostname", "ingress_use_waypoint", b"ingress_use_waypoint", "ip_families", b"ip_families", "load_balancing", b"load_balancing", "name", b"name", "namespace", b"namespace", "ports", b"ports", "subject_alt_names", b"subject_alt_names", "visibility", b"visibility", "waypoint", b"waypoint", "weighted_waypoints", b"weighted_waypoints"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_balancing", b"load_balancing", "waypoint", b"waypoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "canonical", b"canonical", "extensions", b"extensions", "hostname", b"hostname", "ingress_use_waypoint", b"ingress_use_waypoint", "ip_families", b"ip_families", "load_balancing", b"load_balancing", "name", b"name", "namespace", b"namespace", "ports", b"ports", "subject_alt_names", b"subject_alt_names", "visibility", b"visibility", "waypoint", b"waypoint", "weighted_waypoints", b"weighted_waypoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class LoadBalancing(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___Service: _TypeAlias = Service  # noqa: Y015
+
+@_typing.final
+class LoadBalancing(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
 
     class _Scope:
-        ValueType = typing.NewType("ValueType", builtins.int)
+        ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _ScopeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[LoadBalancing._Scope.ValueType], builtins.type):
-        DESCRIPTOR: descriptor.EnumDescriptor
+    class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LoadBalancing._Scope.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
         UNSPECIFIED_SCOPE: LoadBalancing._Scope.ValueType  # 0
         REGION: LoadBalancing._Scope.ValueType  # 1
         ZONE: LoadBalancing._Scope.ValueType  # 2
@@ -267,11 +277,11 @@ class LoadBalancing(message.Message):
     NETWORK: LoadBalancing.Scope.ValueType  # 6
 
     class _Mode:
-        ValueType = typing.NewType("ValueType", builtins.int)
+        ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _ModeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[LoadBalancing._Mode.ValueType], builtins.type):
-        DESCRIPTOR: descriptor.EnumDescriptor
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LoadBalancing._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
         UNSPECIFIED_MODE: LoadBalancing._Mode.ValueType  # 0
         STRICT: LoadBalancing._Mode.ValueType  # 1
         FAILOVER: LoadBalancing._Mode.ValueType  # 2
@@ -284,11 +294,11 @@ class LoadBalancing(message.Message):
     PASSTHROUGH: LoadBalancing.Mode.ValueType  # 3
 
     class _HealthPolicy:
-        ValueType = typing.NewType("ValueType", builtins.int)
+        ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _HealthPolicyEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[LoadBalancing._HealthPolicy.ValueType], builtins.type):
-        DESCRIPTOR: descriptor.EnumDescriptor
+    class _HealthPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LoadBalancing._HealthPolicy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
         ONLY_HEALTHY: LoadBalancing._HealthPolicy.ValueType  # 0
         ALLOW_ALL: LoadBalancing._HealthPolicy.ValueType  # 1
 
@@ -296,240 +306,250 @@ class LoadBalancing(message.Message):
     ONLY_HEALTHY: LoadBalancing.HealthPolicy.ValueType  # 0
     ALLOW_ALL: LoadBalancing.HealthPolicy.ValueType  # 1
 
-    ROUTING_PREFERENCE_FIELD_NUMBER: builtins.int
-    MODE_FIELD_NUMBER: builtins.int
-    HEALTH_POLICY_FIELD_NUMBER: builtins.int
-    mode: LoadBalancing.Mode.ValueType
-    health_policy: LoadBalancing.HealthPolicy.ValueType
-    @builtins.property
-    def routing_preference(self) -> containers.RepeatedScalarFieldContainer[LoadBalancing.Scope.ValueType]:
+    ROUTING_PREFERENCE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    HEALTH_POLICY_FIELD_NUMBER: _builtins.int
+    mode: Global___LoadBalancing.Mode.ValueType
+    health_policy: Global___LoadBalancing.HealthPolicy.ValueType
+    @_builtins.property
+    def routing_preference(self) -> _containers.RepeatedScalarFieldContainer[Global___LoadBalancing.Scope.ValueType]:
         """Most important first."""
 
     def __init__(
         self,
         *,
-        routing_preference: abc.Iterable[LoadBalancing.Scope.ValueType] | None = ...,
-        mode: LoadBalancing.Mode.ValueType = ...,
-        health_policy: LoadBalancing.HealthPolicy.ValueType = ...,
+        routing_preference: _abc.Iterable[Global___LoadBalancing.Scope.ValueType] | None = ...,
+        mode: Global___LoadBalancing.Mode.ValueType = ...,
+        health_policy: Global___LoadBalancing.HealthPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["health_policy", b"health_policy", "mode", b"mode", "routing_preference", b"routing_preference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_policy", b"health_policy", "mode", b"mode", "routing_preference", b"routing_preference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Workload(message.Message):
+Global___LoadBalancing: _TypeAlias = LoadBalancing  # noqa: Y015
+
+@_typing.final
+class Workload(_message.Message):
     """A pod, a WorkloadEntry, or an address behind a service."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class ServicesEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class ServicesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        @builtins.property
-        def value(self) -> PortList: ...
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___PortList: ...
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: PortList | None = ...,
+            key: _builtins.str = ...,
+            value: Global___PortList | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    NAME_FIELD_NUMBER: builtins.int
-    NAMESPACE_FIELD_NUMBER: builtins.int
-    ADDRESSES_FIELD_NUMBER: builtins.int
-    NETWORK_FIELD_NUMBER: builtins.int
-    TUNNEL_PROTOCOL_FIELD_NUMBER: builtins.int
-    TRUST_DOMAIN_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNT_FIELD_NUMBER: builtins.int
-    WAYPOINT_FIELD_NUMBER: builtins.int
-    NODE_FIELD_NUMBER: builtins.int
-    CANONICAL_NAME_FIELD_NUMBER: builtins.int
-    CANONICAL_REVISION_FIELD_NUMBER: builtins.int
-    WORKLOAD_TYPE_FIELD_NUMBER: builtins.int
-    WORKLOAD_NAME_FIELD_NUMBER: builtins.int
-    NATIVE_TUNNEL_FIELD_NUMBER: builtins.int
-    AUTHORIZATION_POLICIES_FIELD_NUMBER: builtins.int
-    STATUS_FIELD_NUMBER: builtins.int
-    CLUSTER_ID_FIELD_NUMBER: builtins.int
-    NETWORK_GATEWAY_FIELD_NUMBER: builtins.int
-    UID_FIELD_NUMBER: builtins.int
-    HOSTNAME_FIELD_NUMBER: builtins.int
-    SERVICES_FIELD_NUMBER: builtins.int
-    APPLICATION_TUNNEL_FIELD_NUMBER: builtins.int
-    LOCALITY_FIELD_NUMBER: builtins.int
-    NETWORK_MODE_FIELD_NUMBER: builtins.int
-    EXTENSIONS_FIELD_NUMBER: builtins.int
-    CAPACITY_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    namespace: builtins.str
-    network: builtins.str
-    tunnel_protocol: TunnelProtocol.ValueType
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    TUNNEL_PROTOCOL_FIELD_NUMBER: _builtins.int
+    TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    WAYPOINT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    CANONICAL_NAME_FIELD_NUMBER: _builtins.int
+    CANONICAL_REVISION_FIELD_NUMBER: _builtins.int
+    WORKLOAD_TYPE_FIELD_NUMBER: _builtins.int
+    WORKLOAD_NAME_FIELD_NUMBER: _builtins.int
+    NATIVE_TUNNEL_FIELD_NUMBER: _builtins.int
+    AUTHORIZATION_POLICIES_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    NETWORK_GATEWAY_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    APPLICATION_TUNNEL_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    NETWORK_MODE_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    namespace: _builtins.str
+    network: _builtins.str
+    tunnel_protocol: Global___TunnelProtocol.ValueType
     """How peers have to reach it."""
-    trust_domain: builtins.str
+    trust_domain: _builtins.str
     """Empty means cluster.local."""
-    service_account: builtins.str
+    service_account: _builtins.str
     """Empty means default."""
-    node: builtins.str
-    canonical_name: builtins.str
-    canonical_revision: builtins.str
-    workload_type: WorkloadType.ValueType
-    workload_name: builtins.str
-    native_tunnel: builtins.bool
+    node: _builtins.str
+    canonical_name: _builtins.str
+    canonical_revision: _builtins.str
+    workload_type: Global___WorkloadType.ValueType
+    workload_name: _builtins.str
+    native_tunnel: _builtins.bool
     """The application ends HBONE itself."""
-    status: WorkloadStatus.ValueType
-    cluster_id: builtins.str
-    uid: builtins.str
+    status: Global___WorkloadStatus.ValueType
+    cluster_id: _builtins.str
+    uid: _builtins.str
     """The primary key."""
-    hostname: builtins.str
+    hostname: _builtins.str
     """To be resolved where there is no address."""
-    network_mode: NetworkMode.ValueType
-    @builtins.property
-    def addresses(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+    network_mode: Global___NetworkMode.ValueType
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """4 or 16 bytes each."""
 
-    @builtins.property
-    def waypoint(self) -> GatewayAddress: ...
-    @builtins.property
-    def authorization_policies(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def waypoint(self) -> Global___GatewayAddress: ...
+    @_builtins.property
+    def authorization_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"namespace/name" of the policies that select this workload."""
 
-    @builtins.property
-    def network_gateway(self) -> GatewayAddress: ...
-    @builtins.property
-    def services(self) -> containers.MessageMap[builtins.str, PortList]:
+    @_builtins.property
+    def network_gateway(self) -> Global___GatewayAddress: ...
+    @_builtins.property
+    def services(self) -> _containers.MessageMap[_builtins.str, Global___PortList]:
         """Key: "namespace/hostname" of the service."""
 
-    @builtins.property
-    def application_tunnel(self) -> ApplicationTunnel: ...
-    @builtins.property
-    def locality(self) -> Locality: ...
-    @builtins.property
-    def extensions(self) -> containers.RepeatedCompositeFieldContainer[Extension]: ...
-    @builtins.property
-    def capacity(self) -> wrappers_pb2.UInt32Value:
+    @_builtins.property
+    def application_tunnel(self) -> Global___ApplicationTunnel: ...
+    @_builtins.property
+    def locality(self) -> Global___Locality: ...
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Extension]: ...
+    @_builtins.property
+    def capacity(self) -> _wrappers_pb2.UInt32Value:
         """Load-balancing weight; absent means 1."""
 
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        namespace: builtins.str = ...,
-        addresses: abc.Iterable[builtins.bytes] | None = ...,
-        network: builtins.str = ...,
-        tunnel_protocol: TunnelProtocol.ValueType = ...,
-        trust_domain: builtins.str = ...,
-        service_account: builtins.str = ...,
-        waypoint: GatewayAddress | None = ...,
-        node: builtins.str = ...,
-        canonical_name: builtins.str = ...,
-        canonical_revision: builtins.str = ...,
-        workload_type: WorkloadType.ValueType = ...,
-        workload_name: builtins.str = ...,
-        native_tunnel: builtins.bool = ...,
-        authorization_policies: abc.Iterable[builtins.str] | None = ...,
-        status: WorkloadStatus.ValueType = ...,
-        cluster_id: builtins.str = ...,
-        network_gateway: GatewayAddress | None = ...,
-        uid: builtins.str = ...,
-        hostname: builtins.str = ...,
-        services: abc.Mapping[builtins.str, PortList] | None = ...,
-        application_tunnel: ApplicationTunnel | None = ...,
-        locality: Locality | None = ...,
-        network_mode: NetworkMode.ValueType = ...,
-        extensions: abc.Iterable[Extension] | None = ...,
-        capacity: wrappers_pb2.UInt32Value | None = ...,
+        name: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.bytes] | None = ...,
+        network: _builtins.str = ...,
+        tunnel_protocol: Global___TunnelProtocol.ValueType = ...,
+        trust_domain: _builtins.str = ...,
+        service_account: _builtins.str = ...,
+        waypoint: Global___GatewayAddress | None = ...,
+        node: _builtins.str = ...,
+        canonical_name: _builtins.str = ...,
+        canonical_revision: _builtins.str = ...,
+        workload_type: Global___WorkloadType.ValueType = ...,
+        workload_name: _builtins.str = ...,
+        native_tunnel: _builtins.bool = ...,
+        authorization_policies: _abc.Iterable[_builtins.str] | None = ...,
+        status: Global___WorkloadStatus.ValueType = ...,
+        cluster_id: _builtins.str = ...,
+        network_gateway: Global___GatewayAddress | None = ...,
+        uid: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        services: _abc.Mapping[_builtins.str, Global___PortList] | None = ...,
+        application_tunnel: Global___ApplicationTunnel | None = ...,
+        locality: Global___Locality | None = ...,
+        network_mode: Global___NetworkMode.ValueType = ...,
+        extensions: _abc.Iterable[Global___Extension] | None = ...,
+        capacity: _wrappers_pb2.UInt32Value | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["application_tunnel", b"application_tunnel", "capacity", b"capacity", "locality", b"locality", "network_gateway", b"network_gateway", "waypoint", b"waypoint"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["addresses", b"addresses", "application_tunnel", b"application_tunnel", "authorization_policies", b"authorization_policies", "canonical_name", b"canonical_name", "canonical_revision", b"canonical_revision", "capacity", b"capacity", "cluster_id", b"cluster_id", "extensions", b"extensions", "hostname", b"hostname", "locality", b"locality", "name", b"name", "namespace", b"namespace", "native_tunnel", b"native_tunnel", "network", b"network", "network_gateway", b"network_gateway", "network_mode", b"network_mode", "node", b"node", "service_account", b"service_account", "services", b"services", "status", b"status", "trust_domain", b"trust_domain", "tunnel_protocol", b"tunnel_protocol", "uid", b"uid", "waypoint", b"waypoint", "workload_name", b"workload_name", "workload_type", b"workload_type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["application_tunnel", b"application_tunnel", "capacity", b"capacity", "locality", b"locality", "network_gateway", b"network_gateway", "waypoint", b"waypoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "application_tunnel", b"application_tunnel", "authorization_policies", b"authorization_policies", "canonical_name", b"canonical_name", "canonical_revision", b"canonical_revision", "capacity", b"capacity", "cluster_id", b"cluster_id", "extensions", b"extensions", "hostname", b"hostname", "locality", b"locality", "name", b"name", "namespace", b"namespace", "native_tunnel", b"native_tunnel", "network", b"network", "network_gateway", b"network_gateway", "network_mode", b"network_mode", "node", b"node", "service_account", b"service_account", "services", b"services", "status", b"status", "trust_domain", b"trust_domain", "tunnel_protocol", b"tunnel_protocol", "uid", b"uid", "waypoint", b"waypoint", "workload_name", b"workload_name", "workload_type", b"workload_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Locality(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___Workload: _TypeAlias = Workload  # noqa: Y015
 
-    REGION_FIELD_NUMBER: builtins.int
-    ZONE_FIELD_NUMBER: builtins.int
-    SUBZONE_FIELD_NUMBER: builtins.int
-    region: builtins.str
-    zone: builtins.str
-    subzone: builtins.str
+@_typing.final
+class Locality(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    SUBZONE_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    zone: _builtins.str
+    subzone: _builtins.str
     def __init__(
         self,
         *,
-        region: builtins.str = ...,
-        zone: builtins.str = ...,
-        subzone: builtins.str = ...,
+        region: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        subzone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["region", b"region", "subzone", b"subzone", "zone", b"zone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "subzone", b"subzone", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class PortList(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___Locality: _TypeAlias = Locality  # noqa: Y015
 
-    PORTS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def ports(self) -> containers.RepeatedCompositeFieldContainer[Port]: ...
+@_typing.final
+class PortList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Port]: ...
     def __init__(
         self,
         *,
-        ports: abc.Iterable[Port] | None = ...,
+        ports: _abc.Iterable[Global___Port] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ports", b"ports"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ports", b"ports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Port(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___PortList: _TypeAlias = PortList  # noqa: Y015
 
-    SERVICE_PORT_FIELD_NUMBER: builtins.int
-    TARGET_PORT_FIELD_NUMBER: builtins.int
-    APP_PROTOCOL_FIELD_NUMBER: builtins.int
-    service_port: builtins.int
-    target_port: builtins.int
-    app_protocol: AppProtocol.ValueType
+@_typing.final
+class Port(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_PORT_FIELD_NUMBER: _builtins.int
+    TARGET_PORT_FIELD_NUMBER: _builtins.int
+    APP_PROTOCOL_FIELD_NUMBER: _builtins.int
+    service_port: _builtins.int
+    target_port: _builtins.int
+    app_protocol: Global___AppProtocol.ValueType
     def __init__(
         self,
         *,
-        service_port: builtins.int = ...,
-        target_port: builtins.int = ...,
-        app_protocol: AppProtocol.ValueType = ...,
+        service_port: _builtins.int = ...,
+        target_port: _builtins.int = ...,
+        app_protocol: Global___AppProtocol.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["app_protocol", b"app_protocol", "service_port", b"service_port", "target_port", b"target_port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_protocol", b"app_protocol", "service_port", b"service_port", "target_port", b"target_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ApplicationTunnel(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___Port: _TypeAlias = Port  # noqa: Y015
+
+@_typing.final
+class ApplicationTunnel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
 
     class _Protocol:
-        ValueType = typing.NewType("ValueType", builtins.int)
+        ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _ProtocolEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ApplicationTunnel._Protocol.ValueType], builtins.type):
-        DESCRIPTOR: descriptor.EnumDescriptor
+    class _ProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ApplicationTunnel._Protocol.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
         NONE: ApplicationTunnel._Protocol.ValueType  # 0
         PROXY: ApplicationTunnel._Protocol.ValueType  # 1
 
@@ -537,138 +557,150 @@ class ApplicationTunnel(message.Message):
     NONE: ApplicationTunnel.Protocol.ValueType  # 0
     PROXY: ApplicationTunnel.Protocol.ValueType  # 1
 
-    PROTOCOL_FIELD_NUMBER: builtins.int
-    PORT_FIELD_NUMBER: builtins.int
-    protocol: ApplicationTunnel.Protocol.ValueType
-    port: builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    protocol: Global___ApplicationTunnel.Protocol.ValueType
+    port: _builtins.int
     """0 keeps the original port."""
     def __init__(
         self,
         *,
-        protocol: ApplicationTunnel.Protocol.ValueType = ...,
-        port: builtins.int = ...,
+        protocol: Global___ApplicationTunnel.Protocol.ValueType = ...,
+        port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["port", b"port", "protocol", b"protocol"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GatewayAddress(message.Message):
+Global___ApplicationTunnel: _TypeAlias = ApplicationTunnel  # noqa: Y015
+
+@_typing.final
+class GatewayAddress(_message.Message):
     """Where a waypoint or a network gateway is reached."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    HOSTNAME_FIELD_NUMBER: builtins.int
-    ADDRESS_FIELD_NUMBER: builtins.int
-    HBONE_MTLS_PORT_FIELD_NUMBER: builtins.int
-    hbone_mtls_port: builtins.int
-    @builtins.property
-    def hostname(self) -> NamespacedHostname: ...
-    @builtins.property
-    def address(self) -> NetworkAddress: ...
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    HBONE_MTLS_PORT_FIELD_NUMBER: _builtins.int
+    hbone_mtls_port: _builtins.int
+    @_builtins.property
+    def hostname(self) -> Global___NamespacedHostname: ...
+    @_builtins.property
+    def address(self) -> Global___NetworkAddress: ...
     def __init__(
         self,
         *,
-        hostname: NamespacedHostname | None = ...,
-        address: NetworkAddress | None = ...,
-        hbone_mtls_port: builtins.int = ...,
+        hostname: Global___NamespacedHostname | None = ...,
+        address: Global___NetworkAddress | None = ...,
+        hbone_mtls_port: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["address", b"address", "destination", b"destination", "hostname", b"hostname"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "destination", b"destination", "hbone_mtls_port", b"hbone_mtls_port", "hostname", b"hostname"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "destination", b"destination", "hostname", b"hostname"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "destination", b"destination", "hbone_mtls_port", b"hbone_mtls_port", "hostname", b"hostname"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_destination: _TypeAlias = typing.Literal["hostname", "address"]  # noqa: Y015
-    _WhichOneofArgType_destination: _TypeAlias = typing.Literal["destination", b"destination"]  # noqa: Y015
+    _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["hostname", "address"]  # noqa: Y015
+    _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_destination) -> _WhichOneofReturnType_destination | None: ...
 
-@typing.final
-class WeightedWaypoint(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___GatewayAddress: _TypeAlias = GatewayAddress  # noqa: Y015
 
-    DESTINATION_FIELD_NUMBER: builtins.int
-    WEIGHT_FIELD_NUMBER: builtins.int
-    weight: builtins.int
-    @builtins.property
-    def destination(self) -> GatewayAddress: ...
+@_typing.final
+class WeightedWaypoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    weight: _builtins.int
+    @_builtins.property
+    def destination(self) -> Global___GatewayAddress: ...
     def __init__(
         self,
         *,
-        destination: GatewayAddress | None = ...,
-        weight: builtins.int = ...,
+        destination: Global___GatewayAddress | None = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["destination", b"destination"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["destination", b"destination", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class NetworkAddress(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___WeightedWaypoint: _TypeAlias = WeightedWaypoint  # noqa: Y015
 
-    NETWORK_FIELD_NUMBER: builtins.int
-    ADDRESS_FIELD_NUMBER: builtins.int
-    LENGTH_FIELD_NUMBER: builtins.int
-    network: builtins.str
-    address: builtins.bytes
-    length: builtins.int
+@_typing.final
+class NetworkAddress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    address: _builtins.bytes
+    length: _builtins.int
     """Prefix length; absent means a single host."""
     def __init__(
         self,
         *,
-        network: builtins.str = ...,
-        address: builtins.bytes = ...,
-        length: builtins.int | None = ...,
+        network: _builtins.str = ...,
+        address: _builtins.bytes = ...,
+        length: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_length", b"_length", "length", b"length"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_length", b"_length", "address", b"address", "length", b"length", "network", b"network"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_length", b"_length", "length", b"length"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length", b"_length", "address", b"address", "length", b"length", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__length: _TypeAlias = typing.Literal["length"]  # noqa: Y015
-    _WhichOneofArgType__length: _TypeAlias = typing.Literal["_length", b"_length"]  # noqa: Y015
+    _WhichOneofReturnType__length: _TypeAlias = _typing.Literal["length"]  # noqa: Y015
+    _WhichOneofArgType__length: _TypeAlias = _typing.Literal["_length", b"_length"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length) -> _WhichOneofReturnType__length | None: ...
 
-@typing.final
-class NamespacedHostname(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___NetworkAddress: _TypeAlias = NetworkAddress  # noqa: Y015
 
-    NAMESPACE_FIELD_NUMBER: builtins.int
-    HOSTNAME_FIELD_NUMBER: builtins.int
-    namespace: builtins.str
-    hostname: builtins.str
+@_typing.final
+class NamespacedHostname(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    hostname: _builtins.str
     def __init__(
         self,
         *,
-        namespace: builtins.str = ...,
-        hostname: builtins.str = ...,
+        namespace: _builtins.str = ...,
+        hostname: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["hostname", b"hostname", "namespace", b"namespace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hostname", b"hostname", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Extension(message.Message):
+Global___NamespacedHostname: _TypeAlias = NamespacedHostname  # noqa: Y015
+
+@_typing.final
+class Extension(_message.Message):
     """Something that only some receivers understand; the others skip it."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    NAME_FIELD_NUMBER: builtins.int
-    CONFIG_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    @builtins.property
-    def config(self) -> any_pb2.Any: ...
+    NAME_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def config(self) -> _any_pb2.Any: ...
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        config: any_pb2.Any | None = ...,
+        name: _builtins.str = ...,
+        config: _any_pb2.Any | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["config", b"config"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["config", b"config", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Extension: _TypeAlias = Extension  # noqa: Y015

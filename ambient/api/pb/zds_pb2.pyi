@@ -5,26 +5,26 @@ Node agent to node tunnel, one message a packet on a SOCK_SEQPACKET socket.
 Wire-compatible with Istio's istio.workload.zds package.
 """
 
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-import builtins as builtins
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Version:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _VersionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Version.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _VersionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Version.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     NOT_USED: _Version.ValueType  # 0
     V1: _Version.ValueType  # 1
 
@@ -32,189 +32,208 @@ class Version(_Version, metaclass=_VersionEnumTypeWrapper): ...
 
 NOT_USED: Version.ValueType  # 0
 V1: Version.ValueType  # 1
+Global___Version: _TypeAlias = Version  # noqa: Y015
 
-@typing.final
-class ZdsHello(message.Message):
+@_typing.final
+class ZdsHello(_message.Message):
     """The tunnel's first message."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    VERSION_FIELD_NUMBER: builtins.int
-    version: Version.ValueType
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: Global___Version.ValueType
     def __init__(
         self,
         *,
-        version: Version.ValueType = ...,
+        version: Global___Version.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class WorkloadInfo(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___ZdsHello: _TypeAlias = ZdsHello  # noqa: Y015
 
-    NAME_FIELD_NUMBER: builtins.int
-    NAMESPACE_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNT_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    namespace: builtins.str
-    service_account: builtins.str
+@_typing.final
+class WorkloadInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    namespace: _builtins.str
+    service_account: _builtins.str
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        namespace: builtins.str = ...,
-        service_account: builtins.str = ...,
+        name: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        service_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "namespace", b"namespace", "service_account", b"service_account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class AddWorkload(message.Message):
+Global___WorkloadInfo: _TypeAlias = WorkloadInfo  # noqa: Y015
+
+@_typing.final
+class AddWorkload(_message.Message):
     """Carries the file descriptor of the pod's network namespace (SCM_RIGHTS)."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    UID_FIELD_NUMBER: builtins.int
-    WORKLOAD_INFO_FIELD_NUMBER: builtins.int
-    uid: builtins.str
+    UID_FIELD_NUMBER: _builtins.int
+    WORKLOAD_INFO_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
     """Kubernetes pod UID."""
-    @builtins.property
-    def workload_info(self) -> WorkloadInfo: ...
+    @_builtins.property
+    def workload_info(self) -> Global___WorkloadInfo: ...
     def __init__(
         self,
         *,
-        uid: builtins.str = ...,
-        workload_info: WorkloadInfo | None = ...,
+        uid: _builtins.str = ...,
+        workload_info: Global___WorkloadInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["workload_info", b"workload_info"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["uid", b"uid", "workload_info", b"workload_info"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workload_info", b"workload_info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uid", b"uid", "workload_info", b"workload_info"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class KeepWorkload(message.Message):
+Global___AddWorkload: _TypeAlias = AddWorkload  # noqa: Y015
+
+@_typing.final
+class KeepWorkload(_message.Message):
     """The pod is still wanted, but the agent has no descriptor of its namespace."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    UID_FIELD_NUMBER: builtins.int
-    uid: builtins.str
+    UID_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
     def __init__(
         self,
         *,
-        uid: builtins.str = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["uid", b"uid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DelWorkload(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___KeepWorkload: _TypeAlias = KeepWorkload  # noqa: Y015
 
-    UID_FIELD_NUMBER: builtins.int
-    uid: builtins.str
+@_typing.final
+class DelWorkload(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
     def __init__(
         self,
         *,
-        uid: builtins.str = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["uid", b"uid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class SnapshotSent(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___DelWorkload: _TypeAlias = DelWorkload  # noqa: Y015
+
+@_typing.final
+class SnapshotSent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
         self,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Ack(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___SnapshotSent: _TypeAlias = SnapshotSent  # noqa: Y015
 
-    ERROR_FIELD_NUMBER: builtins.int
-    error: builtins.str
+@_typing.final
+class Ack(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
     """Empty means success."""
     def __init__(
         self,
         *,
-        error: builtins.str = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class WorkloadRequest(message.Message):
+Global___Ack: _TypeAlias = Ack  # noqa: Y015
+
+@_typing.final
+class WorkloadRequest(_message.Message):
     """Agent to tunnel; one is outstanding at a time."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ADD_FIELD_NUMBER: builtins.int
-    KEEP_FIELD_NUMBER: builtins.int
-    DEL_FIELD_NUMBER: builtins.int
-    SNAPSHOT_SENT_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def add(self) -> AddWorkload: ...
-    @builtins.property
-    def keep(self) -> KeepWorkload: ...
-    @builtins.property
-    def snapshot_sent(self) -> SnapshotSent: ...
+    ADD_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    DEL_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_SENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def add(self) -> Global___AddWorkload: ...
+    @_builtins.property
+    def keep(self) -> Global___KeepWorkload: ...
+    @_builtins.property
+    def snapshot_sent(self) -> Global___SnapshotSent: ...
     def __init__(
         self,
         *,
-        add: AddWorkload | None = ...,
-        keep: KeepWorkload | None = ...,
-        snapshot_sent: SnapshotSent | None = ...,
+        add: Global___AddWorkload | None = ...,
+        keep: Global___KeepWorkload | None = ...,
+        snapshot_sent: Global___SnapshotSent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["add", b"add", "del", b"del", "keep", b"keep", "payload", b"payload", "snapshot_sent", b"snapshot_sent"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["add", b"add", "del", b"del", "keep", b"keep", "payload", b"payload", "snapshot_sent", b"snapshot_sent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "del", b"del", "keep", b"keep", "payload", b"payload", "snapshot_sent", b"snapshot_sent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "del", b"del", "keep", b"keep", "payload", b"payload", "snapshot_sent", b"snapshot_sent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["add", "keep", "del", "snapshot_sent"]  # noqa: Y015
-    _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["add", "keep", "del", "snapshot_sent"]  # noqa: Y015
+    _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
-@typing.final
-class WorkloadResponse(message.Message):
+Global___WorkloadRequest: _TypeAlias = WorkloadRequest  # noqa: Y015
+
+@_typing.final
+class WorkloadResponse(_message.Message):
     """Tunnel to agent; exactly one per request, in order."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ACK_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def ack(self) -> Ack: ...
+    ACK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ack(self) -> Global___Ack: ...
     def __init__(
         self,
         *,
-        ack: Ack | None = ...,
+        ack: Global___Ack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["ack", b"ack", "payload", b"payload"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ack", b"ack", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["ack"]  # noqa: Y015
-    _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["ack"]  # noqa: Y015
+    _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
+
+Global___WorkloadResponse: _TypeAlias = WorkloadResponse  # noqa: Y015
