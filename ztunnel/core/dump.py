@@ -5,13 +5,21 @@ Empty and default values are left out, as upstream does, except for the few that
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from ambient.api.address import NetworkAddress
+from ambient.api.errors import MeshError
 from ambient.api.policy import Authorization, Match, MatchKind, Scope, StringMatch
 from ambient.api.service import GatewayAddress, IPFamilies, LoadBalancing, Mode, Port, Service
+from ambient.api.spiffe import Identity
 from ambient.api.workload import TunnelProtocol, Workload
+from ambient.identity.core.svid import Svid
 from ambient.state.core.mesh import Endpoint
 
 Json = dict[str, Any]
@@ -105,6 +113,36 @@ def policy(one: Authorization) -> Json:
         "rules": [[[_match(m) for m in clause] for clause in group] for group in one.groups],
         "dryRun": one.dry_run,
     }
+
+
+def certificate(identity: Identity, found: Svid | MeshError | None) -> Json:
+    """One entry of ``certificates``: what is there, why not, or that it is being fetched."""
+    entry: Json = {"identity": str(identity), "certChain": [], "rootCerts": []}
+    if found is None:
+        return entry | {"state": "Initializing"}
+    if not isinstance(found, Svid):
+        return entry | {"state": f"Unavailable: {found}"}
+    return entry | {
+        "state": "Available",
+        "certChain": _pem_entries(found.certificate_chain_pem),
+        "rootCerts": _pem_entries(found.roots_pem),
+    }
+
+
+def _pem_entries(pem: bytes) -> list[dict[str, str]]:
+    return [
+        {
+            "pem": base64.b64encode(cert.public_bytes(Encoding.PEM)).decode(),
+            "serialNumber": str(cert.serial_number),
+            "validFrom": _time(cert.not_valid_before_utc),
+            "expirationTime": _time(cert.not_valid_after_utc),
+        }
+        for cert in x509.load_pem_x509_certificates(pem)
+    ]
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _match(match: Match) -> Json:

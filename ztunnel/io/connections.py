@@ -43,6 +43,8 @@ class LiveConnection:
         self.scope: Final = trio.CancelScope()
         self.permit: Permit | None = None
         """Inbound only: what was allowed, to be judged again when policies change."""
+        self.reason = ""
+        """Outbound only: why it goes where it goes."""
         self.cut = ""
         """Why we ended it ourselves; empty while nobody has."""
 

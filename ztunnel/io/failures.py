@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 
 from ambient.api.errors import MeshError
+from ambient.api.ports import HBONE_PORT
+from ambient.hbone.core.errors import HandshakeError
+from ambient.identity.core.svid import SvidError
+from ambient.identity.core.verify import PeerIdentityError
+from ambient.identity.io.ca_client import CaError
+from ambient.net.io.sockets import ConnectError
 from ambient.telemetry.core.metric_names import ResponseFlag
 from ztunnel.core.admit import Denial
 
@@ -34,10 +41,21 @@ class DeniedError(ConnectionFailedError):
         self.denial = denial
 
 
+def flag_of(error: BaseException) -> str:
+    """The ``response_flags`` of a connection that this error ended."""
+    if isinstance(error, ConnectionFailedError):
+        return error.flag
+    if isinstance(error, (CaError, SvidError)):
+        return ResponseFlag.IDENTITY_ERROR
+    if isinstance(error, (HandshakeError, PeerIdentityError)):
+        return ResponseFlag.TLS_FAILURE
+    if isinstance(error, ConnectError) and error.timed_out and error.target.port == HBONE_PORT:
+        return ResponseFlag.NETWORK_POLICY
+    return ResponseFlag.CONNECT
+
+
 def reset(sock: socket.socket) -> None:
     """End a connection so that its other end sees a failure (RST), not an orderly end."""
-    try:
+    with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-    except OSError:
-        pass
     sock.close()

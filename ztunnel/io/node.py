@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+from ambient.api.spiffe import Identity
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
 from ambient.identity.io.cert_store import CertStore
@@ -16,6 +18,26 @@ from ztunnel.io.mesh_view import MeshView
 from ztunnel.settings import Settings
 
 
+class IdentityUse:
+    """Fetches the certificate of an identity for its first pod and drops it after its last."""
+
+    def __init__(self, certs: CertStore) -> None:
+        self._certs = certs
+        self._users: Counter[Identity] = Counter()
+
+    def take(self, identity: Identity) -> None:
+        """One pod more speaks as ``identity``."""
+        self._users[identity] += 1
+        self._certs.prefetch(identity)
+
+    def give_back(self, identity: Identity) -> None:
+        """One pod less."""
+        self._users[identity] -= 1
+        if self._users[identity] <= 0:
+            del self._users[identity]
+            self._certs.forget(identity)
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One per process."""
@@ -23,6 +45,7 @@ class Node:
     settings: Settings
     view: MeshView
     certs: CertStore
+    identities: IdentityUse
     relay: Relay
     connections: Connections
     metrics: TrafficMetrics

@@ -42,6 +42,7 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket) -> None:
     tune(sock, node.keep_alive)
     described = describe.outbound(client, peer, hop)
     with node.connections.open(pod.info, described, hop.protocol) as live:
+        live.reason = hop.reason
         try:
             if hop.protocol is Protocol.HBONE:
                 await _through_tunnel(node, pod, _Call(sock, peer, client, hop), live)

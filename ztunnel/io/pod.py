@@ -1,26 +1,124 @@
-"""One pod's proxy: its listeners, its connections, its tunnels, all owned by one task."""
+"""One pod's proxy: its listeners, its connections and its tunnels, all owned by one task."""
 
 from __future__ import annotations
 
 import errno
-import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
-from ambient.api.errors import MeshError
 from ambient.api.ports import HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
+from ambient.hbone.io.pool import Pool
 from ambient.net.core.wire import Add
 from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import Listener, listen_in
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ztunnel.io import inbound, outbound, plaintext
-from ztunnel.io.accept import accept_for_ever
+from ztunnel.io.accept import Handler, accept_for_ever
+from ztunnel.io.mesh_view import UnknownWorkloadError
 from ztunnel.io.node import Node, PodParts
 from ztunnel.io.pods import PodStartError
 
-PORTS: Final = (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT)
+_HINTS: Final = {
+    errno.EADDRINUSE: "another proxy listens in this pod: a sidecar, or a second tunnel as "
+    "another user",
+    errno.EPERM: "the tunnel needs the capabilities NET_ADMIN, NET_RAW and SYS_ADMIN",
+}
 
 log = get_logger("pod")
+
+
+class Pod:
+    """Serves one pod from ``run`` until ``stop``."""
+
+    def __init__(self, node: Node, info: Add, netns: Netns) -> None:
+        self.info: Final = info
+        self.netns: Final = netns
+        self._node = node
+        self._stopping = trio.Event()
+        self._drain_s = 0.0
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Listen, serve, drain. Raises PodStartError where a port cannot be bound."""
+        with self._listeners() as listeners:
+            async with trio.open_nursery() as background:
+                background.start_soon(self._hold_certificate)
+                with trio.CancelScope() as life:
+                    async with trio.open_nursery() as connections:
+                        await self._accept(listeners, connections, task_status)
+                        life.deadline = trio.current_time() + self._drain_s
+                background.cancel_scope.cancel()
+
+    async def _accept(
+        self,
+        listeners: dict[int, Listener],
+        connections: trio.Nursery,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Take connections until ``stop``; then the listeners are closed."""
+        parts = PodParts(self.info, self.netns, Pool(self._node.relay))
+        async with trio.open_nursery() as accepting:
+            for port, listener in listeners.items():
+                handler = self._handler(parts, port, listener)
+                accepting.start_soon(accept_for_ever, listener.socket, handler, connections)
+            task_status.started()
+            await self._stopping.wait()
+            accepting.cancel_scope.cancel()
+        for listener in listeners.values():
+            listener.socket.close()
+
+    def stop(self, drain_s: float) -> None:
+        """Accept no more; open connections get ``drain_s`` seconds to end."""
+        self._drain_s = drain_s
+        self._stopping.set()
+
+    @contextmanager
+    def _listeners(self) -> Iterator[dict[int, Listener]]:
+        with ExitStack() as opened:
+            listeners = {}
+            for port in (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT):
+                try:
+                    listener = listen_in(self.netns, port, self._node.listen_options)
+                except OSError as error:
+                    hint = _HINTS.get(error.errno or 0, "does the pod's network namespace exist?")
+                    text = f"cannot listen on port {port}: {error.strerror} ({hint})"
+                    raise PodStartError(text) from None
+                opened.callback(listener.socket.close)
+                listeners[port] = listener
+            self._check_transparency(listeners[HBONE_PORT])
+            yield listeners
+
+    def _check_transparency(self, listener: Listener) -> None:
+        wanted = self._node.settings.enable_orig_src
+        if listener.transparent or wanted is False:
+            return
+        if wanted:
+            raise PodStartError(
+                "the kernel refuses IP_TRANSPARENT and ENABLE_ORIG_SRC is true "
+                "(give the tunnel NET_ADMIN, or unset ENABLE_ORIG_SRC)"
+            )
+        log.warning(Event.SPOOF_OFF, pod=f"{self.info.namespace}/{self.info.name}")
+
+    def _handler(self, parts: PodParts, port: int, listener: Listener) -> Handler:
+        if port == OUTBOUND_PORT:
+            return partial(outbound.handle, self._node, parts)
+        serve = plaintext.handle if port == PLAINTEXT_PORT else inbound.handle
+        return partial(serve, self._node, parts, keep_source=listener.transparent)
+
+    async def _hold_certificate(self) -> None:
+        """Have the certificate before the first connection asks for it; keep it until the end."""
+        while True:
+            try:
+                workload = await self._node.view.workload_of(self.info)
+                break
+            except UnknownWorkloadError:
+                continue  # the control plane is late; a connection would be told, we wait on
+        self._node.identities.take(workload.identity)
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._node.identities.give_back(workload.identity)

@@ -31,8 +31,13 @@ class SnapshotError(ValueError):
 class PodProxy(Protocol):
     """What runs for one pod."""
 
-    info: Add
-    netns: Netns
+    @property
+    def info(self) -> Add:
+        """As the agent described the pod."""
+
+    @property
+    def netns(self) -> Netns:
+        """Where the pod lives."""
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve until stopped; started once every port is bound. Raises PodStartError first."""
@@ -62,6 +67,8 @@ class Pods:
         self._snapshot_done = False
         self._draining = False
         self._nursery: trio.Nursery | None = None
+        self._stop_running = trio.Event()
+        self._ended = trio.Event()
         self.started = 0
         self.stopped = 0
 
@@ -78,15 +85,18 @@ class Pods:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the proxies until ``drain`` and the last of them is gone."""
         self._readiness.wait_for(POD_MANAGER)
-        finished = trio.Event()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._finished = finished
                 task_status.started()
-                await finished.wait()
+                await self._stop_running.wait()
         finally:
             self._nursery = None
+            self._ended.set()
+
+    async def finished(self) -> None:
+        """Wait for the end of ``run``."""
+        await self._ended.wait()
 
     def drain(self) -> None:
         """Stop every pod; ``run`` returns when their connections have ended."""
@@ -96,7 +106,7 @@ class Pods:
             self._forget_pending(uid)
         for uid in list(self._running):
             self._stop(uid, self._drain_s)
-        self._finished.set()
+        self._stop_running.set()
 
     def begin_session(self) -> None:
         """A new conversation with the agent: it will name every pod again."""

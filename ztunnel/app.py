@@ -1,0 +1,201 @@
+"""Puts the node tunnel together; the one file that knows all parts, and in which order they start.
+
+Readiness and metrics answer first, so that a tunnel that waits can say what for. The node agent is
+contacted only when the control plane has answered: a pod whose policies are unknown is not served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import trio
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+
+from ambient.api.errors import MeshError
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from ambient.hbone.io.relay import Relay
+from ambient.identity.io.ca_client import CaClient, CaSettings
+from ambient.identity.io.cert_store import CertStore
+from ambient.net.core.wire import Add
+from ambient.net.io.netns import Netns
+from ambient.state.core.mesh import MeshState
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.core.readiness import Readiness
+from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
+from ambient.telemetry.io.logs import get_logger, levels
+from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
+from ambient.xds.core.wire import BadResource
+from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
+from ztunnel.io.admin import admin_routes
+from ztunnel.io.connections import Connections
+from ztunnel.io.mesh_view import MeshView
+from ztunnel.io.node import IdentityUse, Node
+from ztunnel.io.pod import Pod
+from ztunnel.io.pods import Pods
+from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit
+from ztunnel.io.zds import follow_agent
+from ztunnel.settings import Settings
+
+STATE_MANAGER: Final = "state manager"
+PROXY: Final = "proxy"
+XDS_TYPES: Final = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
+
+log = get_logger("app")
+
+
+async def run(settings: Settings, stopping: trio.Event) -> None:
+    """Serve this node's pods until ``stopping``, then drain. Raises MeshError."""
+    raise_descriptor_limit()
+    check_privileges(settings.packet_mark)
+    await _Tunnel(settings, stopping).run()
+
+
+class _Tunnel:
+    """Every part of the process."""
+
+    def __init__(self, settings: Settings, stopping: trio.Event) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._view = MeshView(MeshState(), settings.network)
+        self._metrics = TrafficMetrics()
+        self._ca = CaClient(_ca_settings(settings))
+        certs = CertStore(self._ca, impersonate=True, ttl_s=round(settings.secret_ttl_s))
+        self._node = Node(
+            settings=settings,
+            view=self._view,
+            certs=certs,
+            identities=IdentityUse(certs),
+            relay=Relay(),
+            connections=Connections(self._view, self._metrics),
+            metrics=self._metrics,
+        )
+        self._readiness = Readiness([STATE_MANAGER, PROXY])
+        self._pods = Pods(self._make_pod, self._readiness, settings.drain_s)
+        self._registry = CollectorRegistry()
+        for collector in (self._metrics, ProxyCounts(self._pods)):
+            self._registry.register(collector)
+        ProcessCollector(registry=self._registry)
+
+    async def run(self) -> None:
+        """Start everything in order; end it in the reverse one."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._node.certs.run)
+            await nursery.start(self._node.relay.run)
+            await nursery.start(self._pods.run)
+            for port, host, routes in self._endpoints():
+                await _serve(nursery, host, port, routes)
+            await self._sync(nursery)
+            with trio.CancelScope() as talking:
+                async with trio.open_nursery() as agent:
+                    agent.start_soon(follow_agent, self._settings.inpod_uds, self._pods)
+                    self._readiness.done(PROXY)
+                    await self._stopping.wait()
+                    talking.cancel()
+            await self._drain()
+            nursery.cancel_scope.cancel()
+        self._ca.close()
+
+    def _endpoints(self) -> Iterator[tuple[int, str, Routes]]:
+        settings = self._settings
+        ready = Routes()
+        ready.add("/healthz/ready", self._answer_ready, methods=("GET",))
+        yield settings.readiness_port, "", ready
+        stats = Routes()
+        for path in ("/metrics", "/stats/prometheus"):
+            stats.add(path, metrics_handler(self._registry), methods=())
+        yield settings.stats_port, "", stats
+        admin = admin_routes(self._node, self._pods, self._stopping, str(levels))
+        yield settings.admin_port, "localhost", admin
+
+    async def _answer_ready(self, _: Request) -> Response:
+        return Response(*self._readiness.answer())
+
+    async def _sync(self, nursery: trio.Nursery) -> None:
+        """Wait for the first answer to everything that we asked the control plane for."""
+        if self._settings.xds_address:
+            session = XdsSession(
+                _xds_settings(self._settings), _node_info(self._settings), XDS_TYPES, self._apply
+            )
+            self._registry.register(session.stats)
+            nursery.start_soon(session.run)
+            async with trio.open_nursery() as either:
+                either.start_soon(_cancel_after, session.synced, either.cancel_scope)
+                either.start_soon(_cancel_after, self._stopping, either.cancel_scope)
+        self._readiness.done(STATE_MANAGER)
+
+    def _apply(self, update: Update) -> Iterable[BadResource]:
+        if self._view.state.apply(update.type_url, update.changed, update.removed):
+            self._view.notify()
+            self._node.connections.judge_again()
+        return ()
+
+    async def _drain(self) -> None:
+        log.info(
+            Event.DRAIN_STARTED,
+            connections=len(self._node.connections.live),
+            deadline_s=self._settings.drain_s,
+        )
+        self._readiness.wait_for(PROXY)
+        self._pods.drain()
+        await self._pods.finished()
+
+    def _make_pod(self, info: Add, netns: Netns) -> Pod:
+        return Pod(self._node, info, netns)
+
+
+async def _serve(nursery: trio.Nursery, host: str, port: int, routes: Routes) -> None:
+    try:
+        listeners = await listen(host, port)
+    except OSError as error:
+        raise MeshError(
+            f"cannot listen on port {port}: {error.strerror or error}",
+            hint="is another ztunnel running in this network namespace? "
+            "ADMIN_PORT, STATS_PORT and READINESS_PORT choose other ports",
+        ) from None
+    nursery.start_soon(serve_http, listeners, routes)
+
+
+async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _xds_settings(settings: Settings) -> XdsSettings:
+    address, plain = _split_scheme(settings.xds_address)
+    return XdsSettings(
+        address=address,
+        root_ca_file="" if plain else settings.xds_root_ca,
+        token_file=settings.auth_token,
+        cluster_id=settings.cluster_id,
+        alt_hostname=settings.alt_xds_hostname,
+    )
+
+
+def _ca_settings(settings: Settings) -> CaSettings:
+    address, plain = _split_scheme(settings.ca_address)
+    return CaSettings(
+        address=address,
+        root_ca_file="" if plain else settings.ca_root_ca,
+        token_file=settings.auth_token,
+        cluster_id=settings.cluster_id,
+        alt_hostname=settings.alt_ca_hostname,
+    )
+
+
+def _split_scheme(address: str) -> tuple[str, bool]:
+    """``host:port`` and whether it is spoken to in plain text (``http://``)."""
+    scheme, separator, rest = address.rpartition("://")
+    return rest.rstrip("/"), bool(separator) and scheme == "http"
+
+
+def _node_info(settings: Settings) -> NodeInfo:
+    return NodeInfo(
+        kind="ztunnel",
+        ip=settings.instance_ip,
+        name=settings.pod_name,
+        namespace=settings.pod_namespace,
+        node_name=settings.node_name,
+        metadata={"CLUSTER_ID": settings.cluster_id},
+    )

@@ -1,0 +1,152 @@
+"""The admin endpoint on localhost: state dump, log levels, live connections, shutdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from ambient.telemetry.core.access_record import Direction
+from ambient.telemetry.io.http import Request, Response, Routes
+from ambient.telemetry.io.logs import levels
+from ztunnel.core import dump
+from ztunnel.io.connections import LiveConnection
+from ztunnel.io.node import Node
+from ztunnel.io.pods import Pods
+
+JSON: Final = "application/json"
+LOGGING_HELP: Final = (
+    "usage: POST /logging                      show the levels\n"
+    "       POST /logging?level=<level>        set the level of everything\n"
+    "       POST /logging?level=<scope>=<level>,...  set the levels of some scopes\n"
+    "       POST /logging?reset[&level=...]    return to the default, then set\n"
+)
+
+
+def admin_routes(node: Node, pods: Pods, stopping: trio.Event, default_levels: str) -> Routes:
+    """Everything that the admin port answers."""
+    admin = _Admin(node, pods, stopping, default_levels)
+    routes = Routes()
+    routes.add("/", admin.index, methods=())
+    routes.add("/config_dump", admin.config_dump, methods=())
+    routes.add("/connections", admin.connections)
+    routes.add("/logging", admin.logging, methods=("GET", "POST"))
+    routes.add("/quitquitquit", admin.quit, methods=("POST",))
+    return routes
+
+
+class _Admin:
+    def __init__(self, node: Node, pods: Pods, stopping: trio.Event, default_levels: str) -> None:
+        self._node = node
+        self._pods = pods
+        self._stopping = stopping
+        self._default_levels = default_levels
+
+    async def index(self, _: Request) -> Response:
+        """What there is."""
+        return Response(200, "/config_dump\n/connections\n/logging\n/quitquitquit (POST)\n")
+
+    async def config_dump(self, _: Request) -> Response:
+        """Everything that decisions depend on, in ztunnel's JSON."""
+        state = self._node.view.state
+        body = {
+            "workloads": [
+                dump.workload(one) for one in sorted(state.workloads, key=lambda w: w.uid)
+            ],
+            "services": [
+                dump.service(one, state.endpoints(one))
+                for one in sorted(state.services, key=lambda s: s.hostname)
+            ],
+            "policies": [dump.policy(one) for one in sorted(state.policies, key=lambda p: p.key)],
+            "version": {"version": version("ambient-mesh"), "buildStatus": "Clean"},
+            "config": _camel_keys(msgspec.to_builtins(self._node.settings)),
+            "certificates": [
+                dump.certificate(identity, found)
+                for identity, found in self._node.certs.states().items()
+            ],
+            "workloadState": self._workload_state(),
+        }
+        return _json(body)
+
+    async def connections(self, _: Request) -> Response:
+        """Live connections with the policy that lets each of them live."""
+        live = sorted(self._node.connections.live, key=lambda one: str(one.record.source.address))
+        return _json([_connection(one) for one in live])
+
+    async def logging(self, request: Request) -> Response:
+        """Show or set log levels; both ``scope=level`` and ``scope:level`` are understood."""
+        if request.method == "GET" or not request.query:
+            return Response(200, f"current log level is {levels}\n")
+        try:
+            if "reset" in request.query:
+                levels.update(self._default_levels)
+            levels.update(request.query.get("level", ""))
+        except ValueError as error:
+            return Response(400, f"{error}\n{LOGGING_HELP}")
+        return Response(200, f"current log level is {levels}\n")
+
+    async def quit(self, _: Request) -> Response:
+        """Drain and end, as SIGTERM does."""
+        self._stopping.set()
+        return Response(200, "shutdown now\n")
+
+    def _workload_state(self) -> dict[str, Any]:
+        """Pods by UID with their connections; only served pods have any."""
+        by_pod: dict[str, dict[str, list[Any]]] = {}
+        for live in self._node.connections.live:
+            lists = by_pod.setdefault(live.pod.uid, {"inbound": [], "outbound": []})
+            lists[str(live.record.direction)].append(_brief(live))
+        return {
+            uid: {
+                "state": "Up",
+                "info": {
+                    "name": pod.info.name,
+                    "namespace": pod.info.namespace,
+                    "serviceAccount": pod.info.service_account,
+                },
+                "connections": by_pod.get(uid, {"inbound": [], "outbound": []}),
+            }
+            for uid, pod in self._pods.running.items()
+        }
+
+
+def _brief(live: LiveConnection) -> dict[str, Any]:
+    record = live.record
+    inbound = record.direction is Direction.INBOUND
+    actual = live.permit.upstream if live.permit else record.destination.address
+    return {
+        "src": str(record.source.address),
+        "originalDst": (record.service or None) if inbound else (record.hbone_address or None),
+        "actualDst": str(actual),
+        "protocol": live.protocol,
+    }
+
+
+def _connection(live: LiveConnection) -> dict[str, Any]:
+    verdict = live.permit.verdict if live.permit else None
+    return {
+        "pod": f"{live.pod.namespace}/{live.pod.name}",
+        **live.record.opened_fields(),
+        "protocol": live.protocol,
+        "bytesSent": live.counters.sent,
+        "bytesReceived": live.counters.received,
+        "policy": verdict.policy if verdict else "",
+        "reason": verdict.reason if verdict else live.reason,
+    }
+
+
+def _camel_keys(settings: Mapping[str, object]) -> dict[str, object]:
+    """``pool_max_streams`` is ``poolMaxStreams``."""
+    named = {}
+    for key, value in settings.items():
+        head, *rest = key.lower().split("_")
+        named[head + "".join(part.capitalize() for part in rest)] = value
+    return named
+
+
+def _json(body: object) -> Response:
+    return Response(200, json.dumps(body, indent=2) + "\n", JSON)
