@@ -12,7 +12,8 @@ from ambientctl.demo.checks import Check, CheckFailedError, Outcome, attempt, pl
 from ambientctl.demo.stage import Stage
 from ambientctl.demo.story import STORY, echo_connection
 from ambientctl.local.mesh import LocalMesh
-from ambientctl.local.up import Progress, UpOptions, down, up
+from ambientctl.local.report import Report as Progress
+from ambientctl.local.up import UpOptions, down, up
 
 
 class Report(msgspec.Struct):
@@ -54,7 +55,7 @@ class Narrator:
         self.status = status
 
     def starting(self, progress: Progress) -> None:
-        self.status.update(f"starting the mesh: {progress}")
+        self.status.update(f"starting the mesh: {progress.stage} {progress.detail}".rstrip())
 
     def told(self, outcome: Outcome) -> None:
         mark = "[green]ok  [/]" if outcome.ok else "[red]FAIL[/]"

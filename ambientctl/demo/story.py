@@ -293,7 +293,7 @@ async def echo_connection(stage: Stage) -> AsyncIterator[None]:
             while not answer.endswith(b"\n"):
                 part = await running.receive()
                 if not part:
-                    raise CheckFailedError(f"the connection ended: {running.errors()!r}")
+                    raise CheckFailedError(f"the connection ended: {await running.errors()}")
                 answer += part
             return answer.decode()
 
