@@ -1,0 +1,1 @@
+"""What the API server decides: no sockets, no clock, no tasks."""

@@ -1,0 +1,443 @@
+"""Every request the server answers: the routes, sans-IO.
+
+``Api.handle`` turns one request into a complete answer, a watch, or a wish for a pod's log; the
+shell in ``io`` only moves bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hmac
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ambientctl.local.apiserver.core import discovery, openapi, reviews, subresources
+from ambientctl.local.apiserver.core.cluster import Call, Cluster
+from ambientctl.local.apiserver.core.deletion import read_options
+from ambientctl.local.apiserver.core.events import present
+from ambientctl.local.apiserver.core.kinds import Kind
+from ambientctl.local.apiserver.core.patches import ACCEPTED, APPLY_PATCH
+from ambientctl.local.apiserver.core.requests import (
+    JSON,
+    YAML,
+    Request,
+    Response,
+    Target,
+    accepts,
+    json_response,
+    list_object,
+    parse_target,
+    read_body,
+)
+from ambientctl.local.apiserver.core.selectors import parse_fields, parse_labels, predicate
+from ambientctl.local.apiserver.core.status import (
+    ApiError,
+    Object,
+    bad_request,
+    expired,
+    method_not_allowed,
+    path_not_found,
+    unauthorized,
+)
+from ambientctl.local.apiserver.core.table import partial_metadata, table
+from ambientctl.local.apiserver.core.tokens import TokenAuthority, TokenError, User
+from ambientctl.local.apiserver.core.watch import TIMEOUT_S, Dress, Watch, WatchOptions
+
+ADMIN: Final = User("kubernetes-admin", groups=("system:masters", "system:authenticated"))
+
+_PUBLIC: Final = frozenset({"/healthz", "/livez", "/readyz", "/version"})
+"""What an anonymous caller may ask."""
+
+
+class PodLog(NamedTuple):
+    """A wish for the output of one container."""
+
+    namespace: str
+    pod: str
+    container: str
+    follow: bool
+    previous: bool
+    timestamps: bool
+    tail_lines: int | None
+    since_seconds: int | None
+    limit_bytes: int | None
+
+
+Answer = Response | Watch | PodLog
+
+
+class Api:
+    """The whole API over one cluster."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        authority: TokenAuthority,
+        admin_token: str,
+        now: Callable[[], datetime.datetime],
+    ) -> None:
+        self.cluster = cluster
+        self.authority = authority
+        self._admin_token = admin_token
+        self._now = now
+
+    def handle(self, request: Request) -> Answer:
+        """Answer one request; a refusal is an answer too."""
+        try:
+            if request.path.rstrip("/") in _PUBLIC:
+                return self._plain(request)
+            user = self._authenticate(request)
+            return (
+                self._plain(request) if _is_plain(request.path) else self._resource(request, user)
+            )
+        except ApiError as error:
+            return json_response(error.code, error.body())
+
+    # who asks
+
+    def _authenticate(self, request: Request) -> User:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise unauthorized()
+        token = token.strip()
+        if hmac.compare_digest(token.encode(), self._admin_token.encode()):
+            return ADMIN
+        try:
+            return self.authority.authenticate(token, (), int(self._now().timestamp()))[0]
+        except TokenError:
+            raise unauthorized() from None
+
+    # paths that are no resources
+
+    def _plain(self, request: Request) -> Response:
+        if request.method not in {"GET", "HEAD"}:
+            raise method_not_allowed(request.method)
+        catalogue = self.cluster.catalogue
+        parts = request.path.strip("/").split("/")
+        match parts:
+            case ["healthz" | "livez" | "readyz"]:
+                return Response(200, b"ok", "text/plain; charset=utf-8")
+            case ["version"]:
+                return json_response(200, discovery.VERSION)
+            case ["openapi", "v2"]:
+                return self._openapi_v2(request)
+            case ["openapi", "v3"]:
+                return json_response(200, openapi.v3_index(catalogue))
+            case ["openapi", "v3", "api", version]:
+                return json_response(200, openapi.v3(catalogue, "", version))
+            case ["openapi", "v3", "apis", group, version]:
+                return json_response(200, openapi.v3(catalogue, group, version))
+            case ["openid", "v1", "jwks"]:
+                return json_response(200, self.authority.jwks())
+            case ["api" | "apis"]:
+                return self._groups(request, core=parts == ["api"])
+            case ["api", version]:
+                return json_response(200, discovery.resource_list(catalogue, "", version))
+            case ["apis", group]:
+                return json_response(200, discovery.group(catalogue, group))
+            case ["apis", group, version]:
+                return json_response(200, discovery.resource_list(catalogue, group, version))
+            case [""]:
+                return json_response(200, {"paths": ["/api", "/apis", "/healthz", "/version"]})
+            case _:
+                raise path_not_found()
+
+    def _openapi_v2(self, request: Request) -> Response:
+        if "protobuf" in request.headers.get("accept", ""):
+            body = openapi.v2_protobuf(self.cluster.catalogue)
+            return Response(200, body, openapi.V2_PROTOBUF)
+        return json_response(200, openapi.v2(self.cluster.catalogue))
+
+    def _groups(self, request: Request, *, core: bool) -> Response:
+        catalogue = self.cluster.catalogue
+        if accepts(request, "APIGroupDiscoveryList", "apidiscovery.k8s.io"):
+            version = "v2" if "v=v2;" in request.headers["accept"] else "v2beta1"
+            obj = discovery.aggregated(catalogue, version, core=core)
+            media_type = discovery.AGGREGATED.format(version=version)
+            return Response(200, msgspec.json.encode(obj), media_type)
+        return json_response(
+            200, discovery.api_versions() if core else discovery.group_list(catalogue)
+        )
+
+    # resources
+
+    def _resource(self, request: Request, user: User) -> Answer:
+        target = parse_target(request.path)
+        kind = self.cluster.catalogue.find(target.group, target.version, target.plural)
+        if kind is None or (target.namespace and not kind.namespaced):
+            raise path_not_found()
+        if kind.verbs == ("create",):
+            return self._review(request, kind, user)
+        if target.subresource:
+            if target.subresource not in kind.subresources:
+                raise path_not_found()
+            if target.subresource not in {"status", "finalize"}:
+                return self._special(request, kind, target)
+        if kind.namespaced and target.name and not target.namespace:
+            raise path_not_found()
+        if target.name:
+            return self._one(request, kind, target)
+        return self._many(request, kind, target)
+
+    def _review(self, request: Request, kind: Kind, user: User) -> Response:
+        if request.method != "POST":
+            raise method_not_allowed(request.method)
+        body = read_body(request)
+        now_s = int(self._now().timestamp())
+        return json_response(201, reviews.review(kind.kind, body, user, self.authority, now_s))
+
+    def _many(self, request: Request, kind: Kind, target: Target) -> Answer:
+        match request.method:
+            case "GET" | "HEAD":
+                return (
+                    self._watch(request, kind, target)
+                    if request.flag("watch")
+                    else self._list(request, kind, target)
+                )
+            case "POST":
+                if kind.namespaced and not target.namespace:
+                    raise method_not_allowed("POST")
+                call = _call(request)
+                body = read_body(request)
+                if body is None:
+                    raise bad_request("the request needs a body: the object to create")
+                obj = self.cluster.create(kind, target.namespace, body, call)
+                return self._answer(request, kind, obj, 201, call)
+            case "DELETE":
+                return self._delete_many(request, kind, target)
+            case _:
+                raise method_not_allowed(request.method)
+
+    def _one(self, request: Request, kind: Kind, target: Target) -> Answer:
+        namespace, name, subresource = target.namespace, target.name, target.subresource
+        call = _call(request)
+        status = 200
+        match request.method:
+            case "GET" | "HEAD" if request.flag("watch"):
+                return self._watch(request, kind, target)
+            case "GET" | "HEAD":
+                obj = self.cluster.get(kind, namespace, name)
+            case "PUT":
+                obj = self.cluster.update(
+                    kind, namespace, name, read_body(request), call, subresource
+                )
+            case "PATCH":
+                obj, created = self.cluster.patch(
+                    kind,
+                    (namespace, name),
+                    request.media_type,
+                    _patch_body(request),
+                    call,
+                    subresource,
+                )
+                status = 201 if created else 200
+            case "DELETE" if not subresource:
+                return self._delete_one(request, kind, target, call)
+            case _:
+                raise method_not_allowed(request.method)
+        return self._answer(request, kind, obj, status, call)
+
+    def _special(self, request: Request, kind: Kind, target: Target) -> Answer:
+        cluster, address = self.cluster, (target.namespace, target.name)
+        call = _call(request)
+        match request.method, target.subresource:
+            case "GET", "log":
+                return self._log(request, kind, target)
+            case "GET", "scale":
+                return json_response(200, subresources.scale_of(cluster.get(kind, *address)))
+            case "PUT", "scale":
+                body = read_body(request)
+                return json_response(
+                    200, subresources.set_scale(cluster, kind, address, body, call)
+                )
+            case "PATCH", "scale":
+                body = _patch_body(request)
+                found = subresources.patch_scale(
+                    cluster, kind, address, request.media_type, body, call
+                )
+                return json_response(200, found)
+            case "POST", "binding":
+                node = ((read_body(request) or {}).get("target") or {}).get("name", "")
+                subresources.bind(cluster, *address, node)
+                return json_response(201, _success())
+            case "POST", "eviction":
+                subresources.evict(cluster, kind, address, read_body(request), call)
+                return json_response(201, _success())
+            case "POST", "token":
+                account = cluster.get(kind, *address)
+                body = read_body(request)
+                found = subresources.request_token(
+                    cluster, self.authority, account, body, self._now()
+                )
+                return json_response(201, found)
+            case _:
+                raise method_not_allowed(request.method)
+
+    def _log(self, request: Request, kind: Kind, target: Target) -> PodLog:
+        pod = self.cluster.get(kind, target.namespace, target.name)
+        names = [c["name"] for c in pod["spec"]["containers"]]
+        every = names + [c["name"] for c in pod["spec"].get("initContainers") or ()]
+        container = request.query.get("container", "")
+        if not container and len(names) > 1:
+            raise bad_request(
+                f"a container name must be specified for pod {target.name}, "
+                f"choose one of: [{' '.join(names)}]"
+            )
+        if container and container not in every:
+            raise bad_request(f"container {container} is not valid for pod {target.name}")
+        return PodLog(
+            target.namespace,
+            target.name,
+            container or names[0],
+            request.flag("follow"),
+            request.flag("previous"),
+            request.flag("timestamps"),
+            request.number("tailLines"),
+            request.number("sinceSeconds"),
+            request.number("limitBytes"),
+        )
+
+    # answers
+
+    def _answer(
+        self, request: Request, kind: Kind, obj: Object, status: int, call: Call
+    ) -> Response:
+        shown = present(kind, obj)
+        if accepts(request, "Table"):
+            include = request.query.get("includeObject", "")
+            shown = table(kind, [shown], self._now(), include)
+        elif accepts(request, "PartialObjectMetadata"):
+            shown = partial_metadata(shown)
+        return json_response(status, shown, tuple(call.warnings))
+
+    def _selected(self, request: Request, kind: Kind, target: Target) -> WatchOptions:
+        labels = parse_labels(request.query.get("labelSelector", ""))
+        fields = request.query.get("fieldSelector", "")
+        if target.name:
+            fields = ",".join(filter(None, (fields, f"metadata.name={target.name}")))
+        timeout_s = request.number("timeoutSeconds")
+        return WatchOptions(
+            target.namespace,
+            predicate(labels, parse_fields(fields, kind.key)),
+            request.query.get("resourceVersion", ""),
+            request.flag("allowWatchBookmarks"),
+            request.flag("sendInitialEvents"),
+            TIMEOUT_S if timeout_s is None else float(timeout_s),
+        )
+
+    def _dress(self, request: Request, kind: Kind) -> Dress | None:
+        """How a watch's objects are dressed, None for as they are."""
+        if accepts(request, "Table"):
+            include = request.query.get("includeObject", "")
+            return lambda obj, first: table(kind, [obj], self._now(), include, header=first)
+        if accepts(request, "PartialObjectMetadata"):
+            return lambda obj, _: partial_metadata(obj)
+        return None
+
+    def _watch(self, request: Request, kind: Kind, target: Target) -> Watch:
+        options = self._selected(request, kind, target)
+        return Watch(kind, self.cluster.store, options, self._dress(request, kind))
+
+    def _list(self, request: Request, kind: Kind, target: Target) -> Response:
+        wanted = self._selected(request, kind, target).wanted
+        objects = self.cluster.list(kind, target.namespace, wanted)
+        objects, token, left = _page(request, objects)
+        shown = [present(kind, obj) for obj in objects]
+        revision = self.cluster.store.revision
+        if accepts(request, "Table"):
+            found = table(kind, shown, self._now(), request.query.get("includeObject", ""))
+            found["metadata"]["resourceVersion"] = str(revision)
+        elif accepts(request, "PartialObjectMetadataList"):
+            items = [partial_metadata(obj) for obj in shown]
+            found = list_object("meta.k8s.io/v1", "PartialObjectMetadataList", items, revision)
+        else:
+            found = list_object(kind.api_version, kind.list_name, shown, revision)
+        if token:
+            found["metadata"] |= {"continue": token, "remainingItemCount": left}
+        return json_response(200, found)
+
+    def _delete_one(self, request: Request, kind: Kind, target: Target, call: Call) -> Response:
+        options = _delete_options(request)
+        obj = self.cluster.delete(kind, target.namespace, target.name, options, call)
+        if obj["metadata"].get("deletionTimestamp") or kind.kind == "Pod":
+            return json_response(200, present(kind, obj))
+        metadata = obj["metadata"]
+        details = {"name": metadata["name"], "kind": kind.plural, "uid": metadata["uid"]}
+        return json_response(200, _success({**details, "group": kind.group}))
+
+    def _delete_many(self, request: Request, kind: Kind, target: Target) -> Response:
+        options, call = _delete_options(request), _call(request)
+        wanted = self._selected(request, kind, target).wanted
+        objects = self.cluster.list(kind, target.namespace, wanted)
+        for obj in objects:
+            metadata = obj["metadata"]
+            self.cluster.delete(
+                kind, metadata.get("namespace", ""), metadata["name"], options, call
+            )
+        shown = [present(kind, obj) for obj in objects]
+        revision = self.cluster.store.revision
+        return json_response(200, list_object(kind.api_version, kind.list_name, shown, revision))
+
+
+def _is_plain(path: str) -> bool:
+    """Is this a path of discovery and the like, not of a resource?"""
+    parts = path.strip("/").split("/")
+    return parts[0] not in {"api", "apis"} or len(parts) < (3 if parts[0] == "api" else 4)
+
+
+def _success(details: Object | None = None) -> Object:
+    status: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+    return {**status, "details": details} if details else status
+
+
+def _call(request: Request) -> Call:
+    agent = request.headers.get("user-agent", "").partition("/")[0]
+    dry_run = request.query.get("dryRun", "")
+    if dry_run not in {"", "All"}:
+        raise bad_request(f"invalid dryRun {dry_run!r}: the only supported value is All")
+    validation = request.query.get("fieldValidation", "") or "Warn"
+    if validation not in {"Strict", "Warn", "Ignore"}:
+        raise bad_request(f"invalid fieldValidation {validation!r}: must be Strict, Warn or Ignore")
+    manager = request.query.get("fieldManager") or agent or "unknown"
+    return Call(manager, dry_run == "All", request.flag("force"), validation, [])
+
+
+def _patch_body(request: Request) -> Any:
+    if request.media_type == APPLY_PATCH and not request.query.get("fieldManager"):
+        raise bad_request(
+            'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
+        )
+    body = read_body(request, ACCEPTED)
+    if body is None:
+        raise bad_request("the request needs a body: the patch")
+    return body
+
+
+def _delete_options(request: Request) -> Any:
+    body = read_body(request, (JSON, YAML))
+    return read_options(
+        body, request.query.get("gracePeriodSeconds"), request.query.get("propagationPolicy")
+    )
+
+
+def _page(request: Request, objects: list[Object]) -> tuple[list[Object], str, int]:
+    """The objects of this page, the token for the next, and how many are left."""
+    if token := request.query.get("continue", ""):
+        try:
+            last = tuple(msgspec.json.decode(base64.urlsafe_b64decode(token), type=list[str]))
+        except (ValueError, msgspec.DecodeError):
+            raise expired("The provided continue parameter is not valid") from None
+        objects = [obj for obj in objects if _place(obj) > last]
+    limit = request.number("limit") or 0
+    if limit <= 0 or len(objects) <= limit:
+        return objects, "", 0
+    page = objects[:limit]
+    place = msgspec.json.encode(list(_place(page[-1])))
+    return page, base64.urlsafe_b64encode(place).decode(), len(objects) - limit
+
+
+def _place(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]

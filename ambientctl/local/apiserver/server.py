@@ -1,0 +1,192 @@
+"""The embedded API server as the supervisor sees it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import os
+import secrets
+import socket
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Network
+from typing import Final
+
+import trio
+
+from ambientctl.local.apiserver.core.api import Api, PodLog
+from ambientctl.local.apiserver.core.certificates import make_serving_certificate
+from ambientctl.local.apiserver.core.cluster import (
+    SUFFIX_ALPHABET,
+    Call,
+    Cluster,
+    Surroundings,
+)
+from ambientctl.local.apiserver.core.patches import APPLY_PATCH
+from ambientctl.local.apiserver.core.requests import Request, Response, load_yaml
+from ambientctl.local.apiserver.core.status import Object
+from ambientctl.local.apiserver.core.tokens import TokenAuthority
+from ambientctl.local.apiserver.core.watch import BOOKMARK_EVERY_S, Watch
+from ambientctl.local.apiserver.io.http import Body, serve_https
+from ambientctl.local.apiserver.settings import Settings
+
+SYSTEM_NAMESPACES: Final = ("default", "kube-system", "kube-public", "kube-node-lease")
+IN_CLUSTER_NAMES: Final = (
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)
+
+PodLogs = Callable[[PodLog], AsyncIterator[bytes]]
+"""Gives the output of a container; raises ``ApiError`` before the first piece when it cannot."""
+
+
+async def no_logs(wish: PodLog) -> AsyncIterator[bytes]:
+    """The log source of a server that runs no pods."""
+    yield f"no container runs in pod {wish.namespace}/{wish.pod}\n".encode()
+
+
+class ApiServer:
+    """One Kubernetes API server, in memory, over TLS."""
+
+    def __init__(self, settings: Settings, pod_logs: PodLogs = no_logs) -> None:
+        self.settings = settings
+        self._pod_logs = pod_logs
+        around = Surroundings(_now, lambda: str(uuid.uuid4()), _suffix)
+        self.cluster = Cluster(around, IPv4Network(settings.service_range))
+        authority = TokenAuthority(self.cluster.store, settings.issuer)
+        self._api = Api(self.cluster, authority, settings.admin_token, _now)
+        names = (*IN_CLUSTER_NAMES, settings.service_address, *settings.names)
+        self._certificate = make_serving_certificate(tuple(dict.fromkeys(names)), _now())
+        self._make_system_objects()
+
+    @property
+    def ca_pem(self) -> str:
+        """The CA that clients must trust, PEM."""
+        return self._certificate.ca.decode()
+
+    def kubeconfig(self, server_url: str) -> Object:
+        """A kubeconfig for the cluster administrator; ``server_url`` as clients reach the server."""
+        ca = base64.b64encode(self._certificate.ca).decode()
+        cluster = {"server": server_url, "certificate-authority-data": ca}
+        name = "ambient-local"
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": name, "cluster": cluster}],
+            "users": [{"name": name, "user": {"token": self.settings.admin_token}}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+            "preferences": {},
+        }
+
+    def apply_manifest(self, text: str, manager: str = "ambientctl") -> list[Object]:
+        """Server-side apply every document; raises ApiError for the first that is refused."""
+        call = Call(manager, force=True, validation="Strict")
+        applied = []
+        for document in load_yaml(text):
+            kind = self.cluster.kind_of(document)
+            metadata = document.get("metadata") or {}
+            namespace = metadata.get("namespace", "default") if kind.namespaced else ""
+            address = (namespace, metadata.get("name", ""))
+            applied.append(self.cluster.patch(kind, address, APPLY_PATCH, document, call)[0])
+        return applied
+
+    async def serve(
+        self,
+        listeners: list[socket.socket],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve TLS on sockets that already listen, until cancelled; closes them at the end."""
+        task_status.started()
+        await serve_https(listeners, self._context(), self._answer)
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(["http/1.1"])
+        # The key stays in memory: OpenSSL reads it from an anonymous file.
+        fd = os.memfd_create("serving-certificate", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, self._certificate.chain + self._certificate.key)
+            context.load_cert_chain(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+        return context
+
+    async def _answer(self, request: Request) -> Response | Body:
+        answer = self._api.handle(request)
+        match answer:
+            case Watch():
+                return Body("application/json", _lines(answer))
+            case PodLog():
+                return Body("text/plain", self._pod_logs(answer))
+            case _:
+                return answer
+
+    def _make_system_objects(self) -> None:
+        settings = self.settings
+        for name in SYSTEM_NAMESPACES:
+            self._create("v1", "Namespace", {"metadata": {"name": name}})
+        metadata = {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        }
+        port = {"name": "https", "port": 443, "targetPort": settings.endpoint_port}
+        spec = {"clusterIP": settings.service_address, "ports": [port]}
+        self._create("v1", "Service", {"metadata": metadata, "spec": spec})
+        if settings.endpoints:
+            labels = {"kubernetes.io/service-name": "kubernetes"}
+            addresses = {"addresses": list(settings.endpoints), "conditions": {"ready": True}}
+            slice_ = {
+                "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+                "addressType": "IPv4",
+                "endpoints": [addresses],
+                "ports": [{"name": "https", "port": settings.endpoint_port, "protocol": "TCP"}],
+            }
+            self._create("discovery.k8s.io/v1", "EndpointSlice", slice_)
+
+    def _create(self, api_version: str, name: str, obj: Object) -> None:
+        kind = self.cluster.catalogue.of(api_version, name)
+        assert kind is not None
+        namespace = obj["metadata"].get("namespace", "")
+        self.cluster.create(kind, namespace, obj, Call("kube-apiserver"))
+
+
+async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+    """What a watch sends: as much as is there, then wait for more."""
+    woken = trio.Event()
+
+    def wake() -> None:
+        woken.set()
+
+    watch.wake = wake
+    try:
+        with trio.move_on_after(watch.options.timeout_s):
+            while True:
+                if watch.lines:
+                    lines = b"".join(watch.lines)
+                    watch.lines.clear()
+                    yield lines
+                    continue
+                if watch.ended:
+                    return
+                woken = trio.Event()
+                with trio.move_on_after(BOOKMARK_EVERY_S) as quiet:
+                    await woken.wait()
+                if quiet.cancelled_caught and (bookmark := watch.bookmark()) is not None:
+                    yield bookmark
+    finally:
+        watch.close()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _suffix(length: int) -> str:
+    return "".join(secrets.choice(SUFFIX_ALPHABET) for _ in range(length))

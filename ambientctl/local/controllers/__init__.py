@@ -1,0 +1,1 @@
+"""Kubernetes controllers of the one-machine mesh: one module each."""
