@@ -1,0 +1,142 @@
+"""Pods as network namespaces on one bridge, inside the sandbox's own network namespace.
+
+lan.pod("web")             10.77.0.2 and fd77::2, default route over the bridge
+await pod.dial("10.77.0.3", 80)   as an application in the pod would, not as the tunnel
+await pod.serve(80, echo, nursery)
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from ambient.api.address import HostPort
+from ambient.net.io.netns import Netns
+from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, peer_address
+
+BRIDGE = "lan0"
+FOLDER = Path("/run/netns")
+
+
+class Pod:
+    """One namespace with an address on the bridge."""
+
+    def __init__(self, name, number):
+        self.name = name
+        self.ip = f"10.77.0.{number}"
+        self.ip6 = f"fd77::{number}"
+        self.netns = Netns.open(FOLDER / name)
+
+    async def dial(self, host, port, timeout_s=10.0):
+        """A connected stream from inside the pod; raises ConnectError."""
+        sock = await connect_in(self.netns, HostPort(host, port), timeout_s=timeout_s)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+    async def serve(self, port, handler, nursery):
+        """``handler(stream, peer)`` for every connection to ``port`` of the pod."""
+        options = ListenOptions(transparent=False, reuse_port=False)
+        listener = listen_in(self.netns, port, options).socket
+
+        async def one(stream):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await handler(stream, peer_address(stream.socket).host)
+            await trio.aclose_forcefully(stream)
+
+        listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        await nursery.start(partial(trio.serve_listeners, one, [listening]))
+
+    def run(self, *command):
+        """A command inside the pod; its standard output."""
+        return run("ip", "netns", "exec", self.name, *command)
+
+
+class Lan:
+    """A bridge and its pods."""
+
+    def __init__(self):
+        self._numbers = itertools.count(2)
+        self.pods = {}
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+        run("ip", "addr", "add", "10.77.0.1/16", "dev", BRIDGE)
+        run("ip", "addr", "add", "fd77::1/64", "dev", BRIDGE, "nodad")
+        run("ip", "link", "set", BRIDGE, "up")
+
+    def pod(self, name):
+        """A new pod."""
+        number = next(self._numbers)
+        run("ip", "netns", "add", name)
+        pod = self.pods[name] = Pod(name, number)
+        batch(
+            f"link add v{number} type veth peer name eth0 netns {name}",
+            f"link set v{number} master {BRIDGE} up",
+        )
+        batch(
+            "link set lo up",
+            f"addr add {pod.ip}/16 dev eth0",
+            f"addr add {pod.ip6}/64 dev eth0 nodad",
+            "link set eth0 up",
+            "route add default via 10.77.0.1",
+            netns=name,
+        )
+        return pod
+
+    def remove(self, pod):
+        """Delete a pod as the node does: its namespace and its veth are gone at once."""
+        del self.pods[pod.name]
+        pod.netns.close()
+        run("ip", "netns", "del", pod.name)
+
+    def close(self):
+        for pod in list(self.pods.values()):
+            self.remove(pod)
+        run("ip", "link", "del", BRIDGE)
+
+
+async def echo(stream, peer):
+    """Send everything back."""
+    async for data in stream:
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def tell_peer(stream, peer):
+    """Say who connected, then end."""
+    await stream.send_all(peer.encode())
+
+
+async def exchange(stream, data):
+    """Send ``data`` and read as much back."""
+    with trio.fail_after(30):
+        await stream.send_all(data)
+        back = b""
+        while len(back) < len(data) and (more := await stream.receive_some()):
+            back += more
+        return back
+
+
+async def read_all(stream):
+    """Everything until the end; ``None`` where the connection is reset."""
+    data = b""
+    with trio.fail_after(30):
+        try:
+            async for more in stream:
+                data += more
+        except trio.BrokenResourceError:
+            return None
+    return data
+
+
+def batch(*commands, netns=""):
+    """Several ``ip`` commands in one process."""
+    inside = ["-n", netns] if netns else []
+    subprocess.run(["ip", *inside, "-batch", "-"], input="\n".join(commands), text=True, check=True)
+
+
+def run(*command):
+    """A command that has to succeed; its standard output."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
