@@ -88,7 +88,7 @@ def impersonated(
     for other in inputs.pods.by("node", node):
         if (other.metadata.namespace, other.service_account) == wanted and not _failed(other):
             return identity
-    raise RefusedError(f"no pod on node {node} runs as {'/'.join(wanted)}")
+    raise RefusedError(f"no pod on node {node} runs as {wanted[0]}/{wanted[1]}")
 
 
 def _failed(pod: Any) -> bool:
@@ -96,5 +96,5 @@ def _failed(pod: Any) -> bool:
 
 
 def _single(extra: Mapping[str, Any], key: str) -> str:
-    values = extra.get(key) or ()
+    values: Any = extra.get(key) or ()
     return str(values[0]) if len(values) == 1 else ""

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import httpx
-import structlog
 import trio
 
 from ambient.api.errors import MeshError
@@ -15,6 +14,8 @@ from ambient.kube.core.errors import KubeError, NotFound, error_from
 from ambient.kube.core.resources import Resource
 from ambient.kube.core.watch import Follower, WatchBroken, WatchEvent
 from ambient.kube.io.client import KubeClient
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
 
 WATCH_S: Final = 300
 """How long one watch is asked to last; client-go takes 5 to 10 minutes."""
@@ -23,9 +24,7 @@ LONGEST_WAIT_S: Final = 10.0
 QUEUED_EVENTS: Final = 64
 """A slow reader stops the watch from being read."""
 
-WATCH_RETRY: Final = "kube.watch_retry"
-
-log = structlog.get_logger(__name__)
+log = get_logger("kube")
 
 
 def follow(
@@ -133,7 +132,7 @@ class _Watch:
 
     async def _back_off(self, error: Exception) -> None:
         log.warning(
-            WATCH_RETRY,
+            Event.KUBE_WATCH_RETRY,
             resource=self._res.qualified,
             error=str(error),
             hint=getattr(error, "hint", ""),

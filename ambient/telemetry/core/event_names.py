@@ -60,3 +60,24 @@ class Event(StrEnum):
     KUBE_EVENT_FAILED = "kube_event.failed"
     ZDS_REFUSED = "zds.refused"
     ZDS_POD_REFUSED = "zds.pod_refused"
+
+    # Kubernetes API
+    KUBE_WATCH_RETRY = "kube.watch_retry"
+
+    # control plane
+    INDEX_SYNCED = "index.synced"
+    INDEX_PUSHED = "index.pushed"
+    OBJECT_REMARK = "object.remark"
+    XDS_STREAM_OPENED = "xds.stream_opened"
+    XDS_STREAM_CLOSED = "xds.stream_closed"
+    XDS_NACK = "xds.nack"
+    CALLER_REFUSED = "caller.refused"
+    CERT_SIGNED = "cert.signed"
+    CERT_REFUSED = "cert.refused"
+    CA_READY = "ca.ready"
+    LEADER_ELECTED = "leader.elected"
+    LEADER_LOST = "leader.lost"
+    ROOT_PUBLISHED = "root.published"
+    WAYPOINT_DEPLOYED = "waypoint.deployed"
+    WAYPOINT_PROGRAMMED = "waypoint.programmed"
+    CONTROLLER_RETRY = "controller.retry"

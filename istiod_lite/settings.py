@@ -1,0 +1,70 @@
+"""Every knob of the control plane; the environment variable is the field's name in capitals."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ambient.api.ports import (
+    CONTROL_HTTP_PORT,
+    CONTROL_METRICS_PORT,
+    XDS_PLAINTEXT_PORT,
+    XDS_PORT,
+)
+from ambient.api.spiffe import DEFAULT_TRUST_DOMAIN
+
+PortNumber = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Names as Istio's where Istio has the setting; ports of 0 choose a free one."""
+
+    pod_name: str = "istiod-lite"
+    """Who we are in leader elections."""
+    pod_namespace: str = "istio-system"
+    """The system namespace: of our Service, our Secret and mesh-wide policies."""
+    cluster_id: str = "Kubernetes"
+    """First part of every workload's uid; changing it renames them all."""
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    cluster_domain: str = "cluster.local"
+    network: str = ""
+    token_audiences: str = "istio-ca"
+    """The audience that callers' tokens must be for."""
+    ca_trusted_node_accounts: frozenset[str] = frozenset({"istio-system/ztunnel"})
+    """``namespace/account`` of those who may ask for identities of pods on their node."""
+    istiod_custom_host: tuple[str, ...] = ()
+    """More names for our serving certificate."""
+    bind_address: str = "0.0.0.0"
+    http_port: PortNumber = CONTROL_HTTP_PORT
+    monitoring_port: PortNumber = CONTROL_METRICS_PORT
+    xds_port: PortNumber = XDS_PORT
+    xds_plaintext_port: PortNumber = XDS_PLAINTEXT_PORT
+    pilot_debounce_after_s: Annotated[float, Meta(ge=0)] = 0.1
+    """Quiet time after a change before proxies are told (Istio: PILOT_DEBOUNCE_AFTER)."""
+    pilot_debounce_max_s: Annotated[float, Meta(gt=0)] = 10.0
+    """The longest that changes may wait while more keep coming."""
+    max_streams: Annotated[int, Meta(gt=0)] = 1000
+    """xDS streams; each holds two threads."""
+    waypoint_image: str = "ambient-mesh/waypoint:latest"
+    waypoint_command: tuple[str, ...] = ("waypoint",)
+    waypoint_replicas: Annotated[int, Meta(ge=1)] = 1
+    xds_address: str = ""
+    """Where waypoints find us; empty means ``istiod.<system namespace>.svc:15012``."""
+    lease_s: Annotated[float, Meta(ge=3)] = 15.0
+    """How long a writer that vanished keeps others from writing."""
+
+    @property
+    def discovery_address(self) -> str:
+        """``host:port`` for the waypoints that we start."""
+        return self.xds_address or f"istiod.{self.pod_namespace}.svc:{XDS_PORT}"
+
+    @property
+    def serving_names(self) -> list[str]:
+        """DNS names of our certificate (istio pilot/pkg/bootstrap/certcontroller.go)."""
+        namespace = self.pod_namespace
+        services = ("istiod", "istiod-remote", "istio-pilot")
+        full = f"istiod.{namespace}.svc.{self.cluster_domain}"
+        names = {f"{service}.{namespace}.svc" for service in services}
+        return sorted({*names, full, *self.istiod_custom_host})
