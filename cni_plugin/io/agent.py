@@ -2,8 +2,9 @@
 
 One task per pod at a time, and only while there is something to do for it. Order of enrolling: the
 tunnel first opens its listeners in the pod, then the rules send traffic there, so that nothing is
-refused in between. Order of leaving: redirects go first, the tunnel then finishes what it carries,
-and the rest of the rules goes when no connection needs it any more.
+refused in between. Order of leaving: the redirects go first and new connections are direct; when
+the last connection that the tunnel carries has ended, the tunnel is told, and the rest of the
+rules goes. A ztunnel cuts what it still carries when it is told earlier.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ from cni_plugin.io.kube_reports import EventRecorder
 from cni_plugin.io.zds_server import Workload, ZdsServer
 from cni_plugin.settings import Settings
 
-DRAIN_LOOK_S: Final = 1.0
+DRAIN_LOOK_S: Final = 0.5
 """How often a draining pod is looked at."""
+LEAST_DRAIN_S: Final = 2.0
+"""Other nodes send to the tunnel until the control plane has told them; that takes this long."""
 PODS_AT_ONCE: Final = 8
 
 P = ParamSpec("P")
@@ -79,6 +82,7 @@ class Entry:
         """Held by whoever changes the pod's rules or phase."""
         self.woken = trio.Event()
         self.working = False
+        self.drains_until = 0.0
 
     def release_netns(self) -> None:
         """Let go of the namespace, which would otherwise outlive its pod."""
@@ -180,6 +184,7 @@ class Agent:
         elif entry.netns is not None:
             if await _on_thread(nft.read, entry.netns) != rules.ABSENT:
                 entry.phase = Phase.DRAINING
+                self._zds.adopt(_workload(pod, entry.netns))
             else:
                 entry.release_netns()
 
@@ -336,17 +341,22 @@ class Agent:
             entry.netns = await self._recorded_netns(pod) or await self._discovered_netns(pod)
         if entry.netns is not None:
             await _apply(entry.netns, rules.draining(self._options(pod)))
-        await self._zds.remove(entry.uid)
-        entry.phase = Phase.OUT if entry.netns is None else Phase.DRAINING
+        entry.phase = Phase.DRAINING
+        entry.drains_until = trio.current_time() + LEAST_DRAIN_S
         log.info(Event.POD_UNENROLLED, pod=_name(entry), uid=entry.uid, reason=self._reason(pod))
         await self._annotate(entry, pod, None)
 
     async def _finish_drain(self, entry: Entry) -> bool:
         """Whether the last connection has ended and everything of ours is gone."""
         netns = entry.netns
+        if trio.current_time() < entry.drains_until:
+            return False
+        if netns is not None and await _on_thread(tunnel_flows.count, netns) > 0:
+            return False
+        if self._zds.holds(entry.uid):
+            await self._zds.remove(entry.uid)
+            return False  # what it took on in the last moment still needs the rules
         if netns is not None:
-            if await _on_thread(tunnel_flows.count, netns):
-                return False
             await _apply(netns, rules.ABSENT)
         entry.release_netns()
         entry.phase = Phase.OUT

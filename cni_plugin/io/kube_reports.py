@@ -27,20 +27,26 @@ async def annotate(kube: KubeClient, pod: Pod, value: str | None) -> KubeObject 
     metadata = pod.metadata
     # The uid makes the server refuse when a new pod has taken the name.
     body = {"metadata": {"uid": metadata.uid, "annotations": {REDIRECTION_ANNOTATION: value}}}
-    try:
-        return await kube.patch(
-            PODS, metadata.name, body, namespace=metadata.namespace, subresource="status"
-        )
-    except NotFound:
-        return None
-    except KubeError as error:
-        if error.status not in (403, 405):
+    # A role may name pods/status, which a node agent needs less power for, or pods.
+    for subresource in ("status", ""):
+        try:
+            answer = await kube.patch(
+                PODS,
+                metadata.name,
+                body,
+                namespace=metadata.namespace,
+                subresource=subresource,
+            )
+        except NotFound:
+            return None
+        except KubeError as error:
+            if subresource and error.status in (403, 405):
+                continue
             raise
-    # The role may name pods instead of pods/status.
-    try:
-        return await kube.patch(PODS, metadata.name, body, namespace=metadata.namespace)
-    except NotFound:
-        return None
+        annotations = answer["metadata"].get("annotations") or {}
+        if annotations.get(REDIRECTION_ANNOTATION) == value:
+            return answer
+    return answer
 
 
 class EventRecorder:

@@ -71,6 +71,10 @@ class ZdsServer:
         """How many ztunnels are connected."""
         return len(self._connections)
 
+    def holds(self, uid: str) -> bool:
+        """Whether ztunnels are told to serve the pod."""
+        return uid in self._workloads
+
     def adopt(self, workload: Workload) -> None:
         """Name a pod that is enrolled already in every snapshot from now on; tells nobody now."""
         self._workloads[workload.uid] = workload

@@ -183,7 +183,10 @@ class FakeKubeApi:
             return 201, self.put(collection, body)
         if method == "PATCH" and (existing or query.get("fieldManager")):
             base = existing or {"metadata": {"name": name, "namespace": namespace}}
-            patched = _merge(base, {"status": body.get("status")} if sub == "status" else body)
+            allowed = ("status", "metadata") if collection == "/api/v1/pods" else ("status",)
+            if sub == "status":  # of pods it also takes annotations, as Kubernetes does
+                body = {key: body[key] for key in allowed if key in body}
+            patched = _merge(base, body)
             return 200, patched if patched == existing else self.put(collection, patched)
         if existing is None:
             return 404, {"message": f"{collection} {name} not found", "reason": "NotFound"}
@@ -233,9 +236,12 @@ class FakeKubeApi:
 def _selected(obj: Object, namespace: str, query: Object) -> bool:
     metadata = obj["metadata"]
     field = query.get("fieldSelector", "")
-    return (not namespace or metadata.get("namespace") == namespace) and (
-        not field or field == f"metadata.name={metadata['name']}"
+    fields = (
+        "",
+        f"metadata.name={metadata['name']}",
+        f"spec.nodeName={obj.get('spec', {}).get('nodeName')}",
     )
+    return (not namespace or metadata.get("namespace") == namespace) and field in fields
 
 
 def _merge(base: Any, patch: Any) -> Any:

@@ -1,7 +1,8 @@
 """How many connections the tunnel still carries inside a network namespace.
 
 Every socket that ztunnel (ours or Istio's) opens there has ``PROXY_MARK``, so the kernel's socket
-list answers the question, whatever program made the sockets.
+list answers the question, whatever program made the sockets. HBONE connections do not count: they
+are kept open for later use, and each connection inside them has a socket of its own here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final
 from pyroute2.netlink.diag import inet_diag_msg, inet_diag_req
 
 from ambient.api.errors import MeshError
-from ambient.api.ports import MARK_MASK, PROXY_MARK
+from ambient.api.ports import HBONE_PORT, MARK_MASK, PROXY_MARK
 from ambient.net.io.netlink import Netlink
 from ambient.net.io.netns import Netns
 
@@ -23,7 +24,7 @@ _OPEN: Final = 0xFFF & ~sum(1 << state for state in _CLOSED_STATES)
 
 
 def count(netns: Netns) -> int:
-    """Connections with the tunnel's mark that are not closed yet. Raises MeshError."""
+    """Application connections with the tunnel's mark, not closed yet. Raises MeshError."""
     return netns.run(_count_here)
 
 
@@ -53,6 +54,8 @@ def _query(family: int) -> Any:
 
 
 def _is_tunnelled(connection: Any) -> bool:
+    if HBONE_PORT in (connection["idiag_sport"], connection["idiag_dport"]):
+        return False
     mark = connection.get_attr("INET_DIAG_MARK")  # pyroute2 leaves it as "xx:xx:xx:xx"
     value = int.from_bytes(bytes.fromhex(mark.replace(":", "")), "little") if mark else 0
     return value & MARK_MASK == PROXY_MARK

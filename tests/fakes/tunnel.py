@@ -1,0 +1,107 @@
+"""A stand-in for ztunnel: speaks ZDS, listens in the pods, relays to the original destination.
+
+No mesh: bytes pass as they are. It counts what it was given, so that a test can tell a captured
+connection from a direct one, and it can be told to misbehave.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import trio
+
+from ambient.api.ports import OUTBOUND_PORT, PLAINTEXT_PORT, PROXY_MARK
+from ambient.net.core import wire
+from ambient.net.io.agent_socket import AgentSocket
+from ambient.net.io.netns import Netns
+from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, original_destination
+
+
+class FakeTunnel:
+    """One ztunnel process; ``heard`` is every message, in order."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.heard: list[wire.Request] = []
+        self.captured: list[tuple[int, str]] = []  # listener port, original destination
+        self.refuse: str = ""
+        self.silent = False
+        self.pods: dict[str, trio.CancelScope] = {}
+        self._news = trio.Event()
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, say hello, serve; started when the snapshot is complete."""
+        with await AgentSocket.connect(self.path) as agent:
+            await agent.send(wire.encode(wire.Hello()))
+            async with trio.open_nursery() as self._nursery:
+                while True:
+                    data, fd = await agent.recv()
+                    if not data:
+                        break
+                    message = wire.decode_request(data)
+                    self._told(message)
+                    if self.silent:
+                        if fd is not None:
+                            socket.close(fd)
+                        continue
+                    if isinstance(message, wire.Add) and not self.refuse:
+                        assert fd is not None
+                        await self._nursery.start(self._serve, message.uid, Netns.from_fd(fd))
+                    elif fd is not None:
+                        socket.close(fd)
+                    if isinstance(message, wire.Del) and message.uid in self.pods:
+                        self.pods.pop(message.uid).cancel()
+                    refused = self.refuse if isinstance(message, wire.Add) else ""
+                    await agent.send(wire.encode(wire.Ack(refused)))
+                    if isinstance(message, wire.SnapshotSent):
+                        task_status.started()
+                self._nursery.cancel_scope.cancel()
+
+    async def until(self, *expected: wire.Request) -> None:
+        """Wait until each has been heard."""
+        while not set(expected) <= set(self.heard):
+            await self._news.wait()
+
+    def _told(self, message: wire.Request) -> None:
+        self.heard.append(message)
+        self._news.set()
+        self._news = trio.Event()
+
+    async def _serve(
+        self, uid: str, netns: Netns, *, task_status: Any = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Connections end with the pod, as they do in Istio's ztunnel."""
+        options = ListenOptions(mark=PROXY_MARK)
+        with netns, trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                self.pods[uid] = scope
+                for port in (OUTBOUND_PORT, PLAINTEXT_PORT):
+                    listener = listen_in(netns, port, options).socket
+                    nursery.start_soon(self._accept, netns, port, listener)
+                task_status.started()
+
+    async def _accept(self, netns: Netns, port: int, listener: socket.socket) -> None:
+        with trio.socket.from_stdlib_socket(listener) as accepting:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    client, _ = await accepting.accept()
+                    nursery.start_soon(self._relay, netns, port, client)
+
+    async def _relay(self, netns: Netns, port: int, client: trio.socket.SocketType) -> None:
+        target = original_destination(client)  # type: ignore[arg-type]
+        self.captured.append((port, str(target)))
+        with client:
+            upstream = await connect_in(netns, target, mark=PROXY_MARK)
+            with trio.socket.from_stdlib_socket(upstream) as server:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_copy, client, server)
+                    nursery.start_soon(_copy, server, client)
+
+
+async def _copy(source: trio.socket.SocketType, sink: trio.socket.SocketType) -> None:
+    while data := await source.recv(65536):
+        view = memoryview(data)
+        while view:
+            view = view[await sink.send(view) :]
+    sink.shutdown(socket.SHUT_WR)

@@ -1,0 +1,257 @@
+"""A node for CNI tests: this process's own network namespace, pods behind Debian's ptp plugin.
+
+Everything in it is real but the API server and ztunnel: the plugins are executed as a container
+runtime executes them, the agent runs in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from ambient.net.io.netns import Netns
+from cni_plugin import app
+from cni_plugin.settings import Settings
+from tests.fakes.kube_api import FakeKubeApi
+
+CNI_BIN = Path("/usr/lib/cni")
+NODE = "node-1"
+PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"
+DEADLINE_S = 30.0
+
+needs_cni = pytest.mark.skipif(
+    not (CNI_BIN / "ptp").exists() or os.geteuid() != 0,
+    reason="needs root in a network namespace (tests/sandbox) and containernetworking-plugins",
+)
+
+
+class Pod:
+    """One pod sandbox: a network namespace with an address."""
+
+    def __init__(self, world: World, name: str, namespace: str, uid: str) -> None:
+        self.world, self.name, self.namespace, self.uid = world, name, namespace, uid
+        self.container_id = uuid.uuid4().hex
+        self.path = f"/run/netns/{name}-{uid[:4]}"
+        self.netns: Netns
+        self.ip = ""
+
+    def ruleset(self) -> str:
+        """What nft itself finds in the pod."""
+        return inside(self.path, "nft", "-a", "list", "ruleset")
+
+    def routing(self) -> str:
+        """Routing rules and the reply table of both IP versions."""
+        commands = ("rule", "route show table 100")
+        return "".join(
+            inside(self.path, "ip", version, *command.split(), check=False)
+            for command in commands
+            for version in ("-4", "-6")
+        )
+
+    @property
+    def annotation(self) -> str | None:
+        """The redirection annotation as the API server has it."""
+        obj = self.world.api.get(PODS, self.namespace, self.name) or {"metadata": {}}
+        return (obj["metadata"].get("annotations") or {}).get("ambient.istio.io/redirection")
+
+
+class World:
+    """The node, its API server and its folders."""
+
+    def __init__(self, folder: Path, api: FakeKubeApi, chain: list[dict[str, Any]]) -> None:
+        self.folder, self.api = folder, api
+        self.net_dir, self.bin_dir = folder / "net.d", folder / "bin"
+        self.run_dir = str(folder / "run")
+        self.zds = str(folder / "ztunnel.sock")
+        for path in (self.net_dir, self.bin_dir):
+            path.mkdir()
+        conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": chain}
+        (self.net_dir / "10-pods.conflist").write_text(json.dumps(conflist))
+        self.pods: list[Pod] = []
+
+    def settings(self, **changes: Any) -> Settings:
+        values = {
+            "node_name": NODE,
+            "kubeconfig": self.api.kubeconfig(self.folder),
+            "cni_agent_run_dir": self.run_dir,
+            "ztunnel_uds_address": self.zds,
+            "cni_net_dir": str(self.net_dir),
+            "cni_bin_dir": str(self.bin_dir),
+            "health_host": "127.0.0.1",
+            "health_port": 0,
+            "monitoring_host": "127.0.0.1",
+            "monitoring_port": 0,
+        }
+        return Settings(**{**values, **changes})
+
+    @asynccontextmanager
+    async def agent(self, **changes: Any) -> AsyncIterator[None]:
+        """The node agent, until the block ends; it has installed its plugin."""
+        stopping = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.run, self.settings(**changes), stopping)
+            await until(lambda: "ambient-cni" in self.conflist_text())
+            try:
+                yield
+            finally:
+                stopping.set()
+
+    def conflist_text(self) -> str:
+        return (self.net_dir / "10-pods.conflist").read_text()
+
+    def namespace(self, name: str, mode: str | None = None) -> None:
+        labels = {} if mode is None else {"istio.io/dataplane-mode": mode}
+        self.api.put(NAMESPACES, {"metadata": {"name": name, "uid": name, "labels": labels}})
+
+    def label(self, pod: Pod, mode: str) -> None:
+        self.declare(pod, {"istio.io/dataplane-mode": mode})
+
+    def declare(self, pod: Pod, labels: dict[str, str] | None = None) -> None:
+        """Put the pod into the API server, or change its labels there."""
+        present = self.api.get(PODS, pod.namespace, pod.name) or {"metadata": {}}
+        metadata = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
+        status = {"phase": "Running", "podIP": pod.ip} if pod.ip else {"phase": "Pending"}
+        self.api.put(
+            PODS,
+            {
+                "metadata": {**present["metadata"], **metadata, "labels": labels or {}},
+                "spec": {"nodeName": NODE, "serviceAccountName": f"{pod.name}-sa"},
+                "status": status,
+            },
+        )
+
+    async def start(
+        self, name: str, namespace: str = "shop", labels: dict[str, str] | None = None
+    ) -> Pod:
+        """A pod as kubelet and runtime make it. Raises CniFailed."""
+        pod = Pod(self, name, namespace, str(uuid.uuid4()))
+        self.declare(pod, labels)
+        await self.sandbox(pod)
+        self.declare(pod, labels)
+        return pod
+
+    async def sandbox(self, pod: Pod) -> dict[str, Any]:
+        """Namespace and ADD; the final result."""
+        run("ip", "netns", "add", Path(pod.path).name)
+        self.pods.append(pod)
+        inside(pod.path, "ip", "link", "set", "lo", "up")
+        pod.netns = Netns.open(pod.path)
+        result = await self.call("ADD", pod)
+        pod.ip = result["ips"][0]["address"].partition("/")[0]
+        return result
+
+    async def call(self, command: str, pod: Pod, **changes: Any) -> dict[str, Any]:
+        """One command through the whole chain, as libcni does it."""
+        conflist = json.loads(self.conflist_text())
+        plugins = conflist["plugins"]
+        result: dict[str, Any] = changes.pop("previous", {})
+        for plugin in reversed(plugins) if command == "DEL" else plugins:
+            conf = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **plugin}
+            conf |= changes
+            if result:
+                conf["prevResult"] = result
+            answer = await trio.to_thread.run_sync(self.execute, plugin["type"], command, pod, conf)
+            result = answer or result
+        return result
+
+    def execute(self, kind: str, command: str, pod: Pod, conf: dict[str, Any]) -> dict[str, Any]:
+        """Run one plugin. Raises CniFailed with its error object."""
+        folder = self.bin_dir if kind == "ambient-cni" else CNI_BIN
+        env = {
+            "PATH": os.environ["PATH"],
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": pod.container_id,
+            "CNI_NETNS": pod.path,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": f"{self.bin_dir}:{CNI_BIN}",
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAME={pod.name};K8S_POD_UID={pod.uid};"
+            f"K8S_POD_NAMESPACE={pod.namespace};K8S_POD_INFRA_CONTAINER_ID={pod.container_id}",
+        }
+        done = subprocess.run(
+            [folder / kind], env=env, input=json.dumps(conf).encode(), capture_output=True
+        )
+        answer = json.loads(done.stdout) if done.stdout.strip() else {}
+        if done.returncode:
+            raise CniFailed(kind, answer)
+        return answer
+
+    async def stop(self, pod: Pod) -> None:
+        """The pod is deleted: DEL, namespace gone, object gone."""
+        await self.call("DEL", pod)
+        self.pods.remove(pod)
+        self._discard(pod)
+        self.api.remove(PODS, pod.namespace, pod.name)
+
+    def close(self) -> None:
+        for pod in self.pods:
+            self._discard(pod)
+
+    def _discard(self, pod: Pod) -> None:
+        pod.netns.close()
+        run("ip", "netns", "del", Path(pod.path).name)
+
+
+class CniFailed(Exception):  # noqa: N818
+    """A plugin refused."""
+
+    def __init__(self, plugin: str, error: dict[str, Any]) -> None:
+        super().__init__(f"{plugin}: {error}")
+        self.code, self.message = error.get("code"), error.get("msg", "")
+        self.details = error.get("details", "")
+
+
+def ptp_chain(folder: Path) -> list[dict[str, Any]]:
+    """Point-to-point pods, IPv4 and IPv6."""
+    ranges = [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]
+    ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(folder / "leases")}
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    return [{"type": "ptp", "ipam": {**ipam, "routes": routes}}]
+
+
+def bridge_chain(folder: Path) -> list[dict[str, Any]]:
+    """Pods on a bridge, IPv4 only."""
+    ipam = {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.244.2.0/24"}]],
+        "dataDir": str(folder / "leases"),
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
+    return [{"type": "bridge", "bridge": "cni-test0", "isGateway": True, "ipam": ipam}]
+
+
+@asynccontextmanager
+async def node(folder: Path, chain: Any = ptp_chain) -> AsyncIterator[World]:
+    """A world for the duration of the block; every test is bounded by it."""
+    with trio.fail_after(DEADLINE_S):
+        async with FakeKubeApi().serving() as api:
+            world = World(folder, api, chain(folder))
+            try:
+                yield world
+            finally:
+                world.close()
+
+
+async def until(condition: Any) -> None:
+    """Look until it holds; the block's deadline bounds it."""
+    while not condition():
+        await trio.sleep(0.02)
+
+
+def inside(path: str, *command: str, check: bool = True) -> str:
+    """Run a command in a namespace; its output."""
+    return run("nsenter", f"--net={path}", *command, check=check)
+
+
+def run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not check or done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
