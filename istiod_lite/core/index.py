@@ -257,7 +257,7 @@ class Index:
         self._put_authorization(static.key, static if len(table) else None)
         # What a namespace inherits decides what its own policies convert to.
         changed = (
-            table.keys() if key.namespace == root else table.keys_by("namespace", key.namespace)
+            tuple(table) if key.namespace == root else table.keys_by("namespace", key.namespace)
         )
         for other in (key, *changed):
             self._convert(other)
@@ -299,7 +299,7 @@ class Index:
     def _mark_pods(self, namespace: str | None, selector: dict[str, str] | None) -> None:
         """Mark the selected pods of one namespace, or (None) of all."""
         table = self.inputs.pods
-        keys = table.keys() if namespace is None else table.keys_by("namespace", namespace)
+        keys = tuple(table) if namespace is None else table.keys_by("namespace", namespace)
         for key in keys:
             pod = table.get(key)
             if pod is not None and objects.selects(selector, pod.metadata.labels):

@@ -59,9 +59,9 @@ class Table(Generic[T]):
         """The objects themselves."""
         return (self._items[key] for key in self._indexes[index].get(value, ()))
 
-    def keys(self) -> tuple[ObjectKey, ...]:
-        """All keys."""
-        return tuple(self._items)
+    def __iter__(self) -> Iterator[ObjectKey]:
+        """All keys, as of a dictionary."""
+        return iter(tuple(self._items))
 
     def values(self) -> Iterable[T]:
         """All objects."""

@@ -16,7 +16,14 @@ POD_UID_EXTRA: Final = "authentication.kubernetes.io/pod-uid"
 
 
 class RefusedError(Exception):
-    """Not for this caller; the text is for our log, the caller learns only that it was refused."""
+    """Not for this caller; the text is for our log, the caller learns only that it was refused.
+
+    ``may_pass``: the reason is a pod that is not known, which may be a matter of moments.
+    """
+
+    def __init__(self, reason: str, *, may_pass: bool = False) -> None:
+        super().__init__(reason)
+        self.may_pass = may_pass
 
 
 class Caller(NamedTuple):
@@ -78,7 +85,7 @@ def impersonated(
     pod = inputs.pods.get(ObjectKey(caller.namespace, caller.pod_name))
     place = f"{caller.namespace}/{caller.pod_name}"
     if pod is None:
-        raise RefusedError(f"pod {place} is not known")
+        raise RefusedError(f"pod {place} is not known", may_pass=True)
     if pod.metadata.uid != caller.pod_uid:
         raise RefusedError(f"pod {place} is not the one that the token is for")
     if pod.service_account != caller.service_account:
@@ -88,7 +95,7 @@ def impersonated(
     for other in inputs.pods.by("node", node):
         if (other.metadata.namespace, other.service_account) == wanted and not _failed(other):
             return identity
-    raise RefusedError(f"no pod on node {node} runs as {wanted[0]}/{wanted[1]}")
+    raise RefusedError(f"no pod on node {node} runs as {wanted[0]}/{wanted[1]}", may_pass=True)
 
 
 def _failed(pod: Any) -> bool:

@@ -251,7 +251,7 @@ class Publisher:
                 name: self._configs[name]
                 for name in index.configs_for_waypoint(key.namespace, key.name)
             }
-            for key in index.inputs.gateways.keys()  # noqa: SIM118 - a table, not a dict
+            for key in index.inputs.gateways
             if (gateway := index.inputs.gateways.get(key)) is not None and is_waypoint(gateway)
         }
 

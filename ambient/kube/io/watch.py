@@ -34,11 +34,12 @@ def follow(
     namespace: str | None = None,
     label_selector: str = "",
     field_selector: str = "",
-) -> AsyncIterator[WatchEvent]:
+) -> trio.MemoryReceiveChannel[WatchEvent]:
     """Events of a collection, for as long as the client lives.
 
     Every object comes as ADDED first, then SYNCED once; after a lost connection only the
     differences follow. Failures are logged and tried again, they never end the iteration.
+    Closing the channel (``async with``, or ``aclose``) ends the watch sooner.
     """
     send, receive = trio.open_memory_channel[WatchEvent](QUEUED_EVENTS)
     params = {"labelSelector": label_selector, "fieldSelector": field_selector}
