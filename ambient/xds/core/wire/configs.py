@@ -16,7 +16,7 @@ def read_config(raw: bytes) -> ConfigObject:
     message = parse(cpb.Object, raw)
     try:
         decoded = msgspec.json.decode(message.json, type=dict[str, Any])
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as err:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as err:  # ValueError: not UTF-8
         raise BadResource("json", f"{len(message.json)} bytes", str(err)) from None
     return ConfigObject(
         api_version=text("api_version", message.api_version),
