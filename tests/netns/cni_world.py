@@ -99,6 +99,8 @@ class World:
         stopping = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(app.run, self.settings(**changes), stopping)
+            sockets = (Path(self.zds), Path(self.run_dir) / "pluginevent.sock")
+            await until(lambda: all(path.exists() for path in sockets))
             await until(lambda: "ambient-cni" in self.conflist_text())
             try:
                 yield
@@ -210,11 +212,18 @@ class CniFailed(Exception):  # noqa: N818
 
 
 def ptp_chain(folder: Path) -> list[dict[str, Any]]:
-    """Point-to-point pods, IPv4 and IPv6."""
-    ranges = [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]
+    """Point-to-point pods, IPv4 only."""
+    ranges = [[{"subnet": "10.244.1.0/24"}]]
     ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(folder / "leases")}
-    routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
-    return [{"type": "ptp", "ipam": {**ipam, "routes": routes}}]
+    return [{"type": "ptp", "ipam": {**ipam, "routes": [{"dst": "0.0.0.0/0"}]}}]
+
+
+def dual_chain(folder: Path) -> list[dict[str, Any]]:
+    """Point-to-point pods with an IPv6 address too; slower, for duplicate address detection."""
+    (ptp,) = ptp_chain(folder)
+    ptp["ipam"]["ranges"].append([{"subnet": "fd00:10:244:1::/64"}])
+    ptp["ipam"]["routes"].append({"dst": "::/0"})
+    return [ptp]
 
 
 def bridge_chain(folder: Path) -> list[dict[str, Any]]:

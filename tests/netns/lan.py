@@ -28,6 +28,7 @@ class Pod:
 
     def __init__(self, name, number):
         self.name = name
+        self.link = f"v{number}"
         self.ip = f"10.77.0.{number}"
         self.ip6 = f"fd77::{number}"
         self.netns = Netns.open(FOLDER / name)
@@ -89,6 +90,8 @@ class Lan:
         """Delete a pod as the node does: its namespace and its veth are gone at once."""
         del self.pods[pod.name]
         pod.netns.close()
+        # The kernel takes its time to remove what is in a namespace without users.
+        run("ip", "link", "del", pod.link)
         run("ip", "netns", "del", pod.name)
 
     def close(self):

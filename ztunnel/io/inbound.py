@@ -7,16 +7,21 @@ import socket
 from ambient.api.address import HostPort, NetworkAddress, parse_ip
 from ambient.api.errors import MeshError
 from ambient.api.workload import Workload
+from ambient.hbone.core.errors import ConnectionLostError
 from ambient.hbone.io.server import serve
 from ambient.hbone.io.stream import HboneStream
 from ambient.net.io.sockets import connect_in, local_address, peer_address, tune
 from ambient.telemetry.core.access_record import Direction
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
 from ztunnel.core import describe
 from ztunnel.core.admit import UNAVAILABLE, Caller, Denial, admit_connect
 from ztunnel.core.headers import BAGGAGE, Headers, baggage, forwarded_host
 from ztunnel.io.failures import DeniedError
 from ztunnel.io.mesh_view import UnknownWorkloadError
 from ztunnel.io.node import Node, PodParts
+
+log = get_logger("inbound")
 
 
 async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source: bool) -> None:
@@ -34,7 +39,9 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source:
         async def stream(one: HboneStream) -> None:
             await _Connect(node, pod, one, peer, local).run(keep_source)
 
-        await serve(node.relay, sock, tls, stream)
+        await serve(node.relay, sock, tls, stream, pod.drain)
+    except ConnectionLostError as error:
+        log.debug(Event.TUNNEL_LOST, peer=str(peer), error=str(error))
     except MeshError as error:
         node.connections.refuse(attempt, error)
 
@@ -66,11 +73,11 @@ class _Connect:
         try:
             server = await node.view.workload_of(self._pod.info)
         except UnknownWorkloadError as error:
-            await self._refuse(UNAVAILABLE, error)
+            self._refuse(UNAVAILABLE, error)
             return
         decision = admit_connect(node.view.state, server, caller, self._local)
         if isinstance(decision, Denial):
-            await self._refuse(decision.status, DeniedError(decision))
+            self._refuse(decision.status, DeniedError(decision))
             return
         address = NetworkAddress(node.view.network, source)
         facts = describe.Inbound(
@@ -93,15 +100,15 @@ class _Connect:
                     keep_alive=node.keep_alive,
                 )
             except MeshError:
-                await stream.refuse(UNAVAILABLE)
+                stream.refuse(UNAVAILABLE)
                 raise
-            await stream.accept(self._response_headers(server))
+            stream.accept(self._response_headers(server))
             await stream.couple(upstream, live.counters)
 
-    async def _refuse(self, status: int, error: MeshError) -> None:
+    def _refuse(self, status: int, error: MeshError) -> None:
         attempt = describe.attempt(Direction.INBOUND, self._peer, self._local)
         self._node.connections.refuse(attempt, error)
-        await self._stream.refuse(status)
+        self._stream.refuse(status)
 
     def _response_headers(self, server: Workload) -> Headers:
         if not self._node.settings.enable_response_baggage:

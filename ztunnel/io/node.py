@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ambient.api.spiffe import Identity
-from ambient.hbone.io.pool import Pool
+from ambient.hbone.io.pool import Pool, PoolSettings
 from ambient.hbone.io.relay import Relay
+from ambient.hbone.io.server import Drain
 from ambient.identity.io.cert_store import CertStore
 from ambient.net.core.wire import Add
 from ambient.net.io.netns import Netns
@@ -51,6 +52,14 @@ class Node:
     metrics: TrafficMetrics
 
     @property
+    def pool_settings(self) -> PoolSettings:
+        """For the tunnels that pods dial."""
+        return PoolSettings(
+            max_streams=self.settings.pool_max_streams_per_connection,
+            idle_s=self.settings.pool_unused_release_timeout_s,
+        )
+
+    @property
     def keep_alive(self) -> KeepAlive | None:
         """For sockets that carry plain TCP; HBONE has its own pings."""
         settings = self.settings
@@ -79,3 +88,6 @@ class PodParts:
     info: Add
     netns: Netns
     pool: Pool
+    """Tunnels that we dial."""
+    drain: Drain
+    """Tunnels that we accepted."""

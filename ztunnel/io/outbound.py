@@ -12,15 +12,12 @@ from ambient.api.workload import Workload
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.net.io.sockets import connect_in, original_destination, peer_address, tune
 from ambient.telemetry.core.access_record import Direction
-from ambient.telemetry.core.metric_names import ResponseFlag
 from ztunnel.core import describe
 from ztunnel.core.headers import TRACE_BYTES, request_headers
 from ztunnel.core.route import NoRoute, Protocol, Route, route
 from ztunnel.io.connections import LiveConnection
 from ztunnel.io.failures import ConnectionFailedError, reset
 from ztunnel.io.node import Node, PodParts
-
-OK = 200
 
 
 async def handle(node: Node, pod: PodParts, sock: socket.socket) -> None:
@@ -86,13 +83,6 @@ async def _through_tunnel(node: Node, pod: PodParts, call: _Call, live: LiveConn
 
     tls = await node.certs.client_context(client.identity)
     key = (client.identity, hop.identities, hop.target)
-    stream = await pod.pool.open(key, request, dial, tls, hop.identities)
-    response = await stream.response()
-    if response.status != OK:
-        raise ConnectionFailedError(
-            f"http status: {response.status}",
-            hint="the other side's log says why it refused",
-            flag=ResponseFlag.CONNECT,
-        )
+    stream, _ = await pod.pool.connect(key, request, dial, tls, hop.identities)
     live.record.destination.identity = stream.peer
     await stream.couple(call.sock, live.counters)

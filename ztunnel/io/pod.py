@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Final
 
@@ -12,6 +12,7 @@ import trio
 
 from ambient.api.ports import HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
 from ambient.hbone.io.pool import Pool
+from ambient.hbone.io.server import Drain
 from ambient.net.core.wire import Add
 from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import Listener, listen_in
@@ -44,23 +45,25 @@ class Pod:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Listen, serve, drain. Raises PodStartError where a port cannot be bound."""
-        with self._listeners() as listeners:
+        pool = Pool(self._node.relay, self._node.pool_settings)
+        parts = PodParts(self.info, self.netns, pool, Drain())
+        with self._listeners() as listeners, closing(pool):
             async with trio.open_nursery() as background:
                 background.start_soon(self._hold_certificate)
                 with trio.CancelScope() as life:
                     async with trio.open_nursery() as connections:
-                        await self._accept(listeners, connections, task_status)
+                        await self._accept(parts, listeners, connections, task_status)
                         life.deadline = trio.current_time() + self._drain_s
                 background.cancel_scope.cancel()
 
     async def _accept(
         self,
+        parts: PodParts,
         listeners: dict[int, Listener],
         connections: trio.Nursery,
         task_status: trio.TaskStatus[None],
     ) -> None:
-        """Take connections until ``stop``; then the listeners are closed."""
-        parts = PodParts(self.info, self.netns, Pool(self._node.relay))
+        """Take connections until ``stop``; then close the listeners and say goodbye to peers."""
         async with trio.open_nursery() as accepting:
             for port, listener in listeners.items():
                 handler = self._handler(parts, port, listener)
@@ -70,6 +73,8 @@ class Pod:
             accepting.cancel_scope.cancel()
         for listener in listeners.values():
             listener.socket.close()
+        parts.drain.begin()
+        parts.pool.release()
 
     def stop(self, drain_s: float) -> None:
         """Accept no more; open connections get ``drain_s`` seconds to end."""

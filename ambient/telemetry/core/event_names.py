@@ -47,6 +47,7 @@ class Event(StrEnum):
     CONN_CRASHED = "conn.crashed"
     SPOOF_OFF = "source.not_preserved"
     DRAIN_STARTED = "drain.started"
+    TUNNEL_LOST = "tunnel.lost"
 
     # node agent
     POD_ENROLLED = "pod.enrolled"
@@ -81,3 +82,9 @@ class Event(StrEnum):
     WAYPOINT_DEPLOYED = "waypoint.deployed"
     WAYPOINT_PROGRAMMED = "waypoint.programmed"
     CONTROLLER_RETRY = "controller.retry"
+
+    # waypoint
+    REQUEST_COMPLETE = "request complete"
+    CONFIG_NOT_ENFORCED = "config.not_enforced"
+    CONNECT_REFUSED = "connect.refused"
+    WAYPOINT_LISTENING = "waypoint.listening"
