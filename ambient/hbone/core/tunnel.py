@@ -229,6 +229,8 @@ class Tunnel(Link):
 
     def headers(self, stream_id: int, block: bytes, *, end_stream: bool) -> None:
         """A header block: a request, an answer or trailers."""
+        if not self.settled:
+            raise ProtocolError("the first frame is not SETTINGS")
         fields = self.decode(block)
         stream = self.streams.get(stream_id)
         try:
