@@ -1,0 +1,221 @@
+"""Puts the waypoint together; the one file that knows all parts, and in which order they start.
+
+The HBONE port is bound last: before the first answer of the control plane and the certificate,
+nobody could be served, and a client that is refused goes to another replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import trio
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+
+from ambient.api.address import NetworkAddress, parse_ip
+from ambient.api.config import ConfigObject
+from ambient.api.errors import MeshError, SettingsError
+from ambient.api.type_urls import ADDRESS_TYPE, CONFIG_TYPE
+from ambient.hbone.io.pool import Pool
+from ambient.hbone.io.relay import Relay
+from ambient.identity.io.ca_client import CaClient, CaSettings
+from ambient.identity.io.cert_store import CertStore
+from ambient.state.core.mesh import MeshState
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.core.readiness import Readiness
+from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
+from ambient.telemetry.io.logs import get_logger
+from ambient.telemetry.io.metrics_http import metrics_handler
+from ambient.xds.core.wire import BadResource
+from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
+from waypoint.core.dispatch import Self
+from waypoint.io.admin import admin_routes
+from waypoint.io.listener import Listener, bind
+from waypoint.io.service import Service
+from waypoint.io.upstream import Dialler, Upstreams
+from waypoint.settings import Settings
+
+CONTROL_PLANE: Final = "control plane"
+CERTIFICATE: Final = "certificate"
+HBONE: Final = "hbone"
+FIRST_RETRY_S: Final = 0.2
+LONGEST_RETRY_S: Final = 15.0
+
+log = get_logger("waypoint")
+
+
+async def run(settings: Settings, stopping: trio.Event) -> None:
+    """Serve until ``stopping``, then drain. Raises MeshError."""
+    await Waypoint(settings, stopping).run()
+
+
+class Waypoint:
+    """Every part of the process."""
+
+    def __init__(self, settings: Settings, stopping: trio.Event) -> None:
+        ip = parse_ip(settings.instance_ip)
+        if ip is None:
+            raise SettingsError(
+                f"INSTANCE_IP={settings.instance_ip!r} is not an IP address",
+                hint="set INSTANCE_IP to the pod's address (status.podIP)",
+            )
+        self._settings = settings
+        self._stopping = stopping
+        self._state = MeshState()
+        self._relay = Relay()
+        self._ca = CaClient(_ca_settings(settings))
+        self._certs = CertStore(self._ca, impersonate=False, ttl_s=round(settings.secret_ttl_s))
+        self._pool = Pool(self._relay)
+        dialler = Dialler(self._pool, self._certs, settings.identity, settings.connect_timeout_s)
+        self._upstreams = Upstreams(dialler)
+        own = Self(settings.place, frozenset({NetworkAddress(settings.network, ip)}))
+        self.service = Service(own, self._state, self._upstreams, network=settings.network)
+        self._listener = Listener(
+            self.service, self._relay, self._certs, settings.identity, settings.sniff_timeout_s
+        )
+        self._readiness = Readiness([CONTROL_PLANE, CERTIFICATE, HBONE])
+        self._registry = CollectorRegistry()
+        self._registry.register(self.service.metrics)
+        ProcessCollector(registry=self._registry)
+        self._session = XdsSession(
+            _xds_settings(settings), _node_info(settings), (ADDRESS_TYPE, CONFIG_TYPE), self._apply
+        )
+        self._registry.register(self._session.stats)
+
+    async def run(self) -> None:
+        """Start everything in order; end it in the reverse one.
+
+        After the signal it goes on serving while clients learn that it leaves, takes no new
+        streams on old tunnels, and ends with the last request or at the deadline.
+        """
+        settings = self._settings
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._relay.run)
+                nursery.start_soon(self._certs.run)
+                nursery.start_soon(self._upstreams.run)
+                await self._serve_endpoints(nursery)
+                nursery.start_soon(self._session.run)
+                async with trio.open_nursery() as tunnels:
+                    async with trio.open_nursery() as accepting:
+                        accepting.start_soon(self._work, tunnels)
+                        await self._stopping.wait()
+                        self._begin_drain(len(tunnels.child_tasks))
+                        await trio.sleep(settings.min_drain_s)
+                        accepting.cancel_scope.cancel()
+                    left_s = max(0.0, settings.drain_s - settings.min_drain_s)
+                    tunnels.cancel_scope.deadline = trio.current_time() + left_s
+                self._pool.close()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._ca.close()
+
+    async def _work(self, connections: trio.Nursery) -> None:
+        """Wait for what is needed, then accept tunnels."""
+        await self._session.synced.wait()
+        self._readiness.done(CONTROL_PLANE)
+        await self._first_certificate()
+        self._readiness.done(CERTIFICATE)
+        sock = bind("", self._settings.hbone_port)
+        log.info(Event.WAYPOINT_LISTENING, port=sock.getsockname()[1])
+        self._readiness.done(HBONE)
+        await self._listener.run(sock, connections)
+
+    async def _first_certificate(self) -> None:
+        """The store retries on its own; a failure here only means to ask again."""
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                await self._certs.svid(self._settings.identity)
+            except MeshError as error:
+                log.warning(Event.CERT_FAILED, identity=self._settings.identity, error=str(error))
+                await trio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+            else:
+                return
+
+    def _begin_drain(self, tunnels: int) -> None:
+        """Not ready any more, GOAWAY to every client, and idle connections end."""
+        log.info(Event.DRAIN_STARTED, connections=tunnels, deadline_s=self._settings.drain_s)
+        self._readiness.wait_for(HBONE)
+        self.service.drain()
+        self._listener.draining.begin()
+
+    async def _serve_endpoints(self, nursery: trio.Nursery) -> None:
+        settings = self._settings
+        ready = Routes()
+        ready.add("/healthz/ready", self._answer_ready)
+        stats = Routes()
+        for path in ("/metrics", "/stats/prometheus"):
+            stats.add(path, metrics_handler(self._registry))
+        admin = admin_routes(self.service, self._state, self._certs, settings)
+        await _serve(nursery, "", settings.readiness_port, ready)
+        await _serve(nursery, "", settings.stats_port, stats)
+        await _serve(nursery, "localhost", settings.admin_port, admin)
+
+    async def _answer_ready(self, _: Request) -> Response:
+        return Response(*self._readiness.answer())
+
+    def _apply(self, update: Update) -> Iterable[BadResource]:
+        """Take over an update; a program is compiled first and then replaces the old one."""
+        if update.type_url == CONFIG_TYPE:
+            objects = [v for v in update.changed.values() if isinstance(v, ConfigObject)]
+            self.service.replace_program(self.service.program.changed(objects, update.removed))
+        else:
+            self._state.apply(update.type_url, update.changed, update.removed)
+        return ()
+
+
+async def _serve(nursery: trio.Nursery, host: str, port: int, routes: Routes) -> None:
+    try:
+        listeners = await listen(host, port)
+    except OSError as error:
+        raise MeshError(
+            f"cannot listen on port {port}: {error.strerror or error}",
+            hint="ADMIN_PORT, STATS_PORT and READINESS_PORT choose other ports",
+        ) from None
+    nursery.start_soon(serve_http, listeners, routes)
+
+
+def _xds_settings(settings: Settings) -> XdsSettings:
+    address, plain = _split_scheme(settings.xds_address)
+    return XdsSettings(
+        address=address,
+        root_ca_file="" if plain else settings.xds_root_ca,
+        token_file=settings.auth_token,
+        cluster_id=settings.cluster_id,
+        alt_hostname=settings.alt_xds_hostname,
+    )
+
+
+def _ca_settings(settings: Settings) -> CaSettings:
+    address, plain = _split_scheme(settings.ca_address)
+    return CaSettings(
+        address=address,
+        root_ca_file="" if plain else settings.ca_root_ca or settings.xds_root_ca,
+        token_file=settings.auth_token,
+        cluster_id=settings.cluster_id,
+        alt_hostname=settings.alt_ca_hostname,
+    )
+
+
+def _split_scheme(address: str) -> tuple[str, bool]:
+    """``host:port`` and whether it is spoken to in plain text (``http://``)."""
+    scheme, separator, rest = address.rpartition("://")
+    return rest.rstrip("/"), bool(separator) and scheme == "http"
+
+
+def _node_info(settings: Settings) -> NodeInfo:
+    return NodeInfo(
+        kind="waypoint",
+        ip=settings.instance_ip,
+        name=settings.pod_name,
+        namespace=settings.pod_namespace,
+        node_name=settings.node_name,
+        metadata={
+            "CLUSTER_ID": settings.cluster_id,
+            "SERVICE_ACCOUNT": settings.service_account,
+            "GATEWAY_NAME": settings.place.gateway,
+        },
+    )

@@ -1,0 +1,131 @@
+"""One record per request or connection: Istio's access log fields and metric labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ambient.api.service import Service
+from ambient.api.workload import Workload
+from ambient.telemetry.core.metric_names import TrafficLabels
+from waypoint.core.balance import Target
+from waypoint.core.dispatch import Destination
+from waypoint.core.message import Peer, Reply
+from waypoint.core.plan import Plan
+
+NO_FLAG = "-"
+REPORTER = "waypoint"
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """What is known of an exchange when it ends. Times in milliseconds, bytes of bodies.
+
+    ``status`` 0 means that the client got none. ``method`` is empty for raw connections.
+    """
+
+    peer: Peer
+    to: Destination
+    method: str = ""
+    path: str = ""
+    authority: str = ""
+    request_id: str = ""
+    user_agent: str = ""
+    forwarded_for: str = ""
+    grpc: bool = False
+    status: int = 0
+    flag: str = NO_FLAG
+    details: str = ""
+    cause: str = ""
+    received: int = 0
+    sent: int = 0
+    duration_ms: float = 0.0
+    upstream_ms: int | None = None
+    decided: Plan | None = None
+    target: Target | None = None
+
+    def answered(self, reply: Reply) -> None:
+        """Note an answer of our own."""
+        self.status, self.flag, self.details = reply.status, reply.flag, reply.details
+
+    @property
+    def service(self) -> Service | None:
+        """The service that the request was routed to, else the one that was called."""
+        decided = self.decided
+        if decided is not None and decided.upstream is not None:
+            return decided.upstream.service
+        return self.to.service
+
+    def fields(self) -> dict[str, object]:
+        """The access log's fields; those without a value are left out."""
+        decided = self.decided
+        upstream = decided.upstream if decided is not None else None
+        route = decided.route if decided is not None else None
+        by = decided.verdict.by if decided is not None else None
+        known: dict[str, object] = {
+            "method": self.method,
+            "path": self.path,
+            "protocol": "HTTP/1.1" if self.method else "",
+            "response_code": self.status if self.method else "",
+            "response_flags": self.flag,
+            "response_code_details": self.details,
+            "upstream_transport_failure_reason": self.cause,
+            "bytes_received": self.received,
+            "bytes_sent": self.sent,
+            "duration": round(self.duration_ms),
+            "upstream_service_time": "" if self.upstream_ms is None else self.upstream_ms,
+            "x_forwarded_for": self.forwarded_for,
+            "user_agent": self.user_agent,
+            "request_id": self.request_id,
+            "authority": self.authority,
+            "upstream_host": "" if self.target is None else str(self.target.address),
+            "upstream_cluster": "" if upstream is None else upstream.cluster,
+            "upstream_identity": self._upstream_identity(),
+            "downstream_local_address": str(self.to.address),
+            "downstream_remote_address": _address(self.peer),
+            "downstream_identity": str(self.peer.identity or ""),
+            "route_name": "" if route is None else route.name,
+            "route_source": "" if route is None else route.source,
+            "policy": "" if by is None else str(by),
+        }
+        return {name: value for name, value in known.items() if value != ""}
+
+    def _upstream_identity(self) -> str:
+        proven = self.target is not None and self.target.hbone
+        return str(self.target.workload.identity) if proven and self.target else ""
+
+    def labels(self, source: Workload | None) -> TrafficLabels:
+        """The traffic labels; ``source`` is the workload at the peer's address."""
+        identity = self.peer.identity
+        service = self.service
+        target = self.target.workload if self.target is not None else None
+        secure = identity is not None and target is not None and bool(self._upstream_identity())
+        return TrafficLabels(
+            reporter=REPORTER,
+            source_workload=source.workload_name if source else "",
+            source_canonical_service=source.canonical_name if source else "",
+            source_canonical_revision=source.canonical_revision if source else "",
+            source_workload_namespace=identity.namespace if identity else "",
+            source_principal=str(identity or ""),
+            source_app=source.canonical_name if source else "",
+            source_version=source.canonical_revision if source else "",
+            source_cluster=source.cluster_id if source else "",
+            destination_service=service.hostname if service else "",
+            destination_service_name=service.name if service else "",
+            destination_service_namespace=service.namespace if service else "",
+            destination_workload=target.workload_name if target else "",
+            destination_canonical_service=target.canonical_name if target else "",
+            destination_canonical_revision=target.canonical_revision if target else "",
+            destination_workload_namespace=target.namespace if target else "",
+            destination_principal=str(target.identity) if target else "",
+            destination_app=target.canonical_name if target else "",
+            destination_version=target.canonical_revision if target else "",
+            destination_cluster=target.cluster_id if target else "",
+            request_protocol="grpc" if self.grpc else "http" if self.method else "tcp",
+            response_flags=self.flag,
+            connection_security_policy="mutual_tls" if secure else "none",
+        )
+
+
+def _address(peer: Peer) -> str:
+    ip = str(peer.ip)
+    return f"[{ip}]:{peer.port}" if ":" in ip else f"{ip}:{peer.port}"

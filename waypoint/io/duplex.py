@@ -1,0 +1,80 @@
+"""Byte streams both ways, whatever is below them: a tunnel's stream or a plain socket."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final, NamedTuple, Protocol
+
+import trio
+
+from ambient.hbone.core.errors import HboneError
+from ambient.hbone.core.frames import ErrorCode
+from ambient.hbone.io.stream import HboneStream
+
+READ_BYTES: Final = 64 * 1024
+"""Read at most this much at once; bounds what a message waits in memory."""
+STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError, HboneError, OSError)
+"""What a stream raises when its other side is gone."""
+
+
+class Duplex(Protocol):
+    """The part of ``trio.abc.HalfCloseableStream`` that we use."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Send; waits while the other side is slow."""
+
+    async def send_eof(self) -> None:
+        """Say that nothing more follows; reading goes on."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Some bytes; empty at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close both directions."""
+
+
+async def abort(stream: Duplex) -> None:
+    """End a stream at once, so that the other side sees that it is not complete."""
+    if isinstance(stream, HboneStream):
+        with contextlib.suppress(*STREAM_ERRORS):
+            stream.reset(ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
+        return
+    with trio.CancelScope() as scope, contextlib.suppress(*STREAM_ERRORS):
+        scope.cancel()
+        await stream.aclose()
+
+
+class Copied(NamedTuple):
+    """Bytes that went from left to right and back, and what broke a stream, if something did."""
+
+    right: int
+    left: int
+    broken: Exception | None
+
+
+async def relay(left: Duplex, right: Duplex, first: tuple[bytes, bytes] = (b"", b"")) -> Copied:
+    """Copy both ways until both directions ended; an end is passed on as an end.
+
+    ``first`` are bytes that were read already, from left and from right. Where a stream broke, both
+    should be aborted.
+    """
+    counts = [0, 0]
+    broken: list[Exception] = []
+
+    async def copy(source: Duplex, sink: Duplex, start: bytes, index: int) -> None:
+        try:
+            data: bytes | bytearray = start or await source.receive_some(READ_BYTES)
+            while data:
+                await sink.send_all(bytes(data))
+                counts[index] += len(data)
+                data = await source.receive_some(READ_BYTES)
+            await sink.send_eof()
+        except STREAM_ERRORS as error:
+            broken.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copy, left, right, first[0], 0)
+        nursery.start_soon(copy, right, left, first[1], 1)
+    return Copied(counts[0], counts[1], broken[0] if broken else None)

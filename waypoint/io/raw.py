@@ -1,0 +1,110 @@
+"""Connections that are not HTTP/1.1: policy once, an endpoint, then bytes both ways."""
+
+from __future__ import annotations
+
+import trio
+
+from ambient.hbone.core.counters import Counters
+from ambient.hbone.core.errors import HboneStreamError
+from ambient.hbone.io.stream import HboneStream
+from waypoint.core.authz import decide
+from waypoint.core.dispatch import Destination
+from waypoint.core.message import Headers, Peer, Reply, Request
+from waypoint.core.plan import Plan, direct, resolve
+from waypoint.core.program import default_route
+from waypoint.core.record import Record
+from waypoint.core.routes import Forward
+from waypoint.io.duplex import abort, relay
+from waypoint.io.service import Service
+from waypoint.io.upstream import Connection, UpstreamError, plain
+
+
+class RawConnection:
+    """One connection whose bytes are passed on as they are."""
+
+    def __init__(self, service: Service, stream: HboneStream, peer: Peer, to: Destination) -> None:
+        self._service = service
+        self._stream = stream
+        self._to = to
+        self._record = Record(peer=peer, to=to)
+        self._request = Request(
+            method="", target="", authority="", headers=Headers(), peer=peer, local=to.address
+        )
+
+    async def run(self, first: bytes = b"") -> None:
+        """``first`` is what was read from the stream already."""
+        begun_s = trio.current_time()
+        record = self._record
+        try:
+            if not await self._serve(first):
+                await abort(self._stream)
+        finally:
+            record.duration_ms = (trio.current_time() - begun_s) * 1000
+            self._service.finished(record)
+
+    async def _serve(self, first: bytes) -> bool:
+        """False where the client has to see that the connection did not end well."""
+        service, record = self._service, self._record
+        verdict = decide(service.program.policies(self._to.service), self._request, http=False)
+        decided = self._plan(Plan(verdict=verdict, route=None))
+        record.decided = decided
+        if decided.upstream is None:
+            record.flag = "-" if not verdict.allowed else "UH"
+            record.details = f"rbac_access_denied_matched_policy[{verdict.detail}]"
+            return False
+        upstream = decided.upstream
+        tried: set[tuple[str, int]] = set()
+        while True:
+            target = service.balancer.choose(
+                upstream.targets, upstream.balancing, group=upstream.cluster, tried=tried
+            )
+            if target is None:
+                record.flag = "UF" if tried else "UH"
+                return False
+            record.target = target
+            try:
+                connection = await service.upstreams.acquire(target, fresh=True)
+            except UpstreamError as error:
+                record.cause = str(error)
+                tried.add(target.key)
+                continue
+            return await self._relay(connection, first)
+
+    def _plan(self, judged: Plan) -> Plan:
+        """Routes are for HTTP, so that the endpoints are those of the address itself."""
+        to, service = self._to, self._service
+        if not judged.verdict.allowed:
+            return judged
+        if to.workload is not None:
+            return Plan(verdict=judged.verdict, route=None, upstream=direct(to.workload, to))
+        assert to.service is not None
+        route = default_route(to.service.key, to.address.port)
+        assert isinstance(route.action, Forward)
+        found = resolve(route.action.choose(0.0), service.program, service.directory, to)
+        if isinstance(found, Reply):
+            return judged
+        return Plan(verdict=judged.verdict, route=route, upstream=found)
+
+    async def _relay(self, connection: Connection, first: bytes) -> bool:
+        record = self._record
+        counters = Counters()
+        try:
+            if isinstance(connection.stream, trio.SocketStream):
+                if first:
+                    await connection.send(first)
+                counters.received = len(first)
+                await self._stream.couple(plain(connection.stream.socket), counters)
+            else:
+                copied = await relay(self._stream, connection.stream, (first, b""))
+                counters.received, counters.sent = copied.right, copied.left
+                if copied.broken is not None:
+                    record.flag = "UC"
+                    return False
+                await connection.stream.aclose()
+        except (HboneStreamError, trio.BrokenResourceError):
+            record.flag = "DC"
+            return False
+        finally:
+            record.received, record.sent = counters.received, counters.sent
+            await self._service.upstreams.discard(connection)
+        return True

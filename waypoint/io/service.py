@@ -1,0 +1,97 @@
+"""What every connection of the waypoint shares: configuration, state, upstreams, records."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+
+import trio
+
+from ambient.api.address import NetworkAddress
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
+from waypoint.core.balance import Balancer
+from waypoint.core.directory import Directory
+from waypoint.core.dispatch import Self
+from waypoint.core.objects import Problem
+from waypoint.core.program import Program
+from waypoint.core.record import Record
+from waypoint.io.request_metrics import RequestMetrics
+from waypoint.io.upstream import Upstreams
+
+access_log = get_logger(ACCESS_SCOPE)
+log = get_logger("waypoint")
+
+
+class Service:
+    """One waypoint's parts. ``program`` is replaced as a whole when configuration changes."""
+
+    def __init__(
+        self,
+        own: Self,
+        directory: Directory,
+        upstreams: Upstreams,
+        *,
+        network: str = "",
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.own = own
+        self.directory = directory
+        self.upstreams = upstreams
+        self.network = network
+        self.draw = draw
+        self.program = Program(own.place)
+        self.balancer = Balancer(draw, upstreams.active)
+        self.metrics = RequestMetrics()
+        self.draining = False
+        self._waiting: set[trio.CancelScope] = set()
+        self._reported: set[Problem] = set()
+
+    def replace_program(self, program: Program) -> None:
+        """Use another configuration from the next request on; new problems are logged once."""
+        self.program = program
+        current = set(program.problems)
+        for problem in sorted(current - self._reported):
+            log.warning(
+                Event.CONFIG_NOT_ENFORCED,
+                object=problem.object,
+                field=problem.field,
+                reason=problem.reason,
+                effect=problem.effect,
+            )
+        self._reported = current
+
+    def request_id(self) -> str:
+        """A new x-request-id."""
+        return str(uuid.uuid4())
+
+    def finished(self, record: Record) -> None:
+        """Log and count an exchange or a raw connection that has ended."""
+        access_log.info(
+            Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED, **record.fields()
+        )
+        for policy in record.decided.verdict.dry_run_denials if record.decided else ():
+            log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=record.request_id)
+        address = NetworkAddress(self.network, record.peer.ip)
+        source = self.directory.workload_by_address(address)
+        if record.method:
+            self.metrics.request(record.labels(source), record.status, record.duration_ms)
+
+    def waiting(self) -> trio.CancelScope:
+        """A scope for a connection that waits for its next request; draining cancels it."""
+        scope = trio.CancelScope()
+        if self.draining:
+            scope.cancel()
+        self._waiting.add(scope)
+        return scope
+
+    def served(self, scope: trio.CancelScope) -> None:
+        """The connection does not wait any more."""
+        self._waiting.discard(scope)
+
+    def drain(self) -> None:
+        """Answer what was asked and take nothing more: idle connections end now."""
+        self.draining = True
+        for scope in self._waiting:
+            scope.cancel()

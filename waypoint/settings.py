@@ -1,0 +1,75 @@
+"""Every knob of the waypoint. A field ``xds_address`` is the variable ``XDS_ADDRESS``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from ambient.api.ports import ADMIN_PORT, HBONE_PORT, READINESS_PORT, STATS_PORT
+from ambient.api.spiffe import Identity
+from waypoint.core.place import Place
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """One value per process, read once at its start."""
+
+    pod_name: str
+    pod_namespace: str
+    instance_ip: str
+    node_name: str = ""
+    service_account: str = "default"
+    gateway_name: str = ""
+    """The Gateway object that this waypoint serves; empty: named as the service account."""
+
+    xds_address: str = "https://istiod.istio-system.svc:15012"
+    ca_address: str = "https://istiod.istio-system.svc:15012"
+    xds_root_ca: str = "/var/run/secrets/istio/root-cert.pem"
+    ca_root_ca: str = ""
+    """Empty: the same file as for xDS."""
+    alt_xds_hostname: str = ""
+    alt_ca_hostname: str = ""
+    auth_token: str = "/var/run/secrets/tokens/istio-token"
+    """File with our service account's token."""
+    cluster_id: str = "Kubernetes"
+    trust_domain: str = "cluster.local"
+    cluster_domain: str = "cluster.local"
+    """DNS suffix of service names."""
+    root_namespace: str = "istio-system"
+    """Policies for all waypoints live there."""
+    network: str = ""
+    secret_ttl_s: Seconds = field(default=86400.0, name="SECRET_TTL")
+
+    connect_timeout_s: Seconds = field(default=10.0, name="CONNECT_TIMEOUT")
+    """For one try at one endpoint (Istio: connectTimeout)."""
+    sniff_timeout_s: Seconds = field(default=5.0, name="PROTOCOL_DETECTION_TIMEOUT")
+    """A client that says nothing for so long is waiting for the server to speak first."""
+    drain_s: Seconds = field(default=20.0, name="TERMINATION_DRAIN_DURATION")
+    """How long requests under way may take after SIGTERM; keep it below the pod's grace period."""
+    min_drain_s: Annotated[float, Meta(ge=0)] = field(default=5.0, name="MINIMUM_DRAIN_DURATION")
+    """Serve at least so long after SIGTERM, while clients learn that we leave (Istio: 5 s)."""
+
+    hbone_port: Port = HBONE_PORT
+    admin_port: Port = ADMIN_PORT
+    """On localhost."""
+    stats_port: Port = STATS_PORT
+    readiness_port: Port = READINESS_PORT
+
+    @property
+    def identity(self) -> Identity:
+        """Who this waypoint is."""
+        return Identity(self.trust_domain, self.pod_namespace, self.service_account)
+
+    @property
+    def place(self) -> Place:
+        """Where this waypoint stands."""
+        return Place(
+            namespace=self.pod_namespace,
+            gateway=self.gateway_name or self.service_account,
+            domain=self.cluster_domain,
+            trust_domain=self.trust_domain,
+            root_namespace=self.root_namespace,
+        )
