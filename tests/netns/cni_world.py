@@ -58,6 +58,13 @@ class Pod:
         )
 
     @property
+    def version(self) -> str:
+        """The object's resourceVersion."""
+        obj = self.world.api.get(PODS, self.namespace, self.name)
+        assert obj is not None
+        return str(obj["metadata"]["resourceVersion"])
+
+    @property
     def annotation(self) -> str | None:
         """The redirection annotation as the API server has it."""
         obj = self.world.api.get(PODS, self.namespace, self.name) or {"metadata": {}}
@@ -106,6 +113,11 @@ class World:
                 yield
             finally:
                 stopping.set()
+
+    def warnings(self) -> list[str]:
+        """Messages of the Kubernetes events that the agent wrote."""
+        events = self.api.objects.get("/api/v1/events", {}).values()
+        return [event["message"] for event in events]
 
     def conflist_text(self) -> str:
         return (self.net_dir / "10-pods.conflist").read_text()

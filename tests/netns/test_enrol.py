@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 
 from ambient.net.core import wire
 from tests.fakes.tunnel import FakeTunnel
-from tests.netns.cni_world import Pod, needs_cni, node, until
+from tests.netns.cni_world import Pod, dual_chain, inside, needs_cni, node, until
 
 pytestmark = [pytest.mark.netns, needs_cni]
 
@@ -25,6 +26,8 @@ class Echo:
     ) -> None:
         sock = make(pod, family)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(("", APP_PORT))
         sock.listen()
         sock.setblocking(False)
@@ -65,18 +68,21 @@ async def echoes(stream: trio.SocketStream, text: bytes = b"still there?") -> bo
 
 
 async def test_enrolment_and_leaving_keep_established_connections(tmp_path: Path) -> None:
-    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+    async with node(tmp_path, dual_chain) as world, world.agent(), trio.open_nursery() as nursery:
         tunnel = FakeTunnel(world.zds)
         await nursery.start(tunnel.run)
         world.namespace("shop")
         web = await world.start("web")
         Echo(nursery, web)
         Echo(nursery, None)
+        Echo(nursery, None, socket.AF_INET6)
         assert web.ruleset() == ""
         inbound = await dial(None, web.ip)
         outbound = await dial(web, "10.244.1.1")
+        six = await dial(web, "fd00:10:244:1::1", socket.AF_INET6)
         assert await echoes(inbound)
         assert await echoes(outbound)
+        assert await echoes(six)
 
         world.namespace("shop", "ambient")
         await until(lambda: web.annotation == "enabled")
@@ -88,25 +94,186 @@ async def test_enrolment_and_leaving_keep_established_connections(tmp_path: Path
         tunnelled_out = await dial(web, "10.244.1.1")
         assert await echoes(tunnelled_in)
         assert await echoes(tunnelled_out)
-        assert tunnel.captured == [(15006, f"{web.ip}:8080"), (15001, "10.244.1.1:8080")]
+        tunnelled_six = await dial(web, "fd00:10:244:1::1", socket.AF_INET6)
+        assert await echoes(tunnelled_six)
+        assert tunnel.captured == [
+            (15006, f"{web.ip}:8080"),
+            (15001, "10.244.1.1:8080"),
+            (15001, "[fd00:10:244:1::1]:8080"),
+        ]
 
         world.namespace("shop")
         await until(lambda: web.annotation is None)
         direct = await dial(None, web.ip)
         assert await echoes(direct)
-        assert len(tunnel.captured) == 2, "new connections are direct at once"
+        assert len(tunnel.captured) == 3, "new connections are direct at once"
         await trio.sleep(2.5)  # longer than the least drain
-        for stream in (inbound, outbound, tunnelled_in, tunnelled_out):
+        for stream in (inbound, outbound, six, tunnelled_in, tunnelled_out, tunnelled_six):
             assert await echoes(stream)
         assert wire.Del(web.uid) not in tunnel.heard, "it still carries connections of the pod"
 
         await tunnelled_in.aclose()
         await tunnelled_out.aclose()
+        await tunnelled_six.aclose()
         await tunnel.until(wire.Del(web.uid))
         await until(lambda: web.ruleset() == "" and "100" not in web.routing())
         assert await echoes(inbound)
         assert await echoes(outbound)
         assert await echoes(direct)
-        for stream in (inbound, outbound, direct):
+        for stream in (inbound, outbound, six, direct):
             await stream.aclose()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_restarted_agent_touches_no_healthy_pod(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, trio.open_nursery() as nursery:
+        world.namespace("shop", "ambient")
+        async with world.agent(), trio.open_nursery() as first:
+            await first.start(FakeTunnel(world.zds).run)
+            web = await world.start("web")
+            Echo(nursery, web)
+            await until(lambda: web.annotation == "enabled")
+            rules, version = web.ruleset(), web.version
+        assert web.ruleset() == rules, "an agent that stops leaves its pods in the mesh"
+        async with world.agent(), trio.open_nursery() as second:
+            tunnel = FakeTunnel(world.zds)
+            await second.start(tunnel.run)
+            assert tunnel.heard == [
+                wire.Add(web.uid, "web", "shop", "web-sa"),
+                wire.SnapshotSent(),
+            ]
+            assert await echoes(await dial(None, web.ip))
+            assert web.ruleset().partition("counter")[0] == rules.partition("counter")[0]
+            assert handles(web.ruleset()) == handles(rules), "no rule was written again"
+            assert web.version == version, "nor the pod in the API server"
+            second.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+def handles(ruleset: str) -> list[str]:
+    return [line.rpartition("# handle ")[2] for line in ruleset.splitlines() if "handle" in line]
+
+
+async def test_an_agent_that_restarts_while_a_pod_drains_lets_it_drain(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, trio.open_nursery() as nursery:
+        world.namespace("shop", "ambient")
+        Echo(nursery, None)
+        async with world.agent():
+            old = FakeTunnel(world.zds)
+            await nursery.start(old.run)
+            web = await world.start("web")
+            stream = await dial(web, "10.244.1.1")
+            assert await echoes(stream)
+            world.label(web, "none")
+            await until(lambda: "redirect" not in web.ruleset())
+        async with world.agent(), trio.open_nursery() as second:
+            tunnel = FakeTunnel(world.zds)
+            await second.start(tunnel.run)
+            assert wire.Add(web.uid, "web", "shop", "web-sa") in tunnel.heard
+            assert await echoes(stream)
+            await stream.aclose()
+            await tunnel.until(wire.Del(web.uid))
+            await until(lambda: web.ruleset() == "")
+            second.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_pod_without_record_is_found_by_its_cgroup(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    async with node(tmp_path) as world, trio.open_nursery() as nursery:
+        async with world.agent(if_agent_absent="start"):
+            world.namespace("shop")
+            web = await world.start("web")
+            other = await world.start("other")
+        for record in (Path(world.run_dir) / "pods").iterdir():
+            record.unlink()
+        # A debugger of web's pod sits in the other pod's namespace: it must not lend its identity.
+        for pid, netns in (("17", other.path), ("18", web.path)):
+            (proc / pid / "ns").mkdir(parents=True)
+            (proc / pid / "ns/net").symlink_to(netns)
+            (proc / pid / "cgroup").write_text(f"0::/kubepods/besteffort/pod{web.uid}/c{pid}\n")
+            (proc / pid / "stat").write_text(f"{pid} (a b) c) S " + " ".join(["7"] * 40))
+        async with world.agent(proc_dir=str(proc)):
+            await nursery.start(FakeTunnel(world.zds).run)
+            world.label(web, "ambient")
+            await until(lambda: web.annotation == "enabled")
+            assert "redirect to :15001" in web.ruleset()
+            assert other.ruleset() == ""
+            world.label(other, "ambient")
+            await until(lambda: any("no process" in text for text in world.warnings()))
+            assert other.annotation is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_ztunnel_refuses_a_pod_and_takes_it_later(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+        tunnel = FakeTunnel(world.zds)
+        await nursery.start(tunnel.run)
+        world.namespace("shop")
+        web = await world.start("web")
+        tunnel.refuse = "port 15001 is in use"
+        world.label(web, "ambient")
+        await until(lambda: any(tunnel.refuse in text for text in world.warnings()))
+        assert web.ruleset() == "", "nothing is sent to a tunnel that does not listen"
+        assert web.annotation is None
+        tunnel.refuse = ""
+        await until(lambda: web.annotation == "enabled")
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_unknown_label_value_is_reported_and_changes_nothing(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+        await nursery.start(FakeTunnel(world.zds).run)
+        world.namespace("shop", "ambient")
+        web = await world.start("web", labels={"istio.io/dataplane-mode": "ambeint"})
+        await until(lambda: world.warnings())
+        (text,) = world.warnings()
+        assert "'ambeint'" in text
+        assert "allowed are 'ambient' and 'none'" in text
+        await until(lambda: web.annotation == "enabled")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_forged_packet_opens_no_way_past_the_tunnel(tmp_path: Path) -> None:
+    """The kernel takes a mid-stream packet for an old connection; see the guard in rules.py."""
+    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+        tunnel = FakeTunnel(world.zds)
+        await nursery.start(tunnel.run)
+        world.namespace("shop", "ambient")
+        web = await world.start("web")
+        Echo(nursery, web)
+        forge(web.ip, source_port=40001)
+        with pytest.raises(trio.TooSlowError):
+            await dial_from(web.ip, 40001, patience_s=0.5)
+        inside(web.path, "nft", "flush", "chain", "inet", "istio-ambient-mangle", "input")
+        forge(web.ip, source_port=40002)
+        assert await echoes(await dial_from(web.ip, 40002, patience_s=5))
+        assert tunnel.captured == [], "without the guard the application was reached directly"
+        nursery.cancel_scope.cancel()
+
+
+async def dial_from(host: str, port: int, patience_s: float) -> trio.SocketStream:
+    with trio.socket.socket() as client:
+        await client.bind(("10.244.1.1", port))
+        with trio.fail_after(patience_s):
+            await client.connect((host, APP_PORT))
+        return trio.SocketStream(
+            trio.socket.from_stdlib_socket(socket.socket(fileno=client.detach()))
+        )
+
+
+def forge(host: str, source_port: int) -> None:
+    """An ACK of no connection, with an option that makes the receiver drop it without a reset."""
+    md5_option = bytes([19, 18]) + bytes(16) + bytes([1, 1])  # RFC 2385
+    header = struct.pack("!HHIIBBHHH", source_port, APP_PORT, 1, 1, 10 << 4, 0x10, 512, 0, 0)
+    packet = header + md5_option
+    pseudo = socket.inet_aton("10.244.1.1") + socket.inet_aton(host)
+    pseudo += struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(packet))
+    words = struct.unpack(f"!{(len(pseudo) + len(packet)) // 2}H", pseudo + packet)
+    total = sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    packet = packet[:16] + struct.pack("!H", checksum) + packet[18:]
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+        raw.bind(("10.244.1.1", 0))
+        raw.sendto(packet, (host, 0))

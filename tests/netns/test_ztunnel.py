@@ -10,6 +10,8 @@ import trio
 from ambient.api.address import NetworkAddress
 from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, StringMatch
 from ambient.api.service import NamespacedHostname, Port, Service
+from ambient.net.core import rules
+from ambient.net.io import nft
 from tests.netns.lan import echo, exchange, read_all, tell_peer
 from tests.netns.tunnel import Tunnel, capture_log, running, workload
 from ztunnel.io.pods import PodStartError
