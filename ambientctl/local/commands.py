@@ -29,6 +29,8 @@ from ambientctl.local.up import UpOptions, down, up
 
 FOLLOW_LOOK_S = 0.2
 """How often ``logs -f`` looks for more."""
+PLAIN_WIDTH = 200
+"""Columns of a table that goes into a pipe or a file."""
 
 name_option = click.option(
     "--name", default="default", show_default=True, help="Name of the mesh; several may run."
@@ -91,7 +93,8 @@ def status_command(name: str, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(msgspec.to_builtins(status), indent=2))
         return
-    _show(status, Console(soft_wrap=True))
+    console = Console()
+    _show(status, console if console.is_terminal else Console(width=PLAIN_WIDTH))
 
 
 @local.command("exec", context_settings={"ignore_unknown_options": True})
@@ -235,7 +238,7 @@ def _show(status: MeshStatus, console: Console) -> None:
             pod.namespace,
             pod.name,
             f"{pod.ready}/{pod.total}",
-            pod.reason or pod.phase,
+            pod.reason.partition(":")[0] or pod.phase,
             "enrolled" if pod.enrolled else "",
             pod.ip,
             pod.node,

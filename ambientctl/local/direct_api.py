@@ -105,7 +105,7 @@ class DirectApi:
 
         unsubscribe = self._cluster.store.subscribe(kind.key, note)
         try:
-            for obj in self._cluster.store.list(kind.key):
+            for obj in self._cluster.store.objects(kind.key):
                 if wanted(obj):
                     yield WatchEvent(EventKind.ADDED, obj)
             yield WatchEvent(EventKind.SYNCED, {})

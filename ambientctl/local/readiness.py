@@ -86,7 +86,8 @@ def why_waiting(pod: KubeObject) -> str:
     ]:
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
-            return str(waiting.get("reason", ""))
+            message = waiting.get("message", "")
+            return f"{waiting.get('reason', '')}{': ' if message else ''}{message}"
     return "NotReady" if status.get("phase") == "Running" else str(status.get("phase", ""))
 
 

@@ -23,6 +23,8 @@ from ambientctl.local.state_folder import SUPERVISOR_LOG, StateFolder
 
 STOP_GRACE_S: Final = 10.0
 """For the mesh's own orderly end; then it is killed."""
+TRACE_VARIABLE: Final = "AMBIENT_LOCAL_TRACE"
+"""Set to anything: a start that fails shows the supervisor's log before it is removed."""
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,8 @@ async def up(options: UpOptions, progress: Progress = lambda _: None) -> LocalMe
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(folder.end, STOP_GRACE_S)
+            if os.environ.get(TRACE_VARIABLE):
+                sys.stderr.write((folder.logs / SUPERVISOR_LOG).read_text())
             raise
     return LocalMesh(folder)
 
@@ -114,7 +118,7 @@ def _listen(port: int) -> socket.socket:
 def _spawn(config: MeshConfig, folder: StateFolder) -> None:
     """Start the mesh's first process; it detaches at once."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-    for name in ("HOME", "XDG_STATE_HOME", "PYTHONDONTWRITEBYTECODE", "AMBIENT_LOCAL_TRACE"):
+    for name in ("HOME", "XDG_STATE_HOME", "PYTHONDONTWRITEBYTECODE"):
         if name in os.environ:
             environment[name] = os.environ[name]
     with (folder.logs / SUPERVISOR_LOG).open("ab") as log:

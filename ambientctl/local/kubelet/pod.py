@@ -132,7 +132,7 @@ class PodWorker:
                 await self._volumes.prepare(self._known())
                 return
             except (VolumeNotReady, KubeError) as error:
-                await self.record("Warning", "FailedMount", f"MountVolume.SetUp failed: {error}")
+                await self._hindered("FailedMount", f"MountVolume.SetUp failed: {error}")
                 with trio.move_on_after(1 if isinstance(error, KubeError) else MAX_RETRY_S):
                     await changed.wait()
 
@@ -170,7 +170,7 @@ class PodWorker:
             try:
                 return await self._make_sandbox()
             except MeshError as error:
-                await self.record("Warning", "FailedCreatePodSandBox", str(error))
+                await self._hindered("FailedCreatePodSandBox", str(error))
                 await self._remove_sandbox()
             await trio.sleep(wait_s)
             wait_s = min(wait_s * 2, MAX_RETRY_S)
@@ -283,6 +283,13 @@ class PodWorker:
 
     def _known(self) -> dict[str, Any]:
         return {"podIP": self.facts.pod_ip, "hostIP": self.facts.host_ip}
+
+    async def _hindered(self, reason: str, message: str) -> None:
+        """The containers cannot start yet: say why, in an event and in their status."""
+        for facts in (*self.facts.init, *self.facts.containers):
+            facts.message = message
+        self.changed()
+        await self.record("Warning", reason, message)
 
     async def record(self, kind: str, reason: str, message: str) -> None:
         """Write an event about this pod."""
