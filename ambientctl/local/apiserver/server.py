@@ -68,7 +68,7 @@ class ApiServer:
         return self._certificate.ca.decode()
 
     def kubeconfig(self, server_url: str) -> Object:
-        """A kubeconfig for the cluster administrator; ``server_url`` as clients reach the server."""
+        """A kubeconfig for the administrator; ``server_url`` as clients reach the server."""
         ca = base64.b64encode(self._certificate.ca).decode()
         cluster = {"server": server_url, "certificate-authority-data": ca}
         name = "ambient-local"

@@ -122,14 +122,8 @@ class Api:
                 return Response(200, b"ok", "text/plain; charset=utf-8")
             case ["version"]:
                 return json_response(200, discovery.VERSION)
-            case ["openapi", "v2"]:
-                return self._openapi_v2(request)
-            case ["openapi", "v3"]:
-                return json_response(200, openapi.v3_index(catalogue))
-            case ["openapi", "v3", "api", version]:
-                return json_response(200, openapi.v3(catalogue, "", version))
-            case ["openapi", "v3", "apis", group, version]:
-                return json_response(200, openapi.v3(catalogue, group, version))
+            case ["openapi", *rest]:
+                return self._openapi(request, rest)
             case ["openid", "v1", "jwks"]:
                 return json_response(200, self.authority.jwks())
             case ["api" | "apis"]:
@@ -145,11 +139,21 @@ class Api:
             case _:
                 raise path_not_found()
 
-    def _openapi_v2(self, request: Request) -> Response:
-        if "protobuf" in request.headers.get("accept", ""):
-            body = openapi.v2_protobuf(self.cluster.catalogue)
-            return Response(200, body, openapi.V2_PROTOBUF)
-        return json_response(200, openapi.v2(self.cluster.catalogue))
+    def _openapi(self, request: Request, parts: list[str]) -> Response:
+        catalogue = self.cluster.catalogue
+        match parts:
+            case ["v2"] if "protobuf" in request.headers.get("accept", ""):
+                return Response(200, openapi.v2_protobuf(catalogue), openapi.V2_PROTOBUF)
+            case ["v2"]:
+                return json_response(200, openapi.v2(catalogue))
+            case ["v3"]:
+                return json_response(200, openapi.v3_index(catalogue))
+            case ["v3", "api", version]:
+                return json_response(200, openapi.v3(catalogue, "", version))
+            case ["v3", "apis", group, version]:
+                return json_response(200, openapi.v3(catalogue, group, version))
+            case _:
+                raise path_not_found()
 
     def _groups(self, request: Request, *, core: bool) -> Response:
         catalogue = self.cluster.catalogue
@@ -343,7 +347,7 @@ class Api:
 
     def _list(self, request: Request, kind: Kind, target: Target) -> Response:
         wanted = self._selected(request, kind, target).wanted
-        objects = self.cluster.list(kind, target.namespace, wanted)
+        objects = self.cluster.select(kind, target.namespace, wanted)
         objects, token, left = _page(request, objects)
         shown = [present(kind, obj) for obj in objects]
         revision = self.cluster.store.revision
@@ -371,7 +375,7 @@ class Api:
     def _delete_many(self, request: Request, kind: Kind, target: Target) -> Response:
         options, call = _delete_options(request), _call(request)
         wanted = self._selected(request, kind, target).wanted
-        objects = self.cluster.list(kind, target.namespace, wanted)
+        objects = self.cluster.select(kind, target.namespace, wanted)
         for obj in objects:
             metadata = obj["metadata"]
             self.cluster.delete(
@@ -408,7 +412,8 @@ def _call(request: Request) -> Call:
 def _patch_body(request: Request) -> Any:
     if request.media_type == APPLY_PATCH and not request.query.get("fieldManager"):
         raise bad_request(
-            'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
+            'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: '
+            "is required for apply patch"
         )
     body = read_body(request, ACCEPTED)
     if body is None:

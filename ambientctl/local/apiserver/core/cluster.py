@@ -115,9 +115,9 @@ class Cluster:
             raise not_found(kind.group, kind.plural, name)
         return obj
 
-    def list(self, kind: Kind, namespace: str, wanted: Predicate) -> list[Object]:
+    def select(self, kind: Kind, namespace: str, wanted: Predicate) -> list[Object]:
         """Stored objects that satisfy the selectors."""
-        return [obj for obj in self.store.list(kind.key, namespace) if wanted(obj)]
+        return [obj for obj in self.store.objects(kind.key, namespace) if wanted(obj)]
 
     # writing
 
@@ -233,17 +233,18 @@ class Cluster:
 
     # what the verbs share
 
-    def _read(self, kind: Kind, namespace: str, obj: Any, call: Call) -> Object:
+    def _read(self, kind: Kind, namespace: str, sent: Any, call: Call) -> Object:
         """A private, well-formed copy of what the client sent."""
-        if not isinstance(obj, dict):
+        if not isinstance(sent, dict):
             raise bad_request("the body of the request must be one object")
+        obj = _copy(sent)
         if not isinstance(obj.setdefault("metadata", {}), dict):
             raise bad_request(
                 f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
                 "metadata must be an object"
             )
         self._check_type(kind, obj)
-        obj = events.to_core(kind, _copy(obj))
+        obj = events.to_core(kind, obj)
         metadata = obj["metadata"]
         if kind.namespaced:
             if metadata.setdefault("namespace", namespace) != namespace:
@@ -304,7 +305,10 @@ class Cluster:
             assert kind is not None
             account = self.create(kind, namespace, {"metadata": {"name": name}}, Call())
         if account is None:
-            why = f'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
+            why = (
+                f"error looking up service account {namespace}/{name}: "
+                f'serviceaccount "{name}" not found'
+            )
             raise forbidden("", "pods", pod["metadata"]["name"], why)
         admission.give_account(pod, account, self.suffix())
 
@@ -370,7 +374,7 @@ class Cluster:
         if change.kind == "DELETED":
             spec = change.object["spec"]
             key = (spec["group"], spec["names"]["plural"])
-            for obj in self.store.list(key):
+            for obj in self.store.objects(key):
                 self.store.remove(key, *_address(obj))
 
 

@@ -98,7 +98,7 @@ def _step(value: Any, step: re.Match[str]) -> list[Any]:
             return []
         if index == "*":
             return value
-        return value[int(index) :][:1] if int(index) >= 0 else value[int(index) :][:1]
+        return value[int(index) :][:1]
     if step["key"] is not None:
         items = value if isinstance(value, list) else []
         return [item for item in items if find(item, "." + step["key"]) == [step["want"]]]

@@ -73,9 +73,9 @@ def delete_decision(
     if not held and grace_s == 0:
         return None
     already = metadata.get("deletionTimestamp")
-    if already and grace_s >= metadata.get("deletionGracePeriodSeconds", 0):
-        if finalizers == list(metadata.get("finalizers") or ()):
-            return live
+    no_sooner = already and grace_s >= metadata.get("deletionGracePeriodSeconds", 0)
+    if no_sooner and finalizers == list(metadata.get("finalizers") or ()):
+        return live
     marked = {**metadata}
     if finalizers:
         marked["finalizers"] = finalizers

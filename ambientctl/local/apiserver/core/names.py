@@ -57,8 +57,8 @@ def subdomain_error(value: str) -> str:
         return ""
     return (
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
-        "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used "
-        f"for validation is '{_LABEL}(\\.{_LABEL})*')"
+        "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex "
+        f"used for validation is '{_LABEL}(\\.{_LABEL})*')"
     )
 
 
@@ -78,8 +78,8 @@ def qualified_name_error(value: str) -> str:
     if "/" in prefix:
         return (
             "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must "
-            "start and end with an alphanumeric character with an optional DNS subdomain prefix and "
-            "'/' (e.g. 'example.com/MyName')"
+            "start and end with an alphanumeric character with an optional DNS subdomain prefix "
+            "and '/' (e.g. 'example.com/MyName')"
         )
     if prefix and (why := subdomain_error(prefix)):
         return f"prefix part {why}"
@@ -89,9 +89,9 @@ def qualified_name_error(value: str) -> str:
         return f"name part must be no more than {LABEL_MAX} characters"
     if not _QUALIFIED_RE.fullmatch(name):
         return (
-            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and "
-            "end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex "
-            f"used for validation is '{_QUALIFIED}')"
+            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start "
+            "and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', "
+            f"regex used for validation is '{_QUALIFIED}')"
         )
     return ""
 

@@ -1,7 +1,7 @@
 """As much OpenAPI as clients need: which operations take which parameters.
 
-``kubectl`` looks here before it writes: does the server check fields (``fieldValidation``), does it
-know dry runs (``dryRun``)? Version 2 also goes out in the protobuf form that every kubectl asks for.
+``kubectl`` looks here before it writes: does the server check fields (``fieldValidation``), does
+it know dry runs (``dryRun``)? Version 2 also goes out in protobuf, which every kubectl asks for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ambientctl.local.apiserver.core.discovery import GIT_VERSION
 from ambientctl.local.apiserver.core.kinds import Catalogue, Kind
 from ambientctl.local.apiserver.core.status import Object, path_not_found
 
-V2_PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+V2_PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 
 _WRITE_PARAMETERS: Final = ("dryRun", "fieldManager", "fieldValidation", "force")
 _INFO: Final = {"title": "ambient local mesh", "version": GIT_VERSION}

@@ -79,6 +79,8 @@ def check(schema: Schema, value: Any, field: str = "") -> Iterator[Cause]:
             yield from _check_string(schema, value, field)
         case int() | float() if not isinstance(value, bool):
             yield from _check_number(schema, value, field)
+        case _:
+            pass
     yield from _check_combinations(schema, value, field)
 
 
@@ -172,7 +174,10 @@ def _check_combinations(schema: Schema, value: Any, field: str) -> Iterator[Caus
     if branches := schema.get("oneOf"):
         fitting = sum(not any(check(branch, value, field)) for branch in branches)
         if fitting != 1:
-            why = f"{field} in body must validate one and only one schema (oneOf). Found {fitting} valid alternatives"
+            why = (
+                f"{field} in body must validate one and only one schema (oneOf). "
+                f"Found {fitting} valid alternatives"
+            )
             yield bad_value(field, type_name(value), why)
     if (banned := schema.get("not")) and not any(check(banned, value, field)):
         yield bad_value(

@@ -25,9 +25,12 @@ Name = tuple[str, str]
 class Change:
     """One change of one object."""
 
-    __slots__ = ("_encoded", "kind", "object", "old", "revision")
+    __slots__ = ("_encoded", "key", "kind", "object", "old", "revision")
 
-    def __init__(self, kind: str, revision: int, obj: Object, old: Object | None) -> None:
+    def __init__(
+        self, key: StorageKey, kind: str, revision: int, obj: Object, old: Object | None = None
+    ) -> None:
+        self.key = key
         self.kind = kind
         """ADDED, MODIFIED or DELETED."""
         self.revision = revision
@@ -57,19 +60,19 @@ class Store:
         self._objects: dict[StorageKey, dict[Name, Object]] = {}
         self._history: dict[StorageKey, deque[Change]] = {}
         self._forgotten: dict[StorageKey, int] = {}
-        self._subscribers: dict[StorageKey, dict[int, Subscriber]] = {}
+        self._subscribers: dict[StorageKey | None, dict[int, Subscriber]] = {}
         self._next_subscriber = 0
 
     def get(self, key: StorageKey, namespace: str, name: str) -> Object | None:
         """The object, or None."""
         return self._objects.get(key, {}).get((namespace, name))
 
-    def list(self, key: StorageKey, namespace: str = "") -> list[Object]:
+    def objects(self, key: StorageKey, namespace: str = "") -> list[Object]:
         """Objects of one resource by namespace and name; an empty namespace means all."""
         found = self._objects.get(key, {})
         return [found[name] for name in sorted(found) if not namespace or name[0] == namespace]
 
-    def keys(self) -> list[StorageKey]:
+    def resources(self) -> list[StorageKey]:
         """Resources that have objects."""
         return [key for key, objects in self._objects.items() if objects]
 
@@ -82,7 +85,7 @@ class Store:
         self.revision += 1
         obj = {**obj, "metadata": {**metadata, "resourceVersion": str(self.revision)}}
         objects[name] = obj
-        self._tell(key, Change("MODIFIED" if old else "ADDED", self.revision, obj, old))
+        self._tell(key, Change(key, "MODIFIED" if old else "ADDED", self.revision, obj, old))
         return obj
 
     def remove(self, key: StorageKey, namespace: str, name: str) -> Object | None:
@@ -93,7 +96,7 @@ class Store:
         self.revision += 1
         metadata = {**old["metadata"], "resourceVersion": str(self.revision)}
         last = {**old, "metadata": metadata}
-        self._tell(key, Change("DELETED", self.revision, last, old))
+        self._tell(key, Change(key, "DELETED", self.revision, last, old))
         return last
 
     def since(self, key: StorageKey, revision: int) -> Iterator[Change]:
@@ -104,8 +107,11 @@ class Store:
         history = self._history.get(key, ())
         return (change for change in list(history) if change.revision > revision)
 
-    def subscribe(self, key: StorageKey, subscriber: Subscriber) -> Callable[[], None]:
-        """Call ``subscriber`` at once for every change from now on, until the result is called."""
+    def subscribe(self, key: StorageKey | None, subscriber: Subscriber) -> Callable[[], None]:
+        """Call ``subscriber`` at once for every change from now on, until the result is called.
+
+        Without a key it hears of every resource.
+        """
         number = self._next_subscriber
         self._next_subscriber += 1
         subscribers = self._subscribers.setdefault(key, {})
@@ -117,5 +123,6 @@ class Store:
         history.append(change)
         if len(history) > HISTORY_EVENTS:
             self._forgotten[key] = history.popleft().revision
-        for subscriber in list(self._subscribers.get(key, {}).values()):
-            subscriber(change)
+        for listening in (key, None):
+            for subscriber in list(self._subscribers.get(listening, {}).values()):
+                subscriber(change)

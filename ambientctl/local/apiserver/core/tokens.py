@@ -52,7 +52,7 @@ class TokenAuthority:
         self.issuer = issuer
 
     def issue(self, account: Object, request: Object, bound: Object | None, now_s: int) -> Object:
-        """The ``status`` of a TokenRequest for this account; ``bound`` is the pod, node or secret."""
+        """Token and expiry for this account; ``bound`` is the pod, node or secret."""
         spec = request.get("spec") or {}
         lifetime_s = int(spec.get("expirationSeconds") or DEFAULT_LIFETIME_S)
         expires_s = now_s + min(lifetime_s, MAX_LIFETIME_S)

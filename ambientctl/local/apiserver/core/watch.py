@@ -62,8 +62,8 @@ class Watch:
     def _beginning(self) -> Iterator[Change]:
         revision = self.options.revision
         if revision in {"", "0"} or self.options.initial_events:
-            for obj in self._store.list(self._kind.key, self.options.namespace):
-                yield Change("ADDED", int(obj["metadata"]["resourceVersion"]), obj, None)
+            for obj in self._store.objects(self._kind.key, self.options.namespace):
+                yield Change(self._kind.key, "ADDED", int(obj["metadata"]["resourceVersion"]), obj)
             return
         if not revision.isdigit():
             raise bad_request(f"invalid resourceVersion {revision!r}: must be a number")
