@@ -40,6 +40,8 @@ class Request(NamedTuple):
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes = b""
+    peer: str = ""
+    """The client's IP address; empty where the transport has none."""
 
 
 class Response(NamedTuple):
@@ -171,6 +173,7 @@ class _Connection:
             query=dict(parse_qsl(target.query, keep_blank_values=True)),
             headers={n.decode("latin-1"): v.decode("latin-1") for n, v in head.headers},
             body=body,
+            peer=_peer_ip(self._stream),
         )
         try:
             return await self._handler(request)
@@ -202,3 +205,13 @@ class _Connection:
             await self._stream.send_all(wire)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
+
+
+def _peer_ip(stream: trio.abc.Stream) -> str:
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        address = stream.socket.getpeername()
+        return str(address[0]) if isinstance(address, tuple) else ""  # a unix socket has none
+    except OSError:
+        return ""  # It went away; whoever asks for the address trusts nobody then.

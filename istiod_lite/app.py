@@ -1,0 +1,238 @@
+"""The composition root: API server in, index, xDS and certificates out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+from typing import Any, Final
+
+import trio
+
+from ambient.api.errors import MeshError
+from ambient.kube.io.client import KubeClient
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.http import listen, serve_http
+from ambient.telemetry.io.logs import get_logger
+from ambient.telemetry.io.metrics_http import serve_metrics
+from istiod_lite.core.certificates import Authority
+from istiod_lite.core.changes import Changes
+from istiod_lite.core.facts import MeshFacts
+from istiod_lite.core.index import Index
+from istiod_lite.core.issue import Caller
+from istiod_lite.core.snapshot import Publisher
+from istiod_lite.core.waypoint_objects import WaypointPlan
+from istiod_lite.io.authenticator import Authenticator
+from istiod_lite.io.bridge import Bridge
+from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
+from istiod_lite.io.ca_store import load_authority
+from istiod_lite.io.grpc_server import GrpcServer, ServingCertificate
+from istiod_lite.io.leader import Leader
+from istiod_lite.io.metrics import Metrics
+from istiod_lite.io.root_certs import RootCertificates
+from istiod_lite.io.status_pages import StatusPages
+from istiod_lite.io.watches import Watches
+from istiod_lite.io.waypoint_controller import WaypointController
+from istiod_lite.io.xds_server import XdsService
+from istiod_lite.settings import Settings
+
+CERTIFICATES: Final = "certificate authority"
+LISTENERS: Final = "xDS listeners"
+
+log = get_logger("istiod")
+
+
+async def run(
+    settings: Settings,
+    stopping: trio.Event,
+    *,
+    task_status: trio.TaskStatus[ControlPlane] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``stopping`` is set; started once proxies are served."""
+    async with KubeClient.connect() as kube:
+        plane = ControlPlane(settings, kube)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(plane.run)
+            task_status.started(plane)
+            await stopping.wait()
+            nursery.cancel_scope.cancel()
+
+
+class ControlPlane:
+    """One replica. ``ports`` are those that were bound, by name of the setting."""
+
+    def __init__(self, settings: Settings, kube: KubeClient) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._metrics = Metrics()
+        self._publisher = Publisher()
+        self._pending = [CERTIFICATES, LISTENERS]
+        self.ports: dict[str, int] = {}
+        self.index = Index(
+            MeshFacts(
+                cluster_id=settings.cluster_id,
+                trust_domain=settings.trust_domain,
+                root_namespace=settings.pod_namespace,
+                cluster_domain=settings.cluster_domain,
+                network=settings.network,
+            )
+        )
+        self._watches = Watches(
+            kube,
+            self.index,
+            self._publish,
+            quiet_s=settings.pilot_debounce_after_s,
+            longest_s=settings.pilot_debounce_max_s,
+        )
+        self._bridge = Bridge()
+        self._authenticator = Authenticator(kube, settings.token_audiences, settings.cluster_id)
+        self._xds = XdsService(
+            self._identify,
+            cluster_id=settings.cluster_id,
+            max_streams=settings.max_streams,
+            metrics=self._metrics,
+        )
+        self._metrics.clients.labels("ambient-mesh").set_function(lambda: len(self._xds.streams))
+        self._waypoints = WaypointController(kube, self.index, self._plan())
+        self._roots: RootCertificates | None = None
+        self._pages = StatusPages(settings, self.index, self._missing)
+        self._pages.xds = self._xds
+        self._pages.authenticator = self._authenticator
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. The ports for proxies open only when the index is complete, so that
+        no client ever sees a part of the mesh and takes the rest for gone.
+        """
+        settings = self._settings
+        async with trio.open_nursery() as nursery:
+            listeners = await _or_explain(
+                lambda: listen(settings.bind_address, settings.http_port),
+                "HTTP_PORT",
+                settings.http_port,
+            )
+            self.ports["http_port"] = listeners[0].socket.getsockname()[1]
+            nursery.start_soon(serve_http, listeners, self._pages.routes())
+            self.ports["monitoring_port"] = await _or_explain(
+                lambda: nursery.start(
+                    serve_metrics,
+                    settings.bind_address,
+                    settings.monitoring_port,
+                    self._metrics.registry,
+                ),
+                "MONITORING_PORT",
+                settings.monitoring_port,
+            )
+            authority = await self._prepare(nursery)
+            server = GrpcServer(
+                settings,
+                self._xds,
+                CaService(
+                    self._bridge,
+                    self._authenticator,
+                    authority,
+                    self.index.inputs,
+                    CaRules(settings.trust_domain, settings.ca_trusted_node_accounts),
+                    self._metrics,
+                ),
+                ServingCertificate(authority, settings.serving_names),
+            )
+            self.ports |= dict(zip(("xds_port", "xds_plaintext_port"), server.ports, strict=True))
+            server.start()
+            self._pending.remove(LISTENERS)
+            leader = Leader(self._kube, settings.pod_namespace, settings.pod_name, settings.lease_s)
+            nursery.start_soon(leader.run, self._write)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.move_on_after(settings.lease_s / 3, shield=True):
+                    self._xds.close()
+                    await trio.to_thread.run_sync(server.stop)
+                    if leader.leading:
+                        await leader.release()
+
+    async def _prepare(self, nursery: trio.Nursery) -> Authority:
+        """Fill the index and get the authority, both at once."""
+        listed = trio.Event()
+
+        async def list_all() -> None:
+            await nursery.start(self._watches.run)
+            listed.set()
+
+        nursery.start_soon(list_all)
+        authority = await load_authority(
+            self._kube, self._settings.pod_namespace, self._settings.trust_domain
+        )
+        expiry = authority.certificate.not_valid_after_utc.astimezone(UTC)
+        self._metrics.root_expiry.set(expiry.timestamp())
+        self._roots = RootCertificates(self._kube, self.index, authority.roots_pem)
+        self._pending.remove(CERTIFICATES)
+        await listed.wait()
+        return authority
+
+    async def _write(self) -> None:
+        """What only the leader does."""
+        assert self._roots is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._roots.run)
+            nursery.start_soon(self._waypoints.run)
+
+    def _publish(self, changes: Changes, first: float) -> None:
+        """Changes of the index: to proxies, controllers, metrics and the log."""
+        begun = time.monotonic()
+        delta = self._publisher.advance(self.index, changes)
+        self._xds.publish(self._publisher.snapshot, delta)
+        self._waypoints.look_at(changes.gateways)
+        if self._roots is not None:
+            self._roots.look_at(changes.namespaces)
+        for remark in changes.remarks:
+            log.warning(
+                Event.OBJECT_REMARK,
+                kind=remark.kind,
+                object=str(remark.key),
+                text=remark.text,
+                hint=remark.hint,
+            )
+        metrics = self._metrics
+        metrics.services.set(len(self.index.services))
+        metrics.workloads.set(len(self.index.workloads))
+        metrics.policies.set(len(self.index.authorizations))
+        metrics.rejected_configs.set(len(self.index.remarks()))
+        metrics.index_seconds.observe(time.monotonic() - begun)
+        metrics.debounce.observe(time.monotonic() - first)
+        log.debug(
+            Event.INDEX_PUSHED,
+            addresses=len(changes.addresses),
+            authorizations=len(changes.authorizations),
+            configs=len(changes.configs),
+        )
+
+    def _identify(self, context: Any) -> Caller | None:
+        """The caller of an xDS stream, on gRPC's thread; nobody in particular in plain text."""
+        if not is_encrypted(context):
+            return None
+        return self._bridge.call(self._authenticator.caller, context.invocation_metadata())
+
+    def _missing(self) -> list[str]:
+        return [*self._pending, *self._watches.missing]
+
+    def _plan(self) -> WaypointPlan:
+        settings = self._settings
+        return WaypointPlan(
+            facts=self.index.facts,
+            image=settings.waypoint_image,
+            command=settings.waypoint_command,
+            discovery_address=settings.discovery_address,
+            replicas=settings.waypoint_replicas,
+        )
+
+
+async def _or_explain(bind: Callable[[], Awaitable[Any]], setting: str, port: int) -> Any:
+    """Bind a port, or say which one could not be bound."""
+    try:
+        return await bind()
+    except OSError as error:
+        raise MeshError(
+            f"cannot listen on port {port}: {error.strerror}",
+            hint=f"another process has the port; set {setting}",
+        ) from error

@@ -1,0 +1,117 @@
+"""The gRPC listeners: 15012 with TLS for xDS and certificates, 15010 in plain text for xDS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from envoy.service.discovery.v3 import ads_pb2_grpc
+
+from ambient.api.address import HostPort
+from ambient.api.errors import MeshError
+from ambient.api.pb import citadel_pb2_grpc
+from istiod_lite.core.certificates import SERVING_TTL, Authority, key_pem
+from istiod_lite.io.ca_server import CaService
+from istiod_lite.io.xds_server import XdsService
+from istiod_lite.settings import Settings
+
+MAX_RECEIVE_BYTES: Final = 4 << 20
+"""Istio: ISTIO_GPRC_MAXRECVMSGSIZE."""
+STOP_GRACE_S: Final = 1.0
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", 10_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Node tunnels ping every 30 s; Istio allows every 15 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Two processes on one port would each see half of the connections.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class ServingCertificate:
+    """Our own certificate; renewed at half its life, without closing the listener."""
+
+    def __init__(self, authority: Authority, names: list[str]) -> None:
+        self._authority = authority
+        self._names = names
+        self._lock = threading.Lock()
+        self._renew_at = datetime.min.replace(tzinfo=UTC)
+
+    def renewed(self) -> Any:
+        """A certificate configuration if a new one is due, else None; from gRPC's threads."""
+        now = datetime.now(UTC)
+        with self._lock:
+            if now < self._renew_at:
+                return None
+            key = ec.generate_private_key(ec.SECP256R1())
+            chain = self._authority.serving(
+                self._names, key, now=now, serial=x509.random_serial_number()
+            )
+            self._renew_at = now + SERVING_TTL / 2
+        pair = (key_pem(key), chain.encode())
+        return grpc.ssl_server_certificate_configuration([pair])
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a listener. Clients prove themselves by token, not by certificate."""
+        return grpc.dynamic_ssl_server_credentials(
+            self.renewed(), self.renewed, require_client_authentication=False
+        )
+
+
+class GrpcServer:
+    """Both ports; ``ports`` tells which ones were really bound."""
+
+    def __init__(
+        self, settings: Settings, xds: XdsService, ca: CaService, serving: ServingCertificate
+    ) -> None:
+        """Binds the ports. Raises MeshError that names a port which is taken."""
+        # A stream holds one of these threads; the rest is for certificates.
+        self._pool = ThreadPoolExecutor(settings.max_streams + 32, "grpc")
+        self._server = grpc.server(self._pool, options=_OPTIONS)
+        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(xds, self._server)
+        citadel_pb2_grpc.add_IstioCertificateServiceServicer_to_server(ca, self._server)
+        host = settings.bind_address
+        credentials = serving.credentials()
+        self.ports = (
+            _bind(
+                lambda at: self._server.add_secure_port(at, credentials),
+                HostPort(host, settings.xds_port),
+                "XDS_PORT",
+            ),
+            _bind(
+                self._server.add_insecure_port,
+                HostPort(host, settings.xds_plaintext_port),
+                "XDS_PLAINTEXT_PORT",
+            ),
+        )
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """End; waits for the threads, so call it from one of its own."""
+        self._server.stop(STOP_GRACE_S).wait()
+        self._pool.shutdown(wait=True)
+
+
+def _bind(add: Callable[[str], int], at: HostPort, setting: str) -> int:
+    try:
+        port = add(str(at))
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise MeshError(
+            f"cannot listen on {at}", hint=f"another process has the port; set {setting}"
+        )
+    return port

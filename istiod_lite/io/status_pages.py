@@ -1,0 +1,136 @@
+"""``/ready`` and ``/debug``: is it ready, what does it know, what do its clients have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ambient.api.errors import MeshError
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.telemetry.io.http import Handler, Request, Response, Routes
+from istiod_lite.core.index import Index
+from istiod_lite.core.issue import RefusedError
+from istiod_lite.io.authenticator import Authenticator
+from istiod_lite.io.xds_server import XdsService
+from istiod_lite.settings import Settings
+
+
+class StatusPages:
+    """The routes of the HTTP port. ``pending`` names what is not done yet."""
+
+    def __init__(self, settings: Settings, index: Index, pending: Callable[[], list[str]]) -> None:
+        self._settings = settings
+        self._index = index
+        self._pending = pending
+        self.xds: XdsService | None = None
+        self.authenticator: Authenticator | None = None
+
+    def routes(self) -> Routes:
+        """Everything that is served."""
+        routes = Routes()
+        routes.add("/ready", self._ready)
+        routes.add("/debug/configz", self._guarded(self._configz))
+        routes.add("/debug/syncz", self._guarded(self._syncz))
+        routes.add("/debug/index", self._guarded(self._index_page))
+        return routes
+
+    def _guarded(self, page: Callable[[], Any]) -> Handler:
+        """Pages about the whole mesh are for its operators: local, or of the system namespace."""
+
+        async def handler(request: Request) -> Response:
+            if request.peer not in ("127.0.0.1", "::1"):
+                refusal = await self._refusal(request)
+                if refusal is not None:
+                    return refusal
+            body = msgspec.json.format(msgspec.json.encode(page(), enc_hook=str), indent=1)
+            return Response(200, body + b"\n", "application/json")
+
+        return handler
+
+    async def _refusal(self, request: Request) -> Response | None:
+        if self.authenticator is None:
+            return Response(503, "not ready\n")
+        header = request.headers.get("authorization", "")
+        try:
+            caller = await self.authenticator.bearer([header])
+        except RefusedError:
+            return Response(401, "send authorization: Bearer <token for audience istio-ca>\n")
+        except MeshError as error:
+            return Response(503, f"{error}\n")
+        if caller.namespace != self._settings.pod_namespace:
+            return Response(403, f"only for accounts of {self._settings.pod_namespace}\n")
+        return None
+
+    async def _ready(self, _: Request) -> Response:
+        pending = self._pending()
+        if pending:
+            return Response(503, f"not ready, pending: {', '.join(pending)}\n")
+        return Response(200, "ready\n")
+
+    def _configz(self) -> Any:
+        inputs = self._index.inputs
+        return {
+            "settings": {
+                field.name: getattr(self._settings, field.name)
+                for field in msgspec.structs.fields(Settings)
+            },
+            "configs": list(inputs.configs.values()),
+            "remarks": [
+                {"kind": one.kind, "object": str(one.key), "text": one.text}
+                for one in self._index.remarks()
+            ],
+        }
+
+    def _index_page(self) -> Any:
+        index = self._index
+        return {
+            "workloads": [_plain(one) for one in index.workloads.values()],
+            "services": [_plain(one) for one in index.services.values()],
+            "policies": [_plain(one) for one in index.authorizations.values()],
+            "bindings": {
+                str(key): {"gateway": str(one.gateway), "reason": one.reason.value}
+                for key, one in index.bindings.items()
+            },
+        }
+
+    def _syncz(self) -> Any:
+        short = {ADDRESS_TYPE: "WDS", AUTHORIZATION_TYPE: "WADS", CONFIG_TYPE: "CONFIG"}
+        return [
+            {
+                "proxy": stream.node.name,
+                "proxy_type": stream.node.kind,
+                "cluster_id": stream.node.cluster_id or self._settings.cluster_id,
+                "peer": stream.peer,
+                "connected_at": stream.connected_at,
+                "resources": {
+                    url: {
+                        "name": short.get(url, url),
+                        "status": state.status,
+                        "sent": state.sent_nonce,
+                        "acked": state.acked_nonce,
+                        "lastError": state.error,
+                    }
+                    for url, state in dict(stream.state.types).items()
+                },
+            }
+            for stream in (self.xds.streams if self.xds is not None else ())
+        ]
+
+
+def _plain(value: Any) -> Any:
+    """A struct as JSON can hold it: addresses and keys as text, enums by name."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return [_plain(one) for one in value]
+    if hasattr(value, "name") and isinstance(value, int):
+        return value.name
+    if isinstance(value, str | int | None):
+        return value
+    if hasattr(value, "_fields"):
+        return "/".join(str(one) for one in value)
+    return str(value)
