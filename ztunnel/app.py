@@ -126,9 +126,11 @@ class _Tunnel:
         self._readiness.done(STATE_MANAGER)
 
     def _apply(self, update: Update) -> Iterable[BadResource]:
-        if self._view.state.apply(update.type_url, update.changed, update.removed):
+        changed = self._view.state.apply(update.type_url, update.changed, update.removed)
+        if changed:
             self._view.notify()
-            self._node.connections.judge_again()
+            policies = update.type_url == AUTHORIZATION_TYPE
+            self._node.connections.judge_again(None if policies else changed)
         return ()
 
     async def _drain(self) -> None:

@@ -128,25 +128,23 @@ async def test_enrolment_and_leaving_keep_established_connections(tmp_path: Path
 async def test_a_restarted_agent_touches_no_healthy_pod(tmp_path: Path) -> None:
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         world.namespace("shop", "ambient")
-        async with world.agent(), trio.open_nursery() as first:
-            await first.start(FakeTunnel(world.zds).run)
+        tunnel = FakeTunnel(world.zds)
+        async with world.agent():
+            await nursery.start(tunnel.run)
             web = await world.start("web")
             Echo(nursery, web)
             await until(lambda: web.annotation == "enabled")
-            rules, version = web.ruleset(), web.version
-        assert web.ruleset() == rules, "an agent that stops leaves its pods in the mesh"
-        async with world.agent(), trio.open_nursery() as second:
-            tunnel = FakeTunnel(world.zds)
-            await second.start(tunnel.run)
-            assert tunnel.heard == [
-                wire.Add(web.uid, "web", "shop", "web-sa"),
-                wire.SnapshotSent(),
-            ]
-            assert await echoes(await dial(None, web.ip))
-            assert web.ruleset().partition("counter")[0] == rules.partition("counter")[0]
-            assert handles(web.ruleset()) == handles(rules), "no rule was written again"
+            stream = await dial(None, web.ip)
+            assert await echoes(stream)
+            rules, version = handles(web.ruleset()), web.version
+        assert handles(web.ruleset()) == rules, "an agent that stops leaves its pods in the mesh"
+        async with world.agent():
+            add = wire.Add(web.uid, "web", "shop", "web-sa")
+            await until(lambda: tunnel.sessions[1:] == [[add, wire.SnapshotSent()]])
+            assert await echoes(stream)
+            assert handles(web.ruleset()) == rules, "no rule was written again"
             assert web.version == version, "nor the pod in the API server"
-            second.cancel_scope.cancel()
+            await stream.aclose()
         nursery.cancel_scope.cancel()
 
 
@@ -158,23 +156,21 @@ async def test_an_agent_that_restarts_while_a_pod_drains_lets_it_drain(tmp_path:
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         world.namespace("shop", "ambient")
         Echo(nursery, None)
+        tunnel = FakeTunnel(world.zds)
         async with world.agent():
-            old = FakeTunnel(world.zds)
-            await nursery.start(old.run)
+            await nursery.start(tunnel.run)
             web = await world.start("web")
             stream = await dial(web, "10.244.1.1")
             assert await echoes(stream)
             world.label(web, "none")
             await until(lambda: "redirect" not in web.ruleset())
-        async with world.agent(), trio.open_nursery() as second:
-            tunnel = FakeTunnel(world.zds)
-            await second.start(tunnel.run)
-            assert wire.Add(web.uid, "web", "shop", "web-sa") in tunnel.heard
+        async with world.agent():
+            await until(lambda: len(tunnel.sessions) == 2)
+            await tunnel.until(wire.SnapshotSent())
             assert await echoes(stream)
             await stream.aclose()
             await tunnel.until(wire.Del(web.uid))
             await until(lambda: web.ruleset() == "")
-            second.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
 

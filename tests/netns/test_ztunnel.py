@@ -12,6 +12,7 @@ from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, S
 from ambient.api.service import NamespacedHostname, Port, Service
 from ambient.net.core import rules
 from ambient.net.io import nft
+from ambient.telemetry.io import logs
 from tests.netns.lan import echo, exchange, read_all, tell_peer
 from tests.netns.tunnel import Tunnel, capture_log, running, workload
 from ztunnel.io.pods import PodStartError
@@ -38,7 +39,8 @@ DENY_WEB = deny("no-web", Match(principals=(StringMatch(MatchKind.SUFFIX, "/sa/w
 
 @pytest.fixture
 def log():
-    return capture_log(io.StringIO())
+    yield capture_log(io.StringIO())
+    logs.configure()
 
 
 @pytest.fixture
@@ -164,16 +166,17 @@ async def test_a_deny_policy_closes_the_live_connection_at_once_and_no_other(lan
             tunnel.know(DENY_WEB)
             assert not await read_all(cut)
             assert await exchange(kept, b"after") == b"after"
-        (record,) = [
-            line for line in await log.wait(3) if line["direction"] == "inbound" and "error" in line
-        ]
+        (record,) = log.errors("inbound", await log.wait(3))
         assert record["error"] == "connection closed due to policy change"
         async with await web.dial(api.ip, 8080) as stream:
             assert await read_all(stream) is None
-        refused = await log.wait(1, "connection failed")
-        assert "denied by shop/no-web" in refused[-1]["error"]
-        source = [line for line in await log.wait(5) if line["direction"] == "outbound"]
-        assert "401" in source[-1]["error"]
+        lines = await log.wait(6)
+        refused = log.errors("inbound", lines)[-1]
+        assert "denied by shop/no-web" in refused["error"]
+        assert refused["src.identity"] == SPIFFE + "web"
+        assert "401" in log.errors("outbound", lines)[-1]["error"]
+        told = log.events("policy.denied")
+        assert [one["policy"] for one in told] == ["shop/no-web"] * 2
         tunnel.know(forget=["shop/no-web"])
         async with await web.dial(api.ip, 8080) as stream:
             assert await exchange(stream, b"again") == b"again"
@@ -194,7 +197,7 @@ async def test_plaintext_enters_until_it_is_strict(lan, api, log):
         tunnel.know(STRICT)
         async with await outsider.dial(api.ip, 8080) as stream:
             assert await read_all(stream) is None
-        (refused,) = await log.wait(1, "connection failed")
+        refused = (await log.wait(2))[-1]
         assert "denied by shop/strict" in refused["error"]
 
 

@@ -6,6 +6,7 @@ agent by ``enrol`` and ``leave``; everything between the sockets is the product'
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
@@ -139,11 +140,18 @@ class AccessLog:
     def __init__(self, stream):
         self._stream = stream
 
-    def lines(self, message="connection complete"):
-        import json
-
+    def events(self, message):
+        """Lines of any scope."""
         records = [json.loads(line) for line in self._stream.getvalue().splitlines()]
-        return [r for r in records if r["scope"] == "access" and r["message"] == message]
+        return [record for record in records if record["message"] == message]
+
+    def lines(self, message="connection complete"):
+        return [record for record in self.events(message) if record["scope"] == "access"]
+
+    @staticmethod
+    def errors(direction, lines):
+        """The failed ones of one direction."""
+        return [line for line in lines if line["direction"] == direction and "error" in line]
 
     async def wait(self, count=1, message="connection complete"):
         """At least ``count`` lines, once they are there."""

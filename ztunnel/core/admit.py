@@ -36,6 +36,8 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     verdict: Verdict | None = None
     """Set where a policy decided."""
+    service: Service | None = None
+    """As in a permit."""
     connection: Connection | None = None
     """What that policy judged."""
 
@@ -80,10 +82,8 @@ def admit_connect(
     if tunnel is not None and tunnel.port:
         port = tunnel.port
     upstream = HostPort(local.host, port)
-    decided = _judge(state, workload, caller.identity, caller.ip, upstream)
-    if isinstance(decided, Denial):
-        return decided
     service = service or guess_service(state, workload, port, caller.forwarded_host)
+    decided = _judge(state, workload, caller.identity, caller.ip, upstream)
     return msgspec.structs.replace(decided, service=service)
 
 
@@ -94,8 +94,6 @@ def admit_plaintext(
     if original.port in ILLEGAL_DESTINATIONS:
         return Denial(status=UNAVAILABLE, reason="attempted recursive call to ourselves")
     decided = _judge(state, workload, None, peer, original)
-    if isinstance(decided, Denial):
-        return decided
     service = guess_service(state, workload, original.port, "")
     return msgspec.structs.replace(decided, service=service)
 

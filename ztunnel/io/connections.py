@@ -9,8 +9,10 @@ from typing import Final
 import trio
 
 from ambient.api.errors import MeshError
+from ambient.api.workload import Workload
 from ambient.hbone.core.counters import Counters
 from ambient.net.core.wire import Add
+from ambient.policy.core.decide import Verdict
 from ambient.telemetry.core.access_record import (
     DRAINED,
     POLICY_CHANGED,
@@ -23,7 +25,7 @@ from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
 from ambient.telemetry.io.metrics_http import TrafficMetrics
 from ztunnel.core.admit import Permit, judge_again
 from ztunnel.core.describe import Described
-from ztunnel.io.failures import flag_of
+from ztunnel.io.failures import DeniedError, flag_of
 from ztunnel.io.mesh_view import MeshView
 
 access_log = get_logger(ACCESS_SCOPE)
@@ -41,6 +43,8 @@ class LiveConnection:
         """TCP or HBONE, as the connection dump shows it."""
         self.counters: Final = Counters()
         self.scope: Final = trio.CancelScope()
+        self.workload_uid = ""
+        """Inbound only: the workload that policies judge."""
         self.permit: Permit | None = None
         """Inbound only: what was allowed, to be judged again when policies change."""
         self.reason = ""
@@ -98,6 +102,8 @@ class Connections:
         except (MeshError, OSError) as error:
             live.record.error = str(error)
             flag = flag_of(error)
+            if isinstance(error, DeniedError) and error.denial.verdict is not None:
+                _tell_denial(live, error.denial.verdict)
         except trio.Cancelled:
             live.record.error = DRAINED
             raise
@@ -106,26 +112,30 @@ class Connections:
             self._metrics.closed(counted, flag)
             self._log_end(live, trio.current_time() - started_s)
 
-    def judge_again(self) -> None:
-        """Policies or workloads have changed: cut what is no longer allowed, leave the others."""
+    def admitted(self, live: LiveConnection, server: Workload, permit: Permit) -> None:
+        """From now on every change of policies judges the connection again."""
+        live.permit = permit
+        live.workload_uid = server.uid
+        if permit.verdict.dry_run_denials:
+            denials = ", ".join(permit.verdict.dry_run_denials)
+            policy_log.info(Event.POLICY_DRY_RUN, **_parties(live), would_be_denied_by=denials)
+
+    def judge_again(self, changed: frozenset[str] | None = None) -> None:
+        """Policies have changed, or (``changed``) only these workloads: cut what is no longer
+        allowed and leave the others alone.
+        """
         for live in self.live:
             if live.permit is None or live.cut:
+                continue
+            if changed is not None and live.workload_uid not in changed:
                 continue
             workload = self._view.find(live.pod)
             if workload is None:
                 continue  # Its pod is being replaced or removed; the node agent decides that.
             verdict = judge_again(self._view.state, workload, live.permit.connection)
-            if verdict.allowed:
-                continue
-            policy_log.info(
-                Event.POLICY_DENIED,
-                **{"src.addr": str(live.record.source.address)},
-                **{"dst.addr": str(live.permit.upstream)},
-                policy=verdict.policy,
-                reason=verdict.reason,
-                live=True,
-            )
-            live.end(POLICY_CHANGED)
+            if not verdict.allowed:
+                _tell_denial(live, verdict)
+                live.end(POLICY_CHANGED)
 
     def _log_end(self, live: LiveConnection, duration_s: float) -> None:
         record = live.record
@@ -133,3 +143,18 @@ class Connections:
         record.duration_s = duration_s
         write = access_log.error if record.error else access_log.info
         write(record.event, **record.fields())
+
+
+def _tell_denial(live: LiveConnection, verdict: Verdict) -> None:
+    policy_log.info(
+        Event.POLICY_DENIED, **_parties(live), policy=verdict.policy, reason=verdict.reason
+    )
+
+
+def _parties(live: LiveConnection) -> dict[str, str]:
+    record = live.record
+    return {
+        "src.addr": str(record.source.address),
+        "src.identity": str(record.source.identity or ""),
+        "dst.addr": record.hbone_address or str(record.destination.address),
+    }

@@ -76,12 +76,11 @@ class _Connect:
             self._refuse(UNAVAILABLE, error)
             return
         decision = admit_connect(node.view.state, server, caller, self._local)
-        if isinstance(decision, Denial):
+        if isinstance(decision, Denial) and decision.verdict is None:
             self._refuse(decision.status, DeniedError(decision))
             return
-        address = NetworkAddress(node.view.network, source)
         facts = describe.Inbound(
-            client=node.view.state.workload_by_address(address),
+            client=node.view.state.workload_by_address(NetworkAddress(node.view.network, source)),
             server=server,
             peer=self._peer,
             local=self._local,
@@ -89,8 +88,12 @@ class _Connect:
             authority=request.authority,
             service=decision.service,
         )
-        with node.connections.open(self._pod.info, describe.inbound(facts), "HBONE") as live:
-            live.permit = decision
+        described = describe.inbound(facts)
+        with node.connections.open(self._pod.info, described, "HBONE") as live:
+            if isinstance(decision, Denial):
+                stream.refuse(decision.status)
+                raise DeniedError(decision)
+            node.connections.admitted(live, server, decision)
             try:
                 upstream = await connect_in(
                     self._pod.netns,

@@ -26,24 +26,25 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source:
         server = await node.view.workload_of(pod.info)
         assert source is not None  # the kernel says where a connection comes from
         decision = admit_plaintext(node.view.state, server, source, original)
-        if isinstance(decision, Denial):
+        if isinstance(decision, Denial) and decision.verdict is None:
             raise DeniedError(decision)
     except MeshError as error:
         node.connections.refuse(attempt, error)
         reset(sock)
         return
     tune(sock, node.keep_alive)
-    address = NetworkAddress(node.view.network, source)
     facts = describe.Inbound(
-        client=node.view.state.workload_by_address(address),
+        client=node.view.state.workload_by_address(NetworkAddress(node.view.network, source)),
         server=server,
         peer=peer,
         local=original,
         service=decision.service,
     )
     with node.connections.open(pod.info, describe.inbound(facts), "TCP") as live:
-        live.permit = decision
         try:
+            if isinstance(decision, Denial):
+                raise DeniedError(decision)
+            node.connections.admitted(live, server, decision)
             upstream = await connect_in(
                 pod.netns,
                 decision.upstream,

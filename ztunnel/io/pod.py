@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -110,9 +111,23 @@ class Pod:
 
     def _handler(self, parts: PodParts, port: int, listener: Listener) -> Handler:
         if port == OUTBOUND_PORT:
-            return partial(outbound.handle, self._node, parts)
+            return self._counted("source", partial(outbound.handle, self._node, parts))
         serve = plaintext.handle if port == PLAINTEXT_PORT else inbound.handle
-        return partial(serve, self._node, parts, keep_source=listener.transparent)
+        handler = partial(serve, self._node, parts, keep_source=listener.transparent)
+        return self._counted("destination", handler)
+
+    def _counted(self, reporter: str, handler: Handler) -> Handler:
+        """``handler``, with its socket in the gauge of open sockets."""
+        metrics = self._node.metrics
+
+        async def counted(sock: socket.socket) -> None:
+            metrics.socket(reporter, 1)
+            try:
+                await handler(sock)
+            finally:
+                metrics.socket(reporter, -1)
+
+        return counted
 
     async def _hold_certificate(self) -> None:
         """Have the certificate before the first connection asks for it; keep it until the end."""

@@ -8,6 +8,7 @@ import trio
 from ambient.net.core.wire import Add, Del, Keep, SnapshotSent
 from ambient.net.io.netns import Netns
 from ambient.telemetry.core.readiness import Readiness
+from ambient.telemetry.io import logs
 from tests.fakes.zds_agent import ZdsAgent
 from ztunnel.io.pods import Pods, PodStartError
 from ztunnel.io.zds import follow_agent
@@ -195,6 +196,7 @@ async def test_a_descriptor_that_is_no_namespace_is_refused(agent, tunnel):
 async def test_an_absent_agent_is_logged_once_with_path_and_remedy(
     tmp_path, capsys, autojump_clock
 ):
+    logs.configure()
     tunnel = Tunnel()
     path = str(tmp_path / "absent.sock")
     with trio.move_on_after(120):
