@@ -79,7 +79,8 @@ class GrpcServer:
         self._pool = ThreadPoolExecutor(settings.max_streams + 32, "grpc")
         self._server = grpc.server(self._pool, options=_OPTIONS)
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(xds, self._server)
-        citadel_pb2_grpc.add_IstioCertificateServiceServicer_to_server(ca, self._server)
+        add_ca: Any = citadel_pb2_grpc.add_IstioCertificateServiceServicer_to_server
+        add_ca(ca, self._server)
         host = settings.bind_address
         credentials = serving.credentials()
         self.ports = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import msgspec
@@ -127,7 +128,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return [_plain(one) for one in value]
-    if hasattr(value, "name") and isinstance(value, int):
+    if isinstance(value, IntEnum):
         return value.name
     if isinstance(value, str | int | None):
         return value

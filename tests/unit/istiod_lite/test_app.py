@@ -1,0 +1,269 @@
+"""The whole control plane over TLS: objects in at a fake API server, xDS and certificates out."""
+
+from contextlib import asynccontextmanager
+
+import httpx
+import msgspec
+import pytest
+import trio
+from cryptography import x509
+
+from ambient.api.spiffe import Identity
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.identity.core.csr import new_key_and_csr
+from ambient.identity.io.ca_client import CaClient, CaError, CaSettings
+from ambient.xds.io.session import NodeInfo, XdsSession, XdsSettings
+from istiod_lite import app
+from istiod_lite.settings import Settings
+from tests.fakes.kube_api import FakeKubeApi
+from tests.unit.istiod_lite.objects import gateway, namespace, node, pod, policy, service
+
+PODS, SERVICES = "/api/v1/pods", "/api/v1/services"
+NAMESPACES, NODES, SECRETS = "/api/v1/namespaces", "/api/v1/nodes", "/api/v1/secrets"
+CONFIG_MAPS = "/api/v1/configmaps"
+GATEWAYS = "/apis/gateway.networking.k8s.io/v1/gateways"
+POLICIES = "/apis/security.istio.io/v1/authorizationpolicies"
+DEPLOYMENTS = "/apis/apps/v1/deployments"
+
+SETTINGS = Settings(
+    bind_address="127.0.0.1",
+    http_port=0,
+    monitoring_port=0,
+    xds_port=0,
+    xds_plaintext_port=0,
+    pilot_debounce_after_s=0.02,
+)
+
+
+def review(namespace, account, pod_name="", pod_uid=""):
+    extra = {
+        "authentication.kubernetes.io/pod-name": [pod_name],
+        "authentication.kubernetes.io/pod-uid": [pod_uid],
+    }
+    user = {
+        "username": f"system:serviceaccount:{namespace}:{account}",
+        "groups": ["system:serviceaccounts"],
+        "extra": extra if pod_name else {},
+    }
+    return {"authenticated": True, "user": user, "audiences": ["istio-ca"]}
+
+
+def standing_mesh():
+    """Two nodes, a tunnel on the first, one pod on each."""
+    api = FakeKubeApi()
+    for name in ("istio-system", "shop"):
+        api.put(NAMESPACES, namespace(name))
+    for name in ("n1", "n2"):
+        api.put(NODES, node(name))
+    api.put(
+        PODS, pod("zt-1", "istio-system", "10.0.0.1", account="ztunnel", node="n1", uid="zt-uid")
+    )
+    api.put(PODS, pod("web", "shop", "10.1.0.1", account="web", node="n1", labels={"app": "web"}))
+    api.put(PODS, pod("api", "shop", "10.2.0.1", account="api", node="n2"))
+    api.put(SERVICES, service("web", "shop", "10.96.0.10", selector={"app": "web"}))
+    api.tokens["zt"] = review("istio-system", "ztunnel", "zt-1", "zt-uid")
+    api.tokens["unbound"] = review("istio-system", "ztunnel")
+    api.tokens["other-pod"] = review("istio-system", "ztunnel", "zt-1", "another-uid")
+    api.tokens["web"] = review("shop", "web", "web", "uid-web")
+    return api
+
+
+@asynccontextmanager
+async def control_plane(api, tmp_path, monkeypatch, settings=SETTINGS):
+    async with api.serving():
+        monkeypatch.setenv("KUBECONFIG", api.kubeconfig(tmp_path))
+        stopping = trio.Event()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                plane = await nursery.start(app.run, settings, stopping)
+                root = await until(lambda: api.get(CONFIG_MAPS, "shop", "istio-ca-root-cert"), api)
+                (tmp_path / "root.pem").write_text(root["data"]["root-cert.pem"])
+                yield plane
+                stopping.set()
+
+
+async def until(found, api):
+    """Wait for the API server's objects to be as wanted."""
+    while not (value := found()):
+        await api.changed()
+    return value
+
+
+def ca(plane, tmp_path, token):
+    (tmp_path / f"token-{token}").write_text(token)
+    return CaClient(
+        CaSettings(
+            address=f"127.0.0.1:{plane.ports['xds_port']}",
+            root_ca_file=str(tmp_path / "root.pem"),
+            token_file=str(tmp_path / f"token-{token}"),
+            alt_hostname="istiod.istio-system.svc",
+        )
+    )
+
+
+@asynccontextmanager
+async def subscribed(plane, tmp_path, token, info, types):
+    """A client's view of the mesh: name to value; ``changed`` is pulsed at every update."""
+    (tmp_path / f"token-{token}").write_text(token)
+    held = {}
+    updates, changed = trio.open_memory_channel(100)
+
+    def apply(update):
+        held.update(update.changed)
+        for name in update.removed:
+            held.pop(name, None)
+        updates.send_nowait(update)
+        return ()
+
+    session = XdsSession(
+        XdsSettings(
+            address=f"127.0.0.1:{plane.ports['xds_port']}",
+            root_ca_file=str(tmp_path / "root.pem"),
+            token_file=str(tmp_path / f"token-{token}"),
+            alt_hostname="istiod.istio-system.svc",
+        ),
+        info,
+        types,
+        apply,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        await session.synced.wait()
+        while True:
+            try:
+                changed.receive_nowait()
+            except trio.WouldBlock:
+                break
+        yield held, changed
+        nursery.cancel_scope.cancel()
+
+
+ZTUNNEL = NodeInfo(kind="ztunnel", ip="10.0.0.1", name="zt-1", namespace="istio-system")
+
+
+async def test_a_tunnel_syncs_and_hears_of_one_pod_that_changed(tmp_path, monkeypatch):
+    api = standing_mesh()
+    types = [ADDRESS_TYPE, AUTHORIZATION_TYPE]
+    async with (
+        control_plane(api, tmp_path, monkeypatch) as plane,
+        subscribed(plane, tmp_path, "zt", ZTUNNEL, types) as (held, changed),
+    ):
+        assert set(held) == {
+            "Kubernetes//Pod/istio-system/zt-1",
+            "Kubernetes//Pod/shop/web",
+            "Kubernetes//Pod/shop/api",
+            "shop/web.shop.svc.cluster.local",
+        }
+        enrolled = pod("web", "shop", "10.1.0.1", account="web", node="n1", labels={"app": "web"})
+        enrolled["metadata"]["annotations"] = {"ambient.istio.io/redirection": "enabled"}
+        api.put(PODS, enrolled)
+        update = await changed.receive()
+        assert set(update.changed) == {"Kubernetes//Pod/shop/web"}
+        assert held["Kubernetes//Pod/shop/web"].tunnel_protocol.name == "HBONE"
+        api.put(POLICIES, policy("deny", "shop", {"action": "DENY", "rules": [{}]}))
+        update = await changed.receive()
+        assert (update.type_url, set(update.changed)) == (AUTHORIZATION_TYPE, {"shop/deny"})
+        api.remove(PODS, "shop", "api")
+        update = await changed.receive()
+        assert update.removed == {"Kubernetes//Pod/shop/api"}
+
+
+async def test_the_last_state_is_served_while_the_api_server_is_away(tmp_path, monkeypatch):
+    api = standing_mesh()
+    async with control_plane(api, tmp_path, monkeypatch) as plane:
+        async with subscribed(plane, tmp_path, "zt", ZTUNNEL, [ADDRESS_TYPE]) as (held, _):
+            before = dict(held)
+        api.away = True
+        api.cut()
+        async with subscribed(plane, tmp_path, "zt", ZTUNNEL, [ADDRESS_TYPE]) as (held, _):
+            assert held == before
+        api.away = False
+
+
+async def test_certificates_for_callers_and_for_pods_of_their_node(tmp_path, monkeypatch):
+    api = standing_mesh()
+    async with control_plane(api, tmp_path, monkeypatch) as plane:
+        web, remote = (
+            Identity("cluster.local", "shop", "web"),
+            Identity("cluster.local", "shop", "api"),
+        )
+        _, csr = new_key_and_csr(web)
+
+        async def uri(token, identity, impersonate):
+            client = ca(plane, tmp_path, token)
+            try:
+                chain = await client.sign(identity, csr, impersonate=impersonate, ttl_s=3600)
+            finally:
+                client.close()
+            leaf = x509.load_pem_x509_certificate(chain[0].encode())
+            san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            return san.get_values_for_type(x509.UniformResourceIdentifier)
+
+        assert await uri("web", web, False) == [str(web)]
+        assert await uri("zt", web, True) == [str(web)]
+        for token, identity in (
+            ("web", remote),  # not trusted to ask for others
+            ("zt", remote),  # the pod runs on the other node
+            ("zt", Identity("elsewhere", "shop", "web")),  # foreign trust domain
+            ("unbound", web),  # token of no pod
+            ("other-pod", web),  # token of a pod that is gone
+            ("nobody", web),  # token that is not valid
+        ):
+            with pytest.raises(CaError, match="UNAUTHENTICATED"):
+                await uri(token, identity, True)
+
+
+async def test_a_waypoint_is_deployed_programmed_and_told_its_config(tmp_path, monkeypatch):
+    api = standing_mesh()
+    api.put(GATEWAYS, gateway("wp", "shop"))
+    async with control_plane(api, tmp_path, monkeypatch) as plane:
+        made = await until(lambda: api.get(DEPLOYMENTS, "shop", "wp"), api)
+        assert made["metadata"]["ownerReferences"][0]["name"] == "wp"
+        address = {"clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.77"]}
+        svc = await until(lambda: api.get(SERVICES, "shop", "wp"), api)
+        api.put(SERVICES, {**svc, "spec": {**svc["spec"], **address}})
+        labels = made["spec"]["template"]["metadata"]["labels"]
+        api.put(PODS, pod("wp-0", "shop", "10.1.0.9", account="wp", node="n1", labels=labels))
+
+        def programmed():
+            status = api.get(GATEWAYS, "shop", "wp").get("status", {})
+            return status.get("addresses")
+
+        assert await until(programmed, api) == [
+            {"type": "Hostname", "value": "wp.shop.svc.cluster.local"},
+            {"type": "IPAddress", "value": "10.96.0.77"},
+        ]
+        labelled = service("web", "shop", "10.96.0.10", selector={"app": "web"})
+        labelled["metadata"]["labels"] = {"istio.io/use-waypoint": "wp"}
+        api.put(SERVICES, labelled)
+        target = {"targetRefs": [{"kind": "Service", "name": "web", "group": ""}], "rules": [{}]}
+        api.tokens["wp"] = review("shop", "wp", "wp-0", "uid-wp-0")
+        info = NodeInfo(kind="waypoint", ip="10.1.0.9", name="wp-0", namespace="shop")
+        types = [ADDRESS_TYPE, CONFIG_TYPE]
+        async with subscribed(plane, tmp_path, "wp", info, types) as (held, changed):
+            assert held["Kubernetes//Pod/shop/web"].labels == {"app": "web"}
+            api.put(POLICIES, policy("l7", "shop", target))
+            name = "AuthorizationPolicy/shop/l7"
+            while name not in held:
+                await changed.receive()
+            assert held[name].object["spec"] == target
+            unlabelled = service("web", "shop", "10.96.0.10", selector={"app": "web"})
+            api.put(SERVICES, unlabelled)
+            while name in held:
+                await changed.receive()
+
+
+async def test_readiness_debug_pages_and_metrics(tmp_path, monkeypatch):
+    async with control_plane(standing_mesh(), tmp_path, monkeypatch) as plane:
+        base = f"http://127.0.0.1:{plane.ports['http_port']}"
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{base}/ready")).status_code == 200
+            index = msgspec.json.decode((await http.get(f"{base}/debug/index")).content)
+            assert {one["name"] for one in index["workloads"]} == {"zt-1", "web", "api"}
+            config = msgspec.json.decode((await http.get(f"{base}/debug/configz")).content)
+            assert config["settings"]["trust_domain"] == "cluster.local"
+            async with subscribed(plane, tmp_path, "zt", ZTUNNEL, [ADDRESS_TYPE]):
+                (row,) = msgspec.json.decode((await http.get(f"{base}/debug/syncz")).content)
+                assert row["resources"][ADDRESS_TYPE]["status"] in ("SYNCED", "STALE")
+            metrics = f"http://127.0.0.1:{plane.ports['monitoring_port']}/metrics"
+            assert "pilot_services 1.0" in (await http.get(metrics)).text
