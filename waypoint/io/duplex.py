@@ -35,14 +35,22 @@ class Duplex(Protocol):
 
 
 async def abort(stream: Duplex) -> None:
-    """End a stream at once, so that the other side sees that it is not complete."""
-    if isinstance(stream, HboneStream):
-        with contextlib.suppress(*STREAM_ERRORS):
-            stream.reset(ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
-        return
+    """End a client's stream at once, so that it sees that something is missing."""
+    await _end(stream, ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
+
+
+async def drop(stream: Duplex) -> None:
+    """Give up a stream to an endpoint; the application sees that its client has gone."""
+    await _end(stream, ErrorCode.CANCEL)
+
+
+async def _end(stream: Duplex, code: ErrorCode) -> None:
     with trio.CancelScope() as scope, contextlib.suppress(*STREAM_ERRORS):
-        scope.cancel()
-        await stream.aclose()
+        if isinstance(stream, HboneStream):
+            stream.reset(code)
+        else:
+            scope.cancel()
+            await stream.aclose()
 
 
 class Copied(NamedTuple):

@@ -21,7 +21,7 @@ from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.io.pool import Pool
 from waypoint.core.balance import Target
-from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, abort
+from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop
 
 WATCH_AFTER_S: Final = 0.5
 """Connections that are idle for longer are watched; busy ones are spared the task."""
@@ -102,7 +102,7 @@ class Upstreams:
     async def discard(self, connection: Connection) -> None:
         """Give up a connection."""
         self._done(connection.target.key)
-        await abort(connection.stream)
+        await drop(connection.stream)
 
     def _done(self, key: Key) -> None:
         left = self._active[key] - 1
@@ -135,7 +135,7 @@ class Upstreams:
         finally:
             for kept in self._idle.values():
                 for connection in kept:
-                    await abort(connection.stream)
+                    await drop(connection.stream)
 
     async def _look_after_idle(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
@@ -158,7 +158,7 @@ class Upstreams:
             if connection.watch is not None and connection.watched is not None:
                 connection.watch.cancel()
                 await connection.watched.wait()
-            await abort(connection.stream)
+            await drop(connection.stream)
 
     async def _watch(
         self, connection: Connection, scope: trio.CancelScope, done: trio.Event
@@ -172,7 +172,7 @@ class Upstreams:
                 kept = self._idle.get(connection.target.key, [])
                 if connection in kept:
                     kept.remove(connection)
-                await abort(connection.stream)
+                await drop(connection.stream)
         finally:
             done.set()
 
