@@ -10,9 +10,8 @@ import trio
 
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectRequest
-from ambient.hbone.core.limits import CLIENT_LIMITS
 from ambient.hbone.core.stream import Stream
-from ambient.hbone.io.connection import Connection
+from ambient.hbone.io.connection import DEFAULT_TIMING, Connection, Timing
 from ambient.hbone.io.record import explain
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.stream import HboneStream
@@ -26,9 +25,14 @@ class ClientConnection(Connection):
     """Opens streams. ``room`` is how many more fit now."""
 
     def __init__(
-        self, relay: Relay, sock: socket.socket, tls: ssl.SSLContext, allowed: Allowed
+        self,
+        relay: Relay,
+        sock: socket.socket,
+        tls: ssl.SSLContext,
+        allowed: Allowed,
+        timing: Timing,
     ) -> None:
-        super().__init__(relay, sock, tls, CLIENT_LIMITS, client=True)
+        super().__init__(relay, sock, tls, timing, client=True)
         self._allowed = allowed
         self.max_streams = 0
         self.idle_s = 0.0
@@ -88,14 +92,18 @@ class ClientConnection(Connection):
 
 
 async def connect(
-    relay: Relay, sock: socket.socket, tls: ssl.SSLContext, allowed: Allowed
+    relay: Relay,
+    sock: socket.socket,
+    tls: ssl.SSLContext,
+    allowed: Allowed,
+    timing: Timing = DEFAULT_TIMING,
 ) -> ClientConnection:
     """Handshake on a connected socket (which is taken over, also on failure).
 
     Raises HandshakeError, PeerIdentityError.
     """
     try:
-        connection = ClientConnection(relay, sock, tls, allowed)
+        connection = ClientConnection(relay, sock, tls, allowed, timing)
     except OSError as error:
         sock.close()
         raise explain("a peer that left at once", error) from None

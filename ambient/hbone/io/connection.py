@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -14,19 +14,26 @@ from ambient.api.errors import MeshError
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.errors import ConnectionLostError, HandshakeError, PeerError
 from ambient.hbone.core.frames import ErrorCode
-from ambient.hbone.core.limits import Limits
+from ambient.hbone.core.limits import CLIENT_LIMITS, SERVER_LIMITS
 from ambient.hbone.core.stream import Stream
 from ambient.hbone.core.tunnel import Tunnel
 from ambient.hbone.io.record import RecordLayer, explain
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.socket_end import ERR, HUP, IN, OUT
 
-HANDSHAKE_S: Final = 10.0
-"""TLS, and the peer's SETTINGS on the client side. Upstream has no limit and can wait for ever."""
-PING_INTERVAL_S: Final = 10.0
-PING_TIMEOUT_S: Final = 20.0
-"""Both: ztunnel.md section 1.4."""
 _KEEP_ALIVE_PAYLOAD: Final = b"alive?\0\0"
+
+
+class Timing(NamedTuple):
+    """Seconds. The PING times are upstream's (ztunnel.md section 1.4)."""
+
+    handshake_s: float = 10.0
+    """TLS, and the peer's SETTINGS on the client side. Upstream can wait for ever."""
+    ping_interval_s: float = 10.0
+    ping_timeout_s: float = 20.0
+
+
+DEFAULT_TIMING: Final = Timing()
 
 
 class Connection:
@@ -41,7 +48,7 @@ class Connection:
         relay: Relay,
         sock: socket.socket,
         tls: ssl.SSLContext,
-        limits: Limits,
+        timing: Timing,
         *,
         client: bool,
     ) -> None:
@@ -50,7 +57,8 @@ class Connection:
         self.peer_address = _address(sock.getpeername())
         self.local_address = _address(sock.getsockname())
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.tunnel = Tunnel(self, limits, client=client)
+        self.tunnel = Tunnel(self, CLIENT_LIMITS if client else SERVER_LIMITS, client=client)
+        self._timing = timing
         self.error: MeshError | None = None
         self.ready = trio.Event()
         self.closed_event = trio.Event()
@@ -71,11 +79,12 @@ class Connection:
         self.relay.own(self)
         self.relay.watch(self._record.fd, self._mask, self._on_event)
 
-    async def wait_ready(self, timeout_s: float = HANDSHAKE_S) -> None:
+    async def wait_ready(self) -> None:
         """Wait for the handshake; a connection that does not get there is closed.
 
         Raises HandshakeError, PeerIdentityError, ConnectionLostError.
         """
+        timeout_s = self._timing.handshake_s
         try:
             with trio.move_on_after(timeout_s):
                 await self.ready.wait()
@@ -254,16 +263,17 @@ class Connection:
 
     async def _keep_alive(self) -> None:
         """PING so that a dead peer is noticed; runs in the relay until the connection closes."""
+        _, interval_s, timeout_s = self._timing
         with self._life:
             while True:
-                await trio.sleep(PING_INTERVAL_S)
+                await trio.sleep(interval_s)
                 self._pong = trio.Event()
                 self.tunnel.ping(_KEEP_ALIVE_PAYLOAD)
                 self.touch()
-                with trio.move_on_after(PING_TIMEOUT_S):
+                with trio.move_on_after(timeout_s):
                     await self._pong.wait()
                 if not self._pong.is_set():
-                    self.close(self.lost(f"no answer to PING within {PING_TIMEOUT_S:g} s"))
+                    self.close(self.lost(f"no answer to PING within {timeout_s:g} s"))
                     return
                 self.rested()
 

@@ -12,6 +12,7 @@ import trio
 from ambient.hbone.core.connect import ConnectRequest, ConnectResponse
 from ambient.hbone.core.errors import ConnectRefused, HboneStreamError
 from ambient.hbone.io.client import Allowed, ClientConnection, connect
+from ambient.hbone.io.connection import DEFAULT_TIMING, Timing
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.stream import HboneStream
 
@@ -26,6 +27,7 @@ class PoolSettings(NamedTuple):
     """Streams on one connection; Envoy waypoints take no more than these."""
     idle_s: float = 300.0
     """A connection without streams is closed after this time (looked at every 10 s)."""
+    timing: Timing = DEFAULT_TIMING
     attempts: int = 3
     """How often ``connect`` sends a request that peers did not take (GOAWAY, REFUSED_STREAM)."""
 
@@ -126,7 +128,9 @@ class Pool:
     ) -> None:
         attempt = entry.dialling = _Attempt()
         try:
-            connection = await connect(self._relay, await dial(), tls, allowed)
+            sock = await dial()
+            timing = self._settings.timing
+            connection = await connect(self._relay, sock, tls, allowed, timing)
             connection.max_streams = self._settings.max_streams
             connection.idle_s = self._settings.idle_s
             connection.on_disconnect = lambda gone: self._forget(key, gone)

@@ -13,7 +13,7 @@ from ambient.api.errors import MeshError
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.limits import SERVER_LIMITS
 from ambient.hbone.core.stream import Stream
-from ambient.hbone.io.connection import Connection
+from ambient.hbone.io.connection import DEFAULT_TIMING, Connection, Timing
 from ambient.hbone.io.record import explain
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.stream import HboneStream
@@ -46,37 +46,25 @@ class Drain:
         self._connections.discard(connection)
 
 
-class ServerConnection(Connection):
-    """Takes streams; each gets a task in ``nursery``."""
+class _Handlers:
+    """The tasks of one connection, one per CONNECT."""
 
-    def __init__(
-        self,
-        relay: Relay,
-        sock: socket.socket,
-        tls: ssl.SSLContext,
-        handler: Handler,
-        nursery: trio.Nursery,
-    ) -> None:
-        super().__init__(relay, sock, tls, SERVER_LIMITS, client=False)
+    def __init__(self, handler: Handler, nursery: trio.Nursery) -> None:
         self._handler = handler
         self._nursery = nursery
-        self._leaving = False
 
-    def established(self) -> None:
-        self.ready.set()
-
-    def requested(self, stream: Stream) -> None:
-        if len(self._nursery.child_tasks) > _MAX_HANDLERS:
-            self.tunnel.reset(stream, ErrorCode.REFUSED_STREAM)
-            return
-        self._nursery.start_soon(self._handle, HboneStream(self, stream))
+    def start(self, stream: HboneStream) -> None:
+        if len(self._nursery.child_tasks) >= _MAX_HANDLERS:
+            stream.reset(ErrorCode.REFUSED_STREAM)
+        else:
+            self._nursery.start_soon(self._handle, stream)
 
     async def _handle(self, stream: HboneStream) -> None:
         """Run the handler; an unanswered stream whose peer gave up needs it no longer."""
         with trio.CancelScope() as stream.handler_scope:
             try:
                 await self._handler(stream)
-            except MeshError:
+            except (MeshError, trio.BrokenResourceError):
                 # The handler has told whoever wants to know; other streams must not suffer.
                 if not stream.answered:
                     stream.refuse(503)
@@ -85,6 +73,28 @@ class ServerConnection(Connection):
                     stream.reset(ErrorCode.INTERNAL_ERROR)
                 else:
                     stream.release()
+
+
+class ServerConnection(Connection):
+    """Takes streams and gives them to ``handlers``."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        sock: socket.socket,
+        tls: ssl.SSLContext,
+        handlers: _Handlers,
+        timing: Timing,
+    ) -> None:
+        super().__init__(relay, sock, tls, timing, client=False)
+        self._handlers = handlers
+        self._leaving = False
+
+    def established(self) -> None:
+        self.ready.set()
+
+    def requested(self, stream: Stream) -> None:
+        self._handlers.start(HboneStream(self, stream))
 
     def graceful(self) -> None:
         """GOAWAY in two steps, so that no stream under way is lost (RFC 9113, section 6.8)."""
@@ -118,6 +128,7 @@ async def serve(
     tls: ssl.SSLContext,
     handler: Handler,
     drain: Drain | None = None,
+    timing: Timing = DEFAULT_TIMING,
 ) -> None:
     """Serve one accepted TCP connection (which is taken over) until it and its handlers end.
 
@@ -130,7 +141,8 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             try:
-                connection = ServerConnection(relay, sock, tls, handler, nursery)
+                handlers = _Handlers(handler, nursery)
+                connection = ServerConnection(relay, sock, tls, handlers, timing)
             except OSError as failure:
                 raise explain("a peer that left at once", failure) from None
             try:

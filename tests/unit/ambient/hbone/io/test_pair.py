@@ -1,102 +1,22 @@
-"""Our client and our server, joined by a real TCP connection on localhost."""
+"""Streams between our client and our server: bytes, half-close, refusals, resets, cancellation."""
 
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager
+import struct
 
 import pytest
 import trio
 
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.core.counters import Counters
-from ambient.hbone.core.errors import (
-    ConnectionLostError,
-    ConnectRefused,
-    HandshakeError,
-    HboneError,
-    HboneStreamError,
-)
-from ambient.hbone.io.pool import Pool, PoolSettings
-from ambient.hbone.io.relay import Relay
-from ambient.hbone.io.server import Drain, serve
-from ambient.identity.core.verify import PeerIdentityError
-from tests.fakes.certs import TestCa, identity
+from ambient.hbone.core.errors import ConnectRefused, HboneStreamError
+from ambient.hbone.core.frames import ErrorCode
+from ambient.hbone.core.limits import SERVER_LIMITS
+from tests.fakes.certs import identity
+from tests.unit.ambient.hbone.io.pair import echo, mesh, send_and_collect, tcp_pair
 
-CA = TestCa()
-WEB, API = CA.issue("web"), CA.issue("api")
-DEADLINE_S = 30
-
-
-class Mesh:
-    """One relay with a server that hands every CONNECT to ``handler``, and a pool."""
-
-    def __init__(self, relay, nursery, handler, settings):
-        self.relay = relay
-        self.nursery = nursery
-        self.handler = handler
-        self.pool = Pool(relay, settings)
-        self.drain = Drain()
-        self.accepted = 0
-        self.server_errors = []
-        self.server_identity = API
-        self.client_identity = WEB
-        self.allowed = frozenset({identity("api")})
-
-    async def accept_forever(self, task_status):
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
-        self.address = listener.getsockname()
-        tls = self.server_identity.server_context()
-        with listener:
-            task_status.started()
-            while True:
-                await trio.lowlevel.wait_readable(listener)
-                sock, _ = listener.accept()
-                self.accepted += 1
-                self.nursery.start_soon(self._serve, sock, tls)
-
-    async def _serve(self, sock, tls):
-        try:
-            await serve(self.relay, sock, tls, self.handler, self.drain)
-        except (HboneError, PeerIdentityError) as error:
-            self.server_errors.append(error)
-
-    async def dial(self):
-        with trio.socket.socket() as sock:
-            await sock.connect(self.address)
-            return socket.socket(fileno=sock.detach())
-
-    async def open(self, authority="10.0.0.7:80", headers=()):
-        stream, _ = await self.pool.connect(
-            "key",
-            ConnectRequest(authority, headers),
-            self.dial,
-            self.client_identity.client_context(),
-            self.allowed,
-        )
-        return stream
-
-
-@asynccontextmanager
-async def mesh(handler, settings=None, **changes):
-    with trio.fail_after(DEADLINE_S):
-        async with trio.open_nursery() as nursery:
-            relay = Relay()
-            await nursery.start(lambda task_status: relay.run(task_status=task_status))
-            made = Mesh(relay, nursery, handler, settings)
-            for name, value in changes.items():
-                setattr(made, name, value)
-            await nursery.start(made.accept_forever)
-            yield made
-            nursery.cancel_scope.cancel()
-
-
-async def echo(stream):
-    stream.accept((("baggage", "k8s.pod.name=api"),))
-    async for chunk in stream:
-        await stream.send_all(chunk)
-    await stream.send_eof()
+PAYLOAD = bytes(range(256)) * 4096 * 8  # 8 MiB: more than a stream window
 
 
 async def test_a_stream_carries_bytes_both_ways_and_half_closes():
@@ -112,48 +32,172 @@ async def test_a_stream_carries_bytes_both_ways_and_half_closes():
         assert await stream.receive_some() == b""
 
 
-async def test_the_server_sees_who_asks_for_what():
+async def test_the_server_sees_who_asks_for_what_from_where():
     seen = []
 
     async def handler(stream):
-        seen.append((stream.peer, stream.request))
+        seen.append((stream.peer, stream.request, stream.peer_address[0], stream.local_address))
         stream.refuse(401)
 
     async with mesh(handler) as m:
+        forwarded = (("forwarded", 'for="10.0.0.1"'),)
         with pytest.raises(ConnectRefused) as refused:
-            await m.open("10.0.0.7:80", (("forwarded", 'for="10.0.0.1"'),))
+            await m.open("10.0.0.7:80", forwarded)
         assert refused.value.status == 401
-        assert seen == [
-            (identity("web"), ConnectRequest("10.0.0.7:80", (("forwarded", 'for="10.0.0.1"'),)))
-        ]
+        request = ConnectRequest("10.0.0.7:80", forwarded)
+        assert seen == [(identity("web"), request, "127.0.0.1", m.address)]
 
 
 async def test_coupled_sockets_move_megabytes_both_ways():
-    payload = bytes(range(256)) * 4096 * 8  # 8 MiB: more than a stream window
-    ours, theirs = socket.socketpair()
+    ours, theirs = tcp_pair()
     counters = Counters()
     async with mesh(echo) as m:
         stream = await m.open()
         m.nursery.start_soon(stream.couple, theirs, counters)
-        got = bytearray()
-        application = trio.SocketStream(trio.socket.from_stdlib_socket(_tcp(ours)))
-        async with trio.open_nursery() as nursery:
+        assert await send_and_collect(ours, PAYLOAD) == PAYLOAD
+        assert (counters.sent, counters.received) == (len(PAYLOAD), len(PAYLOAD))
 
-            @nursery.start_soon
-            async def _send():
-                await application.send_all(payload)
-                await application.send_eof()
 
-            async for chunk in application:
-                got += chunk
-        assert bytes(got) == payload
-        assert (counters.sent, counters.received) == (len(payload), len(payload))
+async def test_a_server_couples_too_and_bytes_before_the_coupling_are_kept():
+    application, relayed = tcp_pair()
+    done = trio.Event()
+
+    async def handler(stream):
+        stream.accept()
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the client's bytes are in the stream now
+        await stream.couple(relayed, Counters())
+        done.set()
+
+    async with mesh(handler) as m:
+        stream = await m.open()
+        await stream.send_all(b"early")
+        await stream.send_eof()
+        assert await send_and_collect(application, b"answer") == b"early"
+        assert await stream.receive_some() == b"answer"
+        assert await stream.receive_some() == b""
+        await done.wait()
+
+
+async def test_a_slow_reader_stops_its_sender_and_nobody_else():
+    async with mesh(echo) as m:
+        slow, quick = await m.open(), await m.open()
+        sent = 0
+        with trio.move_on_after(0.5) as scope:
+            while True:
+                await slow.send_all(bytes(1 << 20))
+                sent += 1 << 20
+        assert scope.cancelled_caught
+        # one window on the way there, one on the way back, and what is in the echo's hands
+        assert sent <= 3 * SERVER_LIMITS.stream_window
+        await quick.send_all(b"still moving")
+        assert await quick.receive_some() == b"still moving"
+
+
+async def test_a_slow_application_socket_stops_the_senders_window():
+    ours, theirs = tcp_pair()
+    async with mesh(echo) as m:
+        stream = await m.open()
+        m.nursery.start_soon(stream.couple, theirs, Counters())
+        application = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        ours.setblocking(False)
+        sent = 0
+        with trio.move_on_after(0.5):
+            while True:
+                await application.send_all(bytes(1 << 20))
+                sent += 1 << 20
+        assert sent < 40 << 20  # two windows and the kernel's buffers, never without an end
+        other = await m.open()
+        await other.send_all(b"x")
+        assert await other.receive_some() == b"x"
         await application.aclose()
 
 
-def _tcp(sock):
-    sock.setblocking(False)
-    return sock
+async def test_cancelling_a_coupling_resets_the_stream_and_closes_the_socket():
+    ours, theirs = tcp_pair()
+    failures = []
+
+    async def handler(stream):
+        stream.accept()
+        try:
+            await stream.receive_some()
+            assert await stream.receive_some() == b""
+            await stream.send_all(b"too late")
+        except trio.BrokenResourceError as error:
+            failures.append(error.__cause__.code)
+
+    async with mesh(handler) as m:
+        stream = await m.open()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.couple, theirs, Counters())
+            ours.sendall(b"x")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+        assert await trio.to_thread.run_sync(ours.recv, 1) == b""
+        while not failures:
+            await trio.sleep(0.01)
+        assert failures == [ErrorCode.CANCEL]
+        ours.close()
 
 
-_ = (ConnectionLostError, HandshakeError, HboneStreamError, PoolSettings)
+async def test_a_reset_with_an_error_is_reported_and_seen_by_the_application():
+    ours, theirs = tcp_pair()
+
+    async def handler(stream):
+        stream.accept()
+        await stream.receive_some()
+        stream.reset(ErrorCode.INTERNAL_ERROR)
+
+    async with mesh(handler) as m:
+        stream = await m.open()
+        ours.sendall(b"x")
+        with pytest.raises(HboneStreamError, match="INTERNAL_ERROR"):
+            await stream.couple(theirs, Counters())
+        with pytest.raises(ConnectionResetError):
+            ours.recv(1)
+        ours.close()
+
+
+async def test_a_reset_of_the_application_ends_its_stream_in_order():
+    ours, theirs = tcp_pair()
+    got = []
+
+    async def handler(stream):
+        stream.accept()
+        async for chunk in stream:
+            got.append(chunk)
+        await stream.send_eof()
+
+    async with mesh(handler) as m:
+        stream = await m.open()
+        ours.sendall(b"last words")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.couple, theirs, Counters())
+            while not got:
+                await trio.sleep(0.01)
+            ours.close()
+        assert got == [b"last words"]
+
+
+async def test_a_handler_that_has_not_answered_is_cancelled_when_the_client_gives_up():
+    cancelled = trio.Event()
+
+    async def handler(stream):
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with mesh(handler) as m:
+        with trio.move_on_after(0.2):
+            await m.open()
+        await cancelled.wait()
+
+
+async def test_a_failing_handler_answers_503():
+    async def handler(stream):
+        raise HboneStreamError("the application is not there", ErrorCode.CONNECT_ERROR)
+
+    async with mesh(handler) as m:
+        with pytest.raises(ConnectRefused, match="503"):
+            await m.open()
