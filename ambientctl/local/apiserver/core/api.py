@@ -21,8 +21,6 @@ from ambientctl.local.apiserver.core.events import present
 from ambientctl.local.apiserver.core.kinds import Kind
 from ambientctl.local.apiserver.core.patches import ACCEPTED, APPLY_PATCH
 from ambientctl.local.apiserver.core.requests import (
-    JSON,
-    YAML,
     Request,
     Response,
     Target,
@@ -422,7 +420,7 @@ def _patch_body(request: Request) -> Any:
 
 
 def _delete_options(request: Request) -> Any:
-    body = read_body(request, (JSON, YAML))
+    body = read_body(request)
     return read_options(
         body, request.query.get("gracePeriodSeconds"), request.query.get("propagationPolicy")
     )

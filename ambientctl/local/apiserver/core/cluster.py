@@ -13,7 +13,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ambientctl.local.apiserver.core import admission, crds, events, managed_fields, schema
+from ambientctl.local.apiserver.core import (
+    admission,
+    builtin_types,
+    crds,
+    events,
+    managed_fields,
+    schema,
+)
 from ambientctl.local.apiserver.core.defaults import set_defaults
 from ambientctl.local.apiserver.core.deletion import DeleteOptions, delete_decision, is_finished
 from ambientctl.local.apiserver.core.kinds import (
@@ -223,7 +230,7 @@ class Cluster:
         live = self.get(kind, namespace, name)
         options.check(kind, live)
         decided = delete_decision(kind, live, options, self._around.now())
-        if call.dry_run:
+        if call.dry_run or options.dry_run:
             return decided or live
         if decided is None:
             return self.store.remove(kind.key, *_address(live)) or live
@@ -244,7 +251,6 @@ class Cluster:
                 "metadata must be an object"
             )
         self._check_type(kind, obj)
-        obj = events.to_core(kind, obj)
         metadata = obj["metadata"]
         if kind.namespaced:
             if metadata.setdefault("namespace", namespace) != namespace:
@@ -256,8 +262,9 @@ class Cluster:
             metadata.pop("namespace", None)
         if kind.schema is not None:
             self._note_unknown(schema.prune(kind.schema, obj), call)
-            schema.fill(kind.schema, obj)
-        return obj
+        else:
+            self._note_unknown(builtin_types.conform(kind, obj), call)
+        return events.to_core(kind, obj)
 
     def _check_type(self, kind: Kind, obj: Object) -> None:
         version, name = (
@@ -283,6 +290,7 @@ class Cluster:
     def _complete(self, kind: Kind, obj: Object, old: Object | None) -> None:
         """Defaults, admission and validation of an object that is about to be stored."""
         if kind.schema is not None:
+            schema.fill(kind.schema, obj)
             causes = list(schema.check(kind.schema, obj))
             if causes:
                 raise invalid(kind.group, kind.kind, obj["metadata"].get("name", ""), causes)

@@ -20,6 +20,7 @@ class DeleteOptions(NamedTuple):
     policy: str = "Background"
     uid: str | None = None
     revision: str | None = None
+    dry_run: bool = False
 
     def check(self, kind: Kind, live: Object) -> None:
         """Raise a 409 unless the preconditions hold."""
@@ -54,9 +55,9 @@ def read_options(body: Any, grace: str | None, policy: str | None) -> DeleteOpti
     except (TypeError, ValueError):
         raise bad_request(f"invalid gracePeriodSeconds {seconds!r}: must be a number") from None
     preconditions = body.get("preconditions") or {}
-    return DeleteOptions(
-        grace_s, chosen, preconditions.get("uid"), preconditions.get("resourceVersion")
-    )
+    revision = preconditions.get("resourceVersion")
+    dry_run = "All" in (body.get("dryRun") or ())
+    return DeleteOptions(grace_s, chosen, preconditions.get("uid"), revision, dry_run)
 
 
 def delete_decision(

@@ -11,12 +11,26 @@ from typing import Final
 
 import msgspec
 
+from ambientctl.local.apiserver.core.builtin_types import json_fields, message, message_name
 from ambientctl.local.apiserver.core.discovery import GIT_VERSION
 from ambientctl.local.apiserver.core.kinds import Catalogue, Kind
 from ambientctl.local.apiserver.core.status import Object, path_not_found
 
 V2_PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 
+_SCALARS: Final[dict[str, Object]] = {
+    "string": {"type": "string"},
+    "bytes": {"type": "string", "format": "byte"},
+    "bool": {"type": "boolean"},
+    "int32": {"type": "integer", "format": "int32"},
+    "int64": {"type": "integer", "format": "int64"},
+    "double": {"type": "number", "format": "double"},
+    "time": {"type": "string", "format": "date-time"},
+    "quantity": {"type": "string"},
+    "intOrString": {"type": "string", "format": "int-or-string"},
+    "raw": {"type": "object"},
+    "fields": {"type": "object"},
+}
 _WRITE_PARAMETERS: Final = ("dryRun", "fieldManager", "fieldValidation", "force")
 _INFO: Final = {"title": "ambient local mesh", "version": GIT_VERSION}
 
@@ -41,8 +55,10 @@ def v3_index(catalogue: Catalogue) -> Object:
     for group, versions in catalogue.groups().items():
         for version in versions:
             path = _group_path(group, version)
-            text = msgspec.json.encode(v3(catalogue, group, version))
-            digest = hashlib.sha256(text).hexdigest()[:32].upper()
+            kinds = [
+                kind for kind in catalogue.all() if (kind.group, kind.version) == (group, version)
+            ]
+            digest = hashlib.sha256(msgspec.json.encode(kinds)).hexdigest()[:32].upper()
             paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest}"}
     return {"paths": paths}
 
@@ -53,7 +69,55 @@ def v3(catalogue: Catalogue, group: str, version: str) -> Object:
     if not kinds:
         raise path_not_found()
     paths = {_path(kind): _v3_item(kind) for kind in kinds if "patch" in kind.verbs}
-    return {"openapi": "3.0.0", "info": _INFO, "paths": paths, "components": {"schemas": {}}}
+    schemas: Object = {}
+    for kind in kinds:
+        _add_kind(kind, schemas)
+    return {"openapi": "3.0.0", "info": _INFO, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _add_kind(kind: Kind, schemas: Object) -> None:
+    """The schema of a kind, and of every message it is made of."""
+    if kind.custom:
+        name = ".".join((*reversed(kind.group.split(".")), kind.version, kind.kind))
+        schema = dict(kind.schema or {})
+    else:
+        described = message_name(kind.group, kind.kind)
+        if described is None:
+            return
+        name, schema = described, _message_schema(described, schemas)
+    own = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
+    properties = {**own, **(schema.get("properties") or {})}
+    if kind.custom:
+        properties["metadata"] = _type_schema("meta.ObjectMeta", schemas)
+    schemas[name] = {
+        **schema,
+        "properties": properties,
+        "x-kubernetes-group-version-kind": [_gvk(kind)],
+    }
+
+
+def _message_schema(name: str, schemas: Object) -> Object:
+    properties = {}
+    for field, described in json_fields(name).items():
+        inner = _type_schema(described.type, schemas)
+        match described.shape:
+            case "[]":
+                inner = {"type": "array", "items": inner}
+            case "map:":
+                inner = {"type": "object", "additionalProperties": inner}
+            case _:
+                pass
+        properties[field] = inner
+    return {"type": "object", "properties": properties}
+
+
+def _type_schema(name: str, schemas: Object) -> Object:
+    if message(name) is None:
+        return _SCALARS[name]
+    if name not in schemas:
+        schemas[name] = {}  # a message may contain itself
+        schemas[name] = _message_schema(name, schemas)
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _v3_item(kind: Kind) -> Object:

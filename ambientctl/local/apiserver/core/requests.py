@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 import yaml
 
+from ambientctl.local.apiserver.core.protobuf import PROTOBUF, decode
 from ambientctl.local.apiserver.core.status import (
     Object,
     bad_request,
@@ -128,13 +129,15 @@ def load_yaml(text: str | bytes) -> list[Any]:
         raise bad_request(f"error parsing YAML: {' '.join(str(error).split())}") from None
 
 
-def read_body(request: Request, accepted: tuple[str, ...] = (JSON, YAML)) -> Any:
+def read_body(request: Request, accepted: tuple[str, ...] = (JSON, YAML, PROTOBUF)) -> Any:
     """The decoded body, None when there is none; raises 400 or 415."""
     if not request.body:
         return None
     media_type = request.media_type or JSON
     if media_type not in accepted:
         raise unsupported_media_type(media_type, accepted)
+    if media_type == PROTOBUF:
+        return decode(request.body)
     if media_type.endswith("yaml") and not request.body.lstrip().startswith(b"{"):
         documents = load_yaml(request.body)
         if len(documents) != 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 Object = dict[str, Any]
 """A Kubernetes object as decoded JSON."""
 
@@ -133,6 +135,13 @@ def invalid(group: str, kind: str, name: str, causes: Sequence[Cause]) -> ApiErr
     return ApiError(422, "Invalid", message, details)
 
 
+def internal_error() -> ApiError:
+    """500: our own mistake; the log has the details."""
+    return ApiError(
+        500, "InternalError", "Internal error occurred: see the log of the local mesh's API server"
+    )
+
+
 def required(field: str, detail: str = "") -> Cause:
     """A missing field."""
     return Cause("FieldValueRequired", "Required value" + (f": {detail}" if detail else ""), field)
@@ -159,5 +168,7 @@ def shown(value: object) -> str:
             return "true" if value else "false"
         case None:
             return "null"
+        case dict() | list():
+            return msgspec.json.encode(value).decode()
         case _:
             return str(value)
