@@ -43,7 +43,7 @@ from cni_plugin.core.reconcile import (
     retry_after_s,
 )
 from cni_plugin.io import discover, kube_reports, records
-from cni_plugin.io.kube_reports import EventRecorder
+from cni_plugin.io.kube_reports import ENROLMENT_FAILED, UNKNOWN_LABEL_VALUE, EventRecorder
 from cni_plugin.io.zds_server import Workload, ZdsServer
 from cni_plugin.settings import Settings
 
@@ -125,7 +125,8 @@ class Agent:
         entry = self._entries.get(uid)
         if entry is not None:
             entry.pod = None
-            self.events.forget(uid)
+            self.events.forget(uid, UNKNOWN_LABEL_VALUE)
+            self.events.forget(uid, ENROLMENT_FAILED)
             self._wake(entry)
 
     def namespace_changed(self, name: str, namespace: Namespace | None) -> None:
@@ -141,10 +142,14 @@ class Agent:
 
     def _report_label(self, kind: str, labelled: Pod | Namespace) -> None:
         problem = enrol.label_problem(kind, labelled)
-        if problem and self.events.is_news(labelled, problem):
+        uid = labelled.metadata.uid
+        if not problem:
+            self.events.forget(uid, UNKNOWN_LABEL_VALUE)
+        elif self.events.is_news(uid, UNKNOWN_LABEL_VALUE, problem):
             log.warning(Event.LABEL_UNKNOWN, problem=problem)
             if self._nursery is not None:
-                self._nursery.start_soon(self.events.warn, labelled, "UnknownLabelValue", problem)
+                warn = self.events.warn
+                self._nursery.start_soon(warn, labelled, UNKNOWN_LABEL_VALUE, problem)
 
     # Start and end.
 
@@ -333,7 +338,7 @@ class Agent:
             await self._zds.remove(entry.uid)
             raise
         entry.phase = Phase.ENROLLED
-        self.events.forget(entry.uid)
+        self.events.forget(entry.uid, ENROLMENT_FAILED)
         log.info(Event.POD_ENROLLED, pod=_name(entry), uid=entry.uid, netns=netns.key[1])
 
     async def _unenrol(self, entry: Entry, pod: Pod) -> None:
@@ -343,7 +348,9 @@ class Agent:
             await _apply(entry.netns, rules.draining(self._options(pod)))
         entry.phase = Phase.DRAINING
         entry.drains_until = trio.current_time() + LEAST_DRAIN_S
-        log.info(Event.POD_UNENROLLED, pod=_name(entry), uid=entry.uid, reason=self._reason(pod))
+        log.info(
+            Event.POD_UNENROLLED, pod=_name(entry), uid=entry.uid, reason=str(self._reason(pod))
+        )
         await self._annotate(entry, pod, None)
 
     async def _finish_drain(self, entry: Entry) -> bool:
@@ -380,10 +387,10 @@ class Agent:
     async def _report_failure(self, entry: Entry, error: MeshError) -> None:
         text = f"{error}" + (f" ({error.hint})" if error.hint else "")
         pod = entry.pod
-        if pod is None or not self.events.is_news(pod, text):
+        if pod is None or not self.events.is_news(entry.uid, ENROLMENT_FAILED, text):
             return
         log.warning(Event.ENROL_FAILED, pod=_name(entry), error=str(error), hint=error.hint)
-        await self.events.warn(pod, "EnrolmentFailed", text)
+        await self.events.warn(pod, ENROLMENT_FAILED, text)
 
     # Facts about a pod.
 

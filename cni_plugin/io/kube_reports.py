@@ -14,6 +14,8 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 
 COMPONENT: Final = "ambient-cni-agent"
+UNKNOWN_LABEL_VALUE: Final = "UnknownLabelValue"
+ENROLMENT_FAILED: Final = "EnrolmentFailed"
 _MAX_MESSAGE: Final = 1024  # the API server's limit for an event's note
 
 log = get_logger("agent")
@@ -55,19 +57,18 @@ class EventRecorder:
     def __init__(self, kube: KubeClient, node: str) -> None:
         self._kube = kube
         self._node = node
-        self._last: dict[str, str] = {}
+        self._last: dict[tuple[str, str], str] = {}
 
-    def is_news(self, about: Pod | Namespace, text: str) -> bool:
-        """Whether this is another text than the last one about the object; remembers it."""
-        uid = about.metadata.uid or about.metadata.name
-        if self._last.get(uid) == text:
+    def is_news(self, uid: str, reason: str, text: str) -> bool:
+        """Whether the last text about the object, for this reason, was another; remembers it."""
+        if self._last.get((uid, reason)) == text:
             return False
-        self._last[uid] = text
+        self._last[uid, reason] = text
         return True
 
-    def forget(self, uid: str) -> None:
-        """The object is gone, or well again."""
-        self._last.pop(uid, None)
+    def forget(self, uid: str, reason: str) -> None:
+        """This is well again: the same text would be news."""
+        self._last.pop((uid, reason), None)
 
     async def warn(self, about: Pod | Namespace, reason: str, text: str) -> None:
         """Write a warning event; where that fails, the log has to do."""

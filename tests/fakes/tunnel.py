@@ -6,11 +6,14 @@ connection from a direct one, and it can be told to misbehave.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from typing import Any
 
 import trio
 
+from ambient.api.errors import UnavailableError
 from ambient.api.ports import OUTBOUND_PORT, PLAINTEXT_PORT, PROXY_MARK
 from ambient.net.core import wire
 from ambient.net.io.agent_socket import AgentSocket
@@ -19,11 +22,11 @@ from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, origina
 
 
 class FakeTunnel:
-    """One ztunnel process; ``heard`` is every message, in order."""
+    """One ztunnel process."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.heard: list[wire.Request] = []
+        self.sessions: list[list[wire.Request]] = []
         self.captured: list[tuple[int, str]] = []  # listener port, original destination
         self.refuse: str = ""
         self.silent = False
@@ -31,32 +34,48 @@ class FakeTunnel:
         self._news = trio.Event()
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        """Connect, say hello, serve; started when the snapshot is complete."""
-        with await AgentSocket.connect(self.path) as agent:
-            await agent.send(wire.encode(wire.Hello()))
-            async with trio.open_nursery() as self._nursery:
-                while True:
-                    data, fd = await agent.recv()
-                    if not data:
-                        break
-                    message = wire.decode_request(data)
-                    self._told(message)
-                    if self.silent:
-                        if fd is not None:
-                            socket.close(fd)
-                        continue
-                    if isinstance(message, wire.Add) and not self.refuse:
-                        assert fd is not None
-                        await self._nursery.start(self._serve, message.uid, Netns.from_fd(fd))
-                    elif fd is not None:
-                        socket.close(fd)
-                    if isinstance(message, wire.Del) and message.uid in self.pods:
-                        self.pods.pop(message.uid).cancel()
-                    refused = self.refuse if isinstance(message, wire.Add) else ""
-                    await agent.send(wire.encode(wire.Ack(refused)))
-                    if isinstance(message, wire.SnapshotSent):
-                        task_status.started()
-                self._nursery.cancel_scope.cancel()
+        """Connect, again and again, and serve; started when the first snapshot is complete."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    agent = await AgentSocket.connect(self.path)
+                except UnavailableError:
+                    await trio.sleep(0.02)
+                    continue
+                with agent, contextlib.suppress(ConnectionError):
+                    await self._session(agent, nursery, task_status)
+
+    async def _session(self, agent: AgentSocket, nursery: trio.Nursery, task_status: Any) -> None:
+        """Pods that were served before go on, unless the snapshot leaves them out."""
+        self.sessions.append([])
+        await agent.send(wire.encode(wire.Hello()))
+        while True:
+            data, fd = await agent.recv()
+            if not data:
+                return
+            message = wire.decode_request(data)
+            if isinstance(message, wire.Add) and message.uid not in self.pods and not self.refuse:
+                assert fd is not None
+                await nursery.start(self._serve, message.uid, Netns.from_fd(os.dup(fd)))
+            if fd is not None:
+                os.close(fd)
+            if isinstance(message, wire.Del) and message.uid in self.pods:
+                self.pods.pop(message.uid).cancel()
+            refused = self.refuse if isinstance(message, wire.Add) else ""
+            if not self.silent:
+                await agent.send(wire.encode(wire.Ack(refused)))
+            if isinstance(message, wire.SnapshotSent):
+                named = {one.uid for one in self.heard if isinstance(one, wire.Add | wire.Keep)}
+                for uid in self.pods.keys() - named:
+                    self.pods.pop(uid).cancel()
+                if len(self.sessions) == 1:
+                    task_status.started()
+            self._told(message)
+
+    @property
+    def heard(self) -> list[wire.Request]:
+        """Every message of the present session."""
+        return self.sessions[-1]
 
     async def until(self, *expected: wire.Request) -> None:
         """Wait until each has been heard."""
@@ -64,7 +83,7 @@ class FakeTunnel:
             await self._news.wait()
 
     def _told(self, message: wire.Request) -> None:
-        self.heard.append(message)
+        self.sessions[-1].append(message)
         self._news.set()
         self._news = trio.Event()
 

@@ -211,6 +211,8 @@ class World:
 
     def _discard(self, pod: Pod) -> None:
         pod.netns.close()
+        # The kernel would take the pair down some time later, under the next test's feet.
+        inside(pod.path, "ip", "link", "del", "eth0", check=False)
         run("ip", "netns", "del", Path(pod.path).name)
 
 
