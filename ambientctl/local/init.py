@@ -1,6 +1,6 @@
 """The mesh's first process: makes its namespaces and starts every other process in them.
 
-``python -m ambientctl.local.init CONFIG`` gives itself new namespaces and forks. The child is
+``python -m ambientctl.local.init NAME`` gives itself new namespaces and forks. The child is
 process 1 in there: when it ends, for whatever reason, the kernel ends everything else and the
 namespaces, devices, rules and mounts go with it. Process 1 forks the supervisor, then does what
 that one asks over a socket: start a process in given namespaces with given mounts, signal it, tell
@@ -65,9 +65,7 @@ class Init:
                 return status
 
     def _serve_one(self) -> None:
-        data, fds, _, _ = socket.recv_fds(
-            self._requests, MAX_REQUEST_BYTES, 3, socket.MSG_CMSG_CLOEXEC
-        )
+        data, fds, _, _ = socket.recv_fds(self._requests, MAX_REQUEST_BYTES, 3)
         try:
             if not data:  # the supervisor closed it; its end follows
                 self._poll.unregister(self._requests)
@@ -140,6 +138,7 @@ def become(request: dict[str, Any], fds: list[int], error_w: int) -> NoReturn:
         os.setsid()
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
+            os.close(fd)
         _enter(request)
         argv = request["argv"]
         if argv:
@@ -265,8 +264,11 @@ def first_process(config: dict[str, Any]) -> NoReturn:
 
 
 def main() -> None:
-    """Start a mesh as a daemon; ``argv[1]`` is its configuration (see supervisor.MeshConfig)."""
-    config = json.loads(sys.argv[1])
+    """Start a mesh as a daemon; standard input is its configuration (layout.MeshConfig)."""
+    config = json.load(sys.stdin)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     try:
         enter_mesh(config)
     except OSError as error:

@@ -123,8 +123,8 @@ def _spawn(config: MeshConfig, folder: StateFolder) -> None:
             environment[name] = os.environ[name]
     with (folder.logs / SUPERVISOR_LOG).open("ab") as log:
         subprocess.run(
-            [sys.executable, "-m", "ambientctl.local.init", msgspec.json.encode(config).decode()],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "ambientctl.local.init", config.name],
+            input=msgspec.json.encode(config),
             stdout=log,
             stderr=log,
             pass_fds=(config.api_fd, config.report_fd),
