@@ -203,6 +203,7 @@ def _sort_fields(fields: list[tuple[str, str]], failing: _Message, te_status: in
 
 class _RequestMessage(_Message):
     parser: Any
+    closing = False
 
     def head(self, start: str, fields: list[tuple[str, str]]) -> RequestHead:
         version = self.parser.get_http_version()
@@ -224,13 +225,14 @@ class _RequestMessage(_Message):
             self.fail(400, "http1.invalid_host")
         upgrade = found.upgrade if found.upgrade.lower() not in _H2C else ""
         expect = (found.rest.get("expect") or "").lower()
+        self.closing = version == "1.0" or "close" in found.connection
         return RequestHead(
             method=self.parser.get_method().decode("ascii"),
             target=start,
             version=version,
             authority=authority,
             headers=found.rest,
-            keep_alive=version == "1.1" and "close" not in found.connection,
+            keep_alive=not self.closing,
             content_length=found.content_length,
             chunked=found.chunked,
             upgrade=upgrade,
@@ -262,7 +264,7 @@ class RequestReader:
         except httptools.HttpParserUpgrade as upgrade:
             self._rest = bytearray(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            if message.complete and not self._parser.should_keep_alive():
+            if message.complete and message.closing:
                 self._closed = True  # nothing after a closing request is read
             elif message.error is None:
                 message.error = BadMessageError(400, "http1.codec_error")
@@ -368,7 +370,10 @@ class ResponseReader:
     @property
     def reusable(self) -> bool:
         """May the connection carry another exchange?"""
-        return self._done and not self.surplus and self._head is not None and self._head.keep_alive
+        head = self._head
+        if head is None or head.until_eof or not head.keep_alive:
+            return False
+        return self._done and not self.surplus
 
     def _read_heads(self) -> None:
         while self._head is None:

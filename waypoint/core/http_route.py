@@ -278,9 +278,9 @@ def compile_match(match: Json, field: str) -> _Match:
             found.append(Predicate("path", lambda request: request.path == value))
             rank_path, prefix = (0, -len(value)), value
         case "PathPrefix":
-            test = path_segments_test(value)
+            below = path_segments_test(value)
             if value.rstrip("/"):
-                found.append(Predicate("path", lambda request: test(request.path)))
+                found.append(Predicate("path", lambda request: below(request.path)))
             rank_path, prefix = (1, -len(value.rstrip("/"))), value
         case "RegularExpression":
             regex = regex_test(value, f"{field}.path.value")

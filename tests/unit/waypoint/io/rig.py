@@ -131,7 +131,7 @@ class Rig:
         async def counted(stream: trio.SocketStream) -> None:
             self.calls[ip] += 1
             with stream.socket:
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                with suppress(trio.BrokenResourceError, h11.RemoteProtocolError):
                     await handler(stream)
 
         async def run(task_status=trio.TASK_STATUS_IGNORED) -> None:

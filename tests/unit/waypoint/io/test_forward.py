@@ -34,11 +34,12 @@ async def test_large_bodies_stream_both_ways():
             text += await stream.receive_some()
         _, _, body = text.partition(b"\r\n\r\n")
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
-        seen = 0
-        while body:
+        seen = len(body)
+        await stream.send_all(body)
+        while seen < size:
+            body = await stream.receive_some()
             seen += len(body)
             await stream.send_all(body)
-            body = await stream.receive_some() if seen < size else b""
 
     async with rig(apps=False) as mesh:
         for ip in BOTH:

@@ -1,0 +1,99 @@
+"""The explanation says what live traffic would get, and names what decided."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from tests.unit.waypoint.sample import (
+    CURL,
+    INTRUDER,
+    OWN,
+    WAYPOINT,
+    mesh,
+    policy,
+    subsets,
+    to_subset,
+    virtual_service,
+    workload,
+)
+from waypoint.core.explain import RequestFacts, explain
+
+
+def facts(**changes):
+    given = {"source": CURL, "source_ip": ip_address("10.0.9.9"), "authority": "10.96.0.10:9080"}
+    return RequestFacts(**(given | changes))
+
+
+SPLIT = (
+    subsets(),
+    virtual_service({"name": "split", "route": [to_subset("v1", 90), to_subset("v2", 10)]}),
+)
+READERS = policy(
+    [
+        {
+            "from": [{"source": {"namespaces": ["shop"]}}],
+            "to": [{"operation": {"methods": ["GET"], "paths": ["/api*"]}}],
+        }
+    ],
+    name="readers",
+)
+
+
+def test_an_allowed_request_shows_route_shares_and_rule():
+    found = explain([*SPLIT, READERS], mesh(), OWN, facts(target="/api/1"))
+    assert found.allowed
+    assert found.status == 0
+    assert found.verdict.detail == "ns[shop]-policy[readers]-rule[0]"
+    assert (found.route, found.route_source) == ("split", "VirtualService/shop/reviews http[0]")
+    assert [(s.backend, s.share, s.endpoints) for s in found.shares] == [
+        ("reviews.shop.svc.cluster.local subset v1", 0.9, ("reviews-v1 10.0.0.1:9080",)),
+        ("reviews.shop.svc.cluster.local subset v2", 0.1, ("reviews-v2 10.0.0.2:9080",)),
+    ]
+
+
+def test_a_refused_request_shows_what_kept_each_rule_from_matching():
+    found = explain([READERS], mesh(), OWN, facts(target="/api", method="DELETE"))
+    assert (found.allowed, found.status, found.shares) == (False, 403, ())
+    assert found.verdict.reason == "no ALLOW policy matched (of shop/readers)"
+    assert found.notes == ("ALLOW shop/readers rule 0 does not match: operation.methods",)
+    other = explain([READERS], mesh(), OWN, facts(target="/api", source=INTRUDER))
+    assert other.notes == ("ALLOW shop/readers rule 0 does not match: source.namespaces",)
+
+
+def test_routes_that_did_not_apply_are_named():
+    only = virtual_service({"match": [{"uri": {"exact": "/a"}}], "route": [to_subset("v1")]})
+    found = explain([subsets(), only], mesh(), OWN, facts(target="/b"))
+    assert (found.allowed, found.status, found.route) == (True, 404, "")
+    assert found.notes == ("VirtualService/shop/reviews http[0] match[0] does not apply: uri",)
+
+
+def test_shares_that_lead_nowhere_say_so():
+    found = explain([SPLIT[1]], mesh(), OWN, facts())
+    assert [share.problem.details for share in found.shares] == ["cluster_not_found"] * 2
+
+
+def test_a_destination_that_is_not_ours():
+    found = explain([], mesh(), OWN, facts(authority="10.0.0.1:9080"))
+    assert not found.allowed
+    assert found.refusal == "workload shop/reviews-v1 does not use waypoint shop/waypoint"
+
+
+def test_a_pods_own_address():
+    state = mesh(workload("bound", "10.0.0.8", "v1", waypoint=WAYPOINT))
+    found = explain([READERS], state, OWN, facts(authority="10.0.0.8:80"))
+    assert found.allowed
+    assert found.shares[0].endpoints == ("bound 10.0.0.8:80",)
+
+
+def test_problems_of_the_configuration_are_part_of_it():
+    broken = policy([{"from": [{"source": {"requestPrincipals": ["*"]}}]}], name="jwt")
+    found = explain([broken], mesh(), OWN, facts())
+    assert not found.allowed
+    assert found.problems[0].field == "spec.rules[0].from[0].source.requestPrincipals"
+
+
+def test_dry_runs_are_mentioned():
+    dry = policy([{}], "DENY", metadata={"annotations": {"istio.io/dry-run": "true"}})
+    found = explain([dry], mesh(), OWN, facts())
+    assert found.allowed
+    assert found.notes == ("dry-run shop/p would deny",)
