@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 import trio
 
-from ambient.api.errors import MeshError
+from ambient.api.errors import MeshError, SettingsError
 from ambient.cli.settings import load_settings
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io import logs
@@ -45,7 +45,7 @@ def run_program(name: str, kind: type[S], app: App[S]) -> int:
         try:
             logs.configure(log_settings.log_level, log_settings.log_format == "json")
         except ValueError as err:
-            raise MeshError(f"LOG_LEVEL: {err}", hint="set LOG_LEVEL to info") from None
+            raise SettingsError(f"LOG_LEVEL: {err}", hint="set LOG_LEVEL to info") from None
         return trio.run(_supervise, name, settings, app)
     except MeshError as err:
         return _report([err])
@@ -105,6 +105,9 @@ def _report(errors: list[MeshError]) -> int:
 
 
 def _log_failure(name: str, error: BaseException) -> None:
+    """One exception alone is logged without the groups that nurseries wrapped around it."""
+    errors = list(leaves(error))
+    shown = errors[0] if len(errors) == 1 else error
     logs.get_logger(name).exception(
-        Event.PROGRAM_FAILED, error=type(error).__name__, exc_info=error
+        Event.PROGRAM_FAILED, error=type(shown).__name__, exc_info=shown
     )

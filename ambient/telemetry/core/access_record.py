@@ -26,7 +26,7 @@ POLICY_CHANGED = "connection closed due to policy change"
 """``error`` of a connection that a new policy cut."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Endpoint:
     """One side of a connection; empty strings and None are left out of the log."""
 

@@ -7,6 +7,7 @@ one task a connection. Every limit is a constant below.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -109,7 +110,7 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
 class _Connection:
     """One client, until it closes, misbehaves or stays silent."""
 
-    def __init__(self, stream: trio.abc.Stream, handler: Handler) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, handler: Handler) -> None:
         self._stream = stream
         self._handler = handler
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
@@ -121,7 +122,7 @@ class _Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # The client went away: nothing is owed to it.
         except h11.RemoteProtocolError as err:
-            with trio.move_on_after(HEAD_TIMEOUT_S):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._refuse(err.error_status_hint, str(err))
         finally:
             await trio.aclose_forcefully(self._stream)
@@ -201,10 +202,12 @@ class _Connection:
         wire = self._h11.send(h11.Response(status_code=status, headers=headers)) or b""
         wire += self._h11.send(h11.Data(data=body)) or b""
         wire += self._h11.send(h11.EndOfMessage()) or b""
-        try:
+        with trio.move_on_after(HEAD_TIMEOUT_S):
             await self._stream.send_all(wire)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            # Closing with unread bytes resets the connection, and a reset may overtake the answer.
+            await self._stream.send_eof()
+            while await self._stream.receive_some(READ_BYTES):
+                pass
 
 
 def _peer_ip(stream: trio.abc.Stream) -> str:
