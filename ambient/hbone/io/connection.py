@@ -67,6 +67,7 @@ class Connection:
         self._handshaking = True
         self._ending = False
         self._marked = False
+        self._peer_deaf = False
         self._pong = trio.Event()
         self._life = trio.CancelScope()
 
@@ -209,12 +210,19 @@ class Connection:
         if self._handshaking or self.is_closed:
             return
         tunnel = self.tunnel
+        if self._peer_deaf:
+            tunnel.out.clear()
+            return
         out = tunnel.out
         if out:
             try:
                 sent = self._record.write(out)
-            except OSError as error:
-                self.close(self._explain(error))
+            except OSError:
+                # What the peer sent before it left is still to be read: answers, a GOAWAY, or the
+                # alert that says why. The end of file behind it brings the close.
+                self._peer_deaf = True
+                out.clear()
+                self._set_mask(IN)
                 return
             if sent < len(out):
                 del out[:sent]
