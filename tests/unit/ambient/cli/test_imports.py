@@ -1,0 +1,19 @@
+"""A node tunnel starts on every node: what the library drags in is part of its size."""
+
+import subprocess
+import sys
+
+DATA_PLANE = (
+    *("ambient.cli.run", "ambient.telemetry.io.metrics_http", "ambient.xds.io.session"),
+    *("ambient.identity.io.ca_client", "ambient.identity.io.cert_store"),
+    *("ambient.state.core.mesh", "ambient.policy.core.decide", "ambient.policy.core.explain"),
+)
+HEAVY = ("kubernetes", "httpx", "h2", "pyroute2", "hypercorn", "opentelemetry")
+
+
+def test_the_data_plane_needs_no_cluster_client():
+    script = f"import sys, {', '.join(DATA_PLANE)}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert not {name.partition(".")[0] for name in done.stdout.split()}.intersection(HEAVY)
