@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -83,9 +83,31 @@ async def pump(fd: int, stream: str, log: LogFile) -> None:
         log.write(stream, lines)
 
 
+class Entry(NamedTuple):
+    """One line of a log file."""
+
+    stamp: str
+    """RFC 3339 with microseconds, UTC; such texts sort as times."""
+    text: bytes
+    """With its newline, unless it is only a part of a line."""
+
+
+def entries(raw: Iterable[bytes]) -> list[Entry]:
+    """Lines of the file, read; a line of another format is taken as it is."""
+    found = []
+    for line in raw:
+        match = _ENTRY.fullmatch(line)
+        if match is None:
+            found.append(Entry("", line + b"\n"))
+        else:
+            found.append(Entry(match[1].decode(), match[4] + (b"\n" if match[3] == b"F" else b"")))
+    return found
+
+
 def plain(data: bytes) -> str:
     """The text of a log file, without time stamps."""
-    return "".join(text for text, _ in _texts(data))
+    lines = data.split(b"\n")[: None if data and not data.endswith(b"\n") else -1]
+    return b"".join(entry.text for entry in entries(lines)).decode(errors="replace")
 
 
 def last_lines(path: Path, count: int) -> list[str]:
@@ -95,16 +117,6 @@ def last_lines(path: Path, count: int) -> list[str]:
     except OSError:
         return []
     return plain(data).splitlines()[-count:]
-
-
-def _texts(data: bytes) -> Iterator[tuple[str, bool]]:
-    for raw in data.splitlines():
-        match = _ENTRY.fullmatch(raw)
-        if match is None:
-            yield raw.decode(errors="replace") + "\n", True
-            continue
-        complete = match[3] == b"F"
-        yield match[4].decode(errors="replace") + ("\n" if complete else ""), complete
 
 
 def _pieces(line: bytes, *, complete: bool) -> Iterator[tuple[bytes, bool]]:

@@ -244,7 +244,9 @@ def main(config: dict[str, Any], init: socket.socket) -> int:
             leaf: BaseException = group
             while isinstance(leaf, BaseExceptionGroup):
                 leaf = leaf.exceptions[0]
-            error = MeshError(f"the supervisor failed: {leaf!r}", hint="AMBIENT_LOCAL_TRACE=1 shows more")
+            error = MeshError(
+                f"the supervisor failed: {leaf!r}", hint="AMBIENT_LOCAL_TRACE=1 shows more"
+            )
         with contextlib.suppress(OSError):  # nobody waits for the answer
             supervisor.fail(error)
         return 1
