@@ -1,0 +1,101 @@
+"""Chaining ourselves into the runtime's configuration, and out of it again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cni_plugin.core.conflist import NO_EDIT, NoConflistError, active, insert, remove
+
+ENTRY = {"if_agent_absent": "fail"}
+OURS = {"type": "ambient-cni", **ENTRY}
+PTP = {"type": "ptp", "ipam": {"type": "host-local"}}
+LIST = {"cniVersion": "1.0.0", "name": "pods", "plugins": [PTP, {"type": "portmap"}]}
+
+
+def raw(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def chained(*plugins: Any) -> dict[str, Any]:
+    return {**LIST, "plugins": list(plugins)}
+
+
+def test_we_go_last_into_the_first_valid_list() -> None:
+    files = {
+        "00-broken.conflist": b"{",
+        "05-empty.conflist": raw({**LIST, "plugins": []}),
+        "07-list-in-conf.conf": raw(LIST),
+        "10-pods.conflist": raw(LIST),
+        "20-other.conflist": raw(LIST),
+        "README.md": b"hello",
+    }
+    edit = insert(files, ENTRY)
+    assert {name: json.loads(text) for name, text in edit.write.items()} == {
+        "10-pods.conflist": chained(*LIST["plugins"], OURS)
+    }
+    assert edit.delete == ()
+
+
+def test_a_second_time_changes_nothing() -> None:
+    assert insert({"10-pods.conflist": raw(chained(PTP, OURS))}, ENTRY) == NO_EDIT
+
+
+@pytest.mark.parametrize(
+    "present",
+    [
+        chained(OURS, PTP),
+        chained(PTP, {"type": "ambient-cni", "if_agent_absent": "start"}),
+        chained(PTP, OURS, OURS),
+    ],
+)
+def test_an_older_entry_is_replaced(present: dict[str, Any]) -> None:
+    edit = insert({"10-pods.conflist": raw(present)}, ENTRY)
+    assert json.loads(edit.write["10-pods.conflist"]) == chained(PTP, OURS)
+
+
+@pytest.mark.parametrize("extension", ["conf", "json"])
+def test_a_single_plugin_becomes_a_list_and_comes_back(extension: str) -> None:
+    name = f"10-pods.{extension}"
+    single = {"cniVersion": "0.4.0", "name": "pods", **PTP}
+    edit = insert({name: raw(single)}, ENTRY)
+    assert edit.delete == (name,)
+    text = edit.write["10-pods.conflist"]
+    assert json.loads(text)["plugins"][0] == PTP
+    again = {"10-pods.conflist": text.encode()}
+    assert insert(again, ENTRY) == NO_EDIT
+    back = remove(again)
+    assert json.loads(back.write[name]) == single
+    assert back.delete == ("10-pods.conflist",)
+
+
+def test_removal_leaves_the_others() -> None:
+    files = {"10-pods.conflist": raw(chained(PTP, OURS)), "20-other.conflist": raw(LIST)}
+    edit = remove(files)
+    assert {name: json.loads(text) for name, text in edit.write.items()} == {
+        "10-pods.conflist": chained(PTP)
+    }
+    assert remove({"20-other.conflist": raw(LIST)}) == NO_EDIT
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "no .conflist"),
+        ({"10.conflist": b"\xff"}, "10.conflist: not JSON"),
+        ({"10.conflist": b"[]"}, "10.conflist: not a JSON object"),
+        ({"10.conflist": raw({"plugins": [PTP]})}, "10.conflist: no name or no plugins"),
+        ({"10.conflist": raw(chained({}))}, "10.conflist: a plugin without a type"),
+        ({"10.conf": raw({"name": "pods"})}, "10.conf: no plugin type"),
+    ],
+)
+def test_nothing_to_chain_to_is_explained(files: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(NoConflistError, match=reason):
+        active(files)
+
+
+def test_a_list_of_ourselves_only_connects_nobody() -> None:
+    with pytest.raises(NoConflistError, match="no plugin that connects pods"):
+        insert({"10-pods.conflist": raw(chained(OURS))}, ENTRY)
