@@ -80,7 +80,10 @@ def compile_match(match: Match) -> CompiledMatch:
 
 def matches(compiled: CompiledMatch, facts: Facts) -> bool:
     """Does every field that is set match?"""
-    return bool(compiled) and all(test.hit(facts) is not test.negated for test in compiled)
+    for test in compiled:
+        if test.hit(facts) is test.negated:
+            return False
+    return bool(compiled)
 
 
 def actual(field: str, facts: Facts) -> str:
