@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any, Final
 
 import msgspec
@@ -37,7 +36,9 @@ class Stage:
     async def kubectl(self, *args: str, stdin: bytes = b"") -> str:
         """Run the real kubectl against the mesh and return what it printed."""
         command = ["kubectl", "--kubeconfig", str(self.mesh.kubeconfig), *args]
-        done = await trio.run_process(command, stdin=stdin, stdout=PIPE, stderr=PIPE, check=False)
+        done = await trio.run_process(
+            command, stdin=stdin, capture_stdout=True, capture_stderr=True, check=False
+        )
         if done.returncode != 0:
             raise CheckFailedError(f"kubectl {' '.join(args)}: {done.stderr.decode().strip()}")
         return done.stdout.decode()
@@ -63,7 +64,7 @@ class Stage:
         command = [str(program("ambientctl")), *args]
         environment = {"KUBECONFIG": str(self.mesh.kubeconfig), "PATH": "/usr/bin:/bin"}
         done = await trio.run_process(
-            command, env=environment, stdout=PIPE, stderr=PIPE, check=False
+            command, env=environment, capture_stdout=True, capture_stderr=True, check=False
         )
         if done.returncode != 0:
             raise CheckFailedError(f"ambientctl {' '.join(args)}: {done.stderr.decode().strip()}")

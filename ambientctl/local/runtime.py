@@ -92,6 +92,16 @@ class Runtime:
 
     async def serve(self) -> None:
         """Read what init tells, until it goes away."""
+        try:
+            await self._read_answers()
+        finally:  # whoever still waits for a process would wait for ever
+            for process in self._processes.values():
+                process.end(-signal.SIGKILL)
+            for waiting in self._answers.values():
+                waiting.send_nowait({"error": "the mesh is ending"})
+        raise MeshError("the mesh's first process has gone away")
+
+    async def _read_answers(self) -> None:
         while data := await self._socket.recv(MAX_REQUEST_BYTES):
             message = msgspec.json.decode(data)
             if "exited" in message:
@@ -105,7 +115,6 @@ class Runtime:
             answer = self._answers.pop(message["id"], None)
             if answer is not None:
                 answer.send_nowait(message)
-        raise MeshError("the mesh's first process has gone away")
 
     async def start(
         self, spec: ProcessSpec, stdin: int = -1, stdout: int = -1, stderr: int = -1
