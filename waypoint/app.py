@@ -6,6 +6,7 @@ nobody could be served, and a client that is refused goes to another replica.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable
 from typing import Final
 
@@ -41,12 +42,15 @@ CERTIFICATE: Final = "certificate"
 HBONE: Final = "hbone"
 FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 15.0
+GOODBYE_S: Final = 1.0
 
 log = get_logger("waypoint")
 
 
 async def run(settings: Settings, stopping: trio.Event) -> None:
     """Serve until ``stopping``, then drain. Raises MeshError."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # every connection is a descriptor
     await Waypoint(settings, stopping).run()
 
 
@@ -106,7 +110,8 @@ class Waypoint:
                         accepting.cancel_scope.cancel()
                     left_s = max(0.0, settings.drain_s - settings.min_drain_s)
                     tunnels.cancel_scope.deadline = trio.current_time() + left_s
-                self._pool.close()
+                await self._upstreams.close()
+                await self._leave_endpoints()
                 nursery.cancel_scope.cancel()
         finally:
             self._ca.close()
@@ -141,6 +146,14 @@ class Waypoint:
         self._readiness.wait_for(HBONE)
         self.service.drain()
         self._listener.draining.begin()
+
+    async def _leave_endpoints(self) -> None:
+        """End the tunnels to endpoints in order, so that nobody has to report a lost connection."""
+        self._pool.release()
+        with trio.move_on_after(GOODBYE_S):
+            while self._pool.connections:  # noqa: ASYNC110 - the pool has no event; this ends soon
+                await trio.sleep(0.01)
+        self._pool.close()
 
     async def _serve_endpoints(self, nursery: trio.Nursery) -> None:
         settings = self._settings

@@ -133,9 +133,14 @@ class Upstreams:
                     await trio.sleep(WATCH_AFTER_S)
                     await self._look_after_idle(nursery)
         finally:
-            for kept in self._idle.values():
-                for connection in kept:
-                    await drop(connection.stream)
+            await self.close()
+
+    async def close(self) -> None:
+        """Close every idle connection."""
+        while self._idle:
+            _, kept = self._idle.popitem()
+            for connection in kept:
+                await drop(connection.stream)
 
     async def _look_after_idle(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()

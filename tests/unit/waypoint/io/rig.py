@@ -20,6 +20,7 @@ from ambient.api.spiffe import Identity
 from ambient.api.workload import TunnelProtocol
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.core.counters import Counters
+from ambient.hbone.core.errors import HboneError
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.server import serve
@@ -105,15 +106,20 @@ class Caller:
 class Rig:
     """Pods at 127.0.1.<n>; ``calls`` counts the connections that each application took."""
 
-    def __init__(self, nursery: trio.Nursery, relay: Relay, ca: TestCa, state) -> None:
+    def __init__(self, nursery: trio.Nursery, relay: Relay, ca, at: HostPort = WAYPOINT_AT) -> None:
         self.nursery = nursery
         self.relay = relay
         self.ca = ca
-        self.state = state
+        self.at = at
         self.calls: Counter[str] = Counter()
         self.tunnels: Counter[str] = Counter()
         self.peers: set[Identity] = set()
         self._pool = Pool(relay)
+
+    def waypoint(self, state) -> None:
+        """Make a waypoint in this process."""
+        self.state = state
+        ca, relay = self.ca, self.relay
         certs = Certificates(ca)
         dialler = Dialler(Pool(relay), certs, WAYPOINT_ID, 5.0)
         self.upstreams = Upstreams(dialler)
@@ -159,12 +165,16 @@ class Rig:
             stream.accept()
             await stream.couple(app, Counters())
 
+        async def tunnel(client: socket.socket) -> None:
+            with suppress(HboneError):  # waypoints come and go
+                await serve(self.relay, client, tls, handle)
+
         async def run() -> None:
             with scope, sock:
                 async with trio.open_nursery() as tunnels:
                     while True:
                         client, _ = await sock.accept()
-                        tunnels.start_soon(serve, self.relay, plain(client), tls, handle)
+                        tunnels.start_soon(tunnel, plain(client))
 
         self.nursery.start_soon(run)
         return scope
@@ -173,7 +183,7 @@ class Rig:
         """A tunnelled connection of a client."""
 
         async def dial() -> socket.socket:
-            return plain(await connect(WAYPOINT_AT))
+            return plain(await connect(self.at))
 
         stream, _ = await self._pool.connect(
             source,
@@ -250,7 +260,8 @@ async def rig(*, hbone: bool = True, apps: bool = True):
     relay = Relay()
     async with trio.open_nursery() as nursery:
         await nursery.start(relay.run)
-        made = Rig(nursery, relay, TestCa(), state)
+        made = Rig(nursery, relay, TestCa())
+        made.waypoint(state)
         nursery.start_soon(made.upstreams.run)
         for ip, version in (("127.0.1.1", "v1"), ("127.0.1.2", "v2")):
             await made.ztunnel(ip)
