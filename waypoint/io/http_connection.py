@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from waypoint.core.dispatch import Destination
@@ -16,6 +18,9 @@ from waypoint.io.duplex import Duplex
 from waypoint.io.forward import Forwarding
 from waypoint.io.service import Service
 
+FIRST_REQUEST_S: Final = 2.0
+"""A connection that was just opened gets its first request answered even while we drain."""
+
 
 class HttpConnection:
     """Serves one connection until the client ends it, breaks it, or we drain."""
@@ -25,6 +30,7 @@ class HttpConnection:
         self._stream = stream
         self._peer = peer
         self._to = to
+        self._served = False
 
     async def run(self, first: bytes = b"") -> None:
         """``first`` is what was read from the stream already."""
@@ -41,7 +47,7 @@ class HttpConnection:
 
     async def _next_head(self, client: Client) -> RequestHead | None:
         """The next request; None where there is none, or none that we accept."""
-        scope = self._service.waiting()
+        scope = self._service.waiting(0.0 if self._served else FIRST_REQUEST_S)
         event = None
         try:
             with scope:
@@ -62,6 +68,7 @@ class HttpConnection:
     async def _exchange(self, client: Client, head: RequestHead) -> bool:
         """Serve one request; False where the connection cannot go on."""
         begun_s = trio.current_time()
+        self._served = True
         body = Body(client, head.has_body)
         record = self._record(head)
         try:

@@ -45,7 +45,7 @@ class Service:
         self.balancer = Balancer(draw, upstreams.active)
         self.metrics = RequestMetrics()
         self.draining = False
-        self._waiting: set[trio.CancelScope] = set()
+        self._waiting: dict[trio.CancelScope, float] = {}
         self._reported: set[Problem] = set()
 
     def replace_program(self, program: Program) -> None:
@@ -78,20 +78,23 @@ class Service:
         if record.method:
             self.metrics.request(record.labels(source), record.status, record.duration_ms)
 
-    def waiting(self) -> trio.CancelScope:
-        """A scope for a connection that waits for its next request; draining cancels it."""
+    def waiting(self, grace_s: float = 0.0) -> trio.CancelScope:
+        """A scope for a connection that waits for its next request; draining ends the wait.
+
+        ``grace_s`` is how long it may still wait then.
+        """
         scope = trio.CancelScope()
+        self._waiting[scope] = grace_s
         if self.draining:
-            scope.cancel()
-        self._waiting.add(scope)
+            scope.deadline = trio.current_time() + grace_s
         return scope
 
     def served(self, scope: trio.CancelScope) -> None:
         """The connection does not wait any more."""
-        self._waiting.discard(scope)
+        del self._waiting[scope]
 
     def drain(self) -> None:
         """Answer what was asked and take nothing more: idle connections end now."""
         self.draining = True
-        for scope in self._waiting:
-            scope.cancel()
+        for scope, grace_s in self._waiting.items():
+            scope.deadline = trio.current_time() + grace_s
