@@ -59,8 +59,8 @@ class ApiServer:
         self._pod_logs = pod_logs
         around = Surroundings(_now, lambda: str(uuid.uuid4()), _suffix)
         self.cluster = Cluster(around, IPv4Network(settings.service_range))
-        authority = TokenAuthority(self.cluster.store, settings.issuer)
-        self._api = Api(self.cluster, authority, settings.admin_token, _now)
+        self.authority = TokenAuthority(self.cluster.store, settings.issuer)
+        self._api = Api(self.cluster, self.authority, settings.admin_token, _now)
         names = (*IN_CLUSTER_NAMES, settings.service_address, *settings.names)
         self._certificate = make_serving_certificate(tuple(dict.fromkeys(names)), _now())
         self._make_system_objects()

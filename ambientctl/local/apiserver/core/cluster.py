@@ -140,7 +140,7 @@ class Cluster:
         if kind.namespaced:
             owner = self.store.get(NAMESPACES, "", namespace)
             admission.check_namespace(kind, name, owner, namespace)
-        for field in _FIXED:
+        for field in (*_FIXED, "generation"):
             metadata.pop(field, None)
         metadata["uid"] = self._around.new_uid()
         metadata["creationTimestamp"] = self.now()

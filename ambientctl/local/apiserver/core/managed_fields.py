@@ -179,7 +179,9 @@ def apply(kind: Kind, live: Object | None, config: Object, write: Write) -> Obje
         raise _conflicts(conflicts)
     merged = _merge(kind, live, config, ())
     for field in sorted(before - wanted.keys() - held):
-        merged = _without(kind, merged, field, ())
+        # An empty map that was applied once may have members by now.
+        if not any(other[: len(field)] == field for other in wanted.keys() | held):
+            merged = _without(kind, merged, field, ())
     entry = _entry(kind, "Apply", wanted, write)
     if wanted.keys() == before:  # an apply that changes nothing must not look like a change
         entry["time"] = next(

@@ -42,6 +42,10 @@ class _BrokenError(Exception):
     """Bytes that are no such message."""
 
 
+_UNREADABLE: Final = (_BrokenError, ValueError, OverflowError, OSError, msgspec.DecodeError)
+"""What broken bytes lead to: bad UTF-8, times outside the calendar, bad JSON inside."""
+
+
 def decode(body: bytes) -> Object:
     """The object inside the envelope; raises a 400 for bytes that cannot be read."""
     if not body.startswith(_MAGIC):
@@ -50,7 +54,7 @@ def decode(body: bytes) -> Object:
         )
     try:
         return _decode_envelope(body[len(_MAGIC) :])
-    except (_BrokenError, IndexError, UnicodeDecodeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise bad_request(f"the body of the request is not valid protobuf: {error}") from None
 
 
