@@ -84,7 +84,7 @@ class NodeLayout(msgspec.Struct, frozen=True):
 
     def host_path(self, path: str) -> Path:
         """Where the node's ``path`` really is; /proc, /sys and /dev are the machine's own."""
-        clean = os.path.normpath("/" + path)
+        clean = os.path.normpath("/" + path.lstrip("/"))  # "//" would stay as it is
         top = clean.split("/", 2)[1]
         if top in ("proc", "sys", "dev"):
             return Path(clean)
