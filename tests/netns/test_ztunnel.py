@@ -4,12 +4,13 @@ import io
 import socket
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 import trio
 
 from ambient.api.address import NetworkAddress
 from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, StringMatch
-from ambient.api.service import NamespacedHostname, Port, Service
+from ambient.api.service import GatewayAddress, NamespacedHostname, Port, Service
 from ambient.net.core import rules
 from ambient.net.io import nft
 from ambient.telemetry.io import logs
@@ -343,3 +344,71 @@ async def test_a_hundred_connections_share_one_tunnel(web, api):
         finally:
             for stream in streams:
                 await trio.aclose_forcefully(stream)
+
+
+async def test_two_nodes_of_one_mesh(web, api, log):
+    west = Tunnel()
+    east = Tunnel(ca=west.ca)
+    async with running(west, east) as nursery:
+        await api.serve(8080, tell_peer, nursery)
+        west.know(workload(api))
+        east.know(workload(web))
+        await west.enrol(web)
+        await east.enrol(api)
+        async with await web.dial(api.ip, 8080) as stream:
+            assert await read_all(stream) == web.ip.encode()
+        assert {line["direction"] for line in await log.wait(2)} == {"inbound", "outbound"}
+
+
+async def test_a_peer_with_another_identity_gets_no_byte(web, api, log):
+    """The address moved to another workload and this node has not heard of it yet."""
+    west = Tunnel()
+    east = Tunnel(ca=west.ca)
+    async with running(west, east) as nursery:
+        await api.serve(8080, tell_peer, nursery)
+        await west.enrol(web)
+        await east.enrol(api)
+        stale = msgspec.structs.replace(workload(api), service_account="former")
+        west.know(stale)
+        async with await web.dial(api.ip, 8080) as stream:
+            assert await read_all(stream) is None
+        (record,) = log.errors("outbound", await log.wait(1))
+        assert SPIFFE + "former" in record["error"]
+
+
+async def test_a_foreign_authority_is_not_trusted(web, api, log):
+    west, east = Tunnel(), Tunnel()
+    async with running(west, east) as nursery:
+        await api.serve(8080, tell_peer, nursery)
+        west.know(workload(api))
+        await west.enrol(web)
+        await east.enrol(api)
+        async with await web.dial(api.ip, 8080) as stream:
+            assert await read_all(stream) is None
+        (record,) = log.errors("outbound", await log.wait(1))
+        assert "no HBONE connection with" in record["error"]
+
+
+async def test_a_waypoint_gets_the_service_address(lan, web, api, log):
+    tunnel = Tunnel()
+    waypoint = lan.pod("waypoint")
+    vip = NetworkAddress("", ip_address("10.96.0.7"))
+    service = Service(
+        name="api",
+        namespace="shop",
+        hostname="api.shop.svc.cluster.local",
+        addresses=(vip,),
+        ports=(Port(80, 8080),),
+        waypoint=GatewayAddress(NetworkAddress("", ip_address(waypoint.ip))),
+    )
+    async with running(tunnel):
+        await tunnel.enrol(web)
+        # A tunnel stands in for the waypoint: it proves its identity and sees the CONNECT.
+        await tunnel.enrol(waypoint)
+        tunnel.know(service)
+        async with await web.dial("10.96.0.7", 80) as stream:
+            await read_all(stream)
+        (record,) = log.errors("outbound", await log.wait(1))
+        assert record["dst.hbone_addr"] == "10.96.0.7:80"
+        assert record["dst.identity"] == SPIFFE + "waypoint"
+        assert record["dst.service"] == service.hostname

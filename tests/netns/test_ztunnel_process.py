@@ -252,6 +252,7 @@ def test_what_a_person_gets_for_bad_input(tmp_path):
     assert code == 2
     assert "SECRET_TTL='soon'" in errors
     with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # TIME_WAIT of earlier tests
         taken.bind(("::", 15021))
         taken.listen()
         code, _, errors = outcome("proxy", XDS_ADDRESS="")

@@ -83,7 +83,7 @@ class _Admin:
             return Response(200, f"current log level is {levels}\n")
         try:
             if "reset" in request.query:
-                levels.update(self._default_levels)
+                levels.replace(self._default_levels)
             levels.update(request.query.get("level", ""))
         except ValueError as error:
             return Response(400, f"{error}\n{LOGGING_HELP}")

@@ -55,6 +55,11 @@ class Levels:
         self._by_scope.setdefault("", LEVELS["info"])
         self._known.clear()
 
+    def replace(self, spec: str) -> None:
+        """As ``update``, but scopes that ``spec`` does not name lose their own level."""
+        self._by_scope = Levels(spec)._by_scope
+        self._known.clear()
+
     def of(self, scope: str) -> int:
         """The lowest level that ``scope`` logs."""
         known = self._known.get(scope)
@@ -127,7 +132,7 @@ def configure(level: str = "info", json: bool = False, stream: IO[str] | None = 
 
     ``stream`` None means whatever ``sys.stdout`` is at the time of each line.
     """
-    levels.update(level)
+    levels.replace(level)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.format_exc_info,
