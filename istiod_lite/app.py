@@ -148,8 +148,7 @@ class ControlPlane:
                 with trio.move_on_after(settings.lease_s / 3, shield=True):
                     self._xds.close()
                     await trio.to_thread.run_sync(server.stop)
-                    if leader.leading:
-                        await leader.release()
+                    await leader.release()
 
     async def _prepare(self, nursery: trio.Nursery) -> Authority:
         """Fill the index and get the authority, both at once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -46,9 +46,16 @@ class Pending:
         self.gateways: set[ObjectKey] = set()
         self.namespaces: set[str] = set()
         self.bindings = False
+        self.targeted = False
         self.remarks: list[Remark] = []
 
+    @property
+    def targets_may_differ(self) -> bool:
+        """Whether a policy's targets may have got or lost their waypoint."""
+        return bool(self.targeted or self.configs or self.bindings or self.gateways)
+
     def changes(self) -> Changes:
+        """What it all came to."""
         return Changes(
             addresses=frozenset(self.addresses),
             labels=frozenset(self.labels - self.addresses),
@@ -59,3 +66,14 @@ class Pending:
             bindings=self.bindings,
             remarks=tuple(self.remarks),
         )
+
+
+def replace(table: dict[str, Any], key: str, new: Any) -> bool:
+    """Store or (None) delete; whether that changed anything."""
+    if table.get(key) == new:
+        return False
+    if new is None:
+        del table[key]
+    else:
+        table[key] = new
+    return True

@@ -24,16 +24,18 @@ from istiod_lite.core import (
     pods,
     policies,
     services,
+    targets,
     waypoint_configs,
     waypoints,
 )
-from istiod_lite.core.changes import Changes, Pending, Remark
+from istiod_lite.core.changes import Changes, Pending, Remark, replace
 from istiod_lite.core.facts import MeshFacts, ObjectKey
 from istiod_lite.core.inputs import (
     CONFIG_KINDS,
     Inputs,
     config_object,
     key_of,
+    said,
     unreadable_peer_authentication,
     unreadable_policy,
 )
@@ -120,6 +122,8 @@ class Index:
         for key in self._dirty_slices:
             self._translate_slice(key)
         self._dirty_services, self._dirty_pods, self._dirty_slices = {}, {}, {}
+        if self._pending.targets_may_differ:
+            self._check_targets()
         pending, self._pending = self._pending, Pending()
         return pending.changes()
 
@@ -169,7 +173,7 @@ class Index:
         new = objects.decode(obj, objects.Namespace) if obj is not None else None
         old = self.inputs.namespaces.put(key, new)
         self._pending.namespaces.add(key.name)
-        if _said(old) != _said(new):
+        if said(old) != said(new):
             self._mark_namespace(key.name)
 
     def _node(self, key: ObjectKey, obj: KubeObject | None) -> None:
@@ -227,6 +231,7 @@ class Index:
                     (f"{error.reason}: nothing is allowed where the policy applies",),
                 )
         self._remark("AuthorizationPolicy", key, translation.remarks)
+        self._pending.targeted |= new is not None and bool(new.spec.targets)
         old = self.inputs.policies.put(key, new)
         self._put_authorization(str(key), translation.authorization)
         self._put_config(
@@ -333,7 +338,7 @@ class Index:
             self.bindings[key] = binding
         else:
             self.bindings.pop(key, None)
-        if _replace(self.services, name, result):
+        if replace(self.services, name, result):
             self._pending.addresses.add(name)
 
     def _translate_pod(self, key: ObjectKey) -> None:
@@ -440,11 +445,23 @@ class Index:
         )
         return peer_authentication.inherited_strict(mesh, own)
 
+    def _check_targets(self) -> None:
+        """Remark on policies that no waypoint enforces; each remark is news only once."""
+        for key in self.inputs.policies.keys_by("targeting", True):
+            policy = self.inputs.policies.get(key)
+            assert policy is not None
+            found = targets.unenforced(
+                policy, self.inputs, self.bindings, self.facts.root_namespace
+            )
+            made = tuple(Remark("AuthorizationPolicy", key, text) for text in found)
+            if made != self._remarks.get(("AuthorizationPolicy", key), ()):
+                self._remark("AuthorizationPolicy", key, (one.text for one in made))
+
     # Results: store, compare, note the key.
 
     def _put_workload(self, uid: str, new: Workload | None) -> None:
         old = self.workloads.get(uid)
-        if not _replace(self.workloads, uid, new):
+        if not replace(self.workloads, uid, new):
             return
         only_labels = (
             old is not None
@@ -454,13 +471,13 @@ class Index:
         (self._pending.labels if only_labels else self._pending.addresses).add(uid)
 
     def _put_authorization(self, name: str, new: Authorization | None) -> None:
-        if _replace(self.authorizations, name, new):
+        if replace(self.authorizations, name, new):
             self._pending.authorizations.add(name)
 
     def _put_config(self, kind: str, key: ObjectKey, obj: KubeObject | None) -> None:
         new = config_object(kind, key, obj) if obj is not None else None
         name = f"{kind}/{key.namespace}/{key.name}"
-        if _replace(self.inputs.configs, name, new):
+        if replace(self.inputs.configs, name, new):
             self._pending.configs.add(name)
 
     def _remark(self, kind: str, key: ObjectKey, texts: Iterable[str], hint: str = "") -> None:
@@ -470,21 +487,3 @@ class Index:
         else:
             self._remarks.pop((kind, key), None)
         self._pending.remarks += made
-
-
-def _replace(table: dict[str, Any], key: str, new: Any) -> bool:
-    """Store or (None) delete; whether that changed anything."""
-    if table.get(key) == new:
-        return False
-    if new is None:
-        del table[key]
-    else:
-        table[key] = new
-    return True
-
-
-def _said(namespace: objects.Namespace | None) -> Any:
-    """What a namespace says about its objects."""
-    if namespace is None:
-        return None
-    return namespace.metadata.labels or {}, namespace.metadata.annotations or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -96,7 +96,8 @@ class Inputs:
                 (policy.metadata.namespace,)
                 if policy.spec.selector is not None and not policy.spec.targets
                 else ()
-            )
+            ),
+            targeting=lambda policy: (True,) if policy.spec.targets else (),
         )
         self.peer_authentications: Table[objects.PeerAuthentication] = Table(
             namespace=lambda policy: (policy.metadata.namespace,)
@@ -161,3 +162,10 @@ def unreadable_peer_authentication(key: ObjectKey, obj: KubeObject) -> objects.P
             selector=_selector_of(obj), mtls=objects.MutualTls(mode="STRICT")
         ),
     )
+
+
+def said(namespace: objects.Namespace | None) -> Any:
+    """What a namespace says about its objects."""
+    if namespace is None:
+        return None
+    return namespace.metadata.labels or {}, namespace.metadata.annotations or {}

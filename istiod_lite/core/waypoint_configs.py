@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ambient.api.config import ConfigObject
-from ambient.kube.core import objects
 from istiod_lite.core.facts import MeshFacts, ObjectKey
 from istiod_lite.core.waypoints import WAYPOINT_CLASS
 
@@ -113,8 +112,3 @@ def _items(value: Any) -> list[Any]:
 
 def _mappings(values: Iterable[Any]) -> Iterator[dict[str, Any]]:
     return (value for value in values if isinstance(value, dict))
-
-
-def has_targets(policy: objects.AuthorizationPolicy) -> bool:
-    """Whether the policy is a waypoint's at all."""
-    return bool(policy.spec.targets)

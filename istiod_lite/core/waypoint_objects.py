@@ -46,6 +46,23 @@ def gateway_class() -> KubeObject:
     }
 
 
+def class_status(found: KubeObject, now: str) -> KubeObject | None:
+    """The status that says that we run the class; None where it says so, or is not ours."""
+    conditions = (found.get("status") or {}).get("conditions") or ()
+    accepted = any(one["type"] == "Accepted" and one["status"] == "True" for one in conditions)
+    if accepted or found.get("spec", {}).get("controllerName") != CONTROLLER_NAME:
+        return None
+    condition = {
+        "type": "Accepted",
+        "status": "True",
+        "reason": "Accepted",
+        "message": "Waypoints of this class are run",
+        "observedGeneration": found["metadata"].get("generation", 0),
+        "lastTransitionTime": now,
+    }
+    return {"conditions": [condition]}
+
+
 def service_account_name(gateway: objects.Gateway) -> str:
     """The identity that the waypoint runs as."""
     return gateway.metadata.annotation(SERVICE_ACCOUNT_ANNOTATION) or gateway.metadata.name

@@ -50,7 +50,7 @@ class Leader:
             log.warning(Event.LEADER_LOST, identity=self._identity)
 
     async def release(self) -> None:
-        """Let another replica lead at once instead of after the Lease's end."""
+        """If we hold the Lease, let another replica lead at once instead of after its end."""
         try:
             lease = await self._kube.get(LEASES, LEASE_NAME, self._namespace)
             if lease.get("spec", {}).get("holderIdentity") == self._identity:

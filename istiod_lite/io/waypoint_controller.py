@@ -26,7 +26,7 @@ from istiod_lite.core import waypoint_objects
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
 from istiod_lite.core.waypoint_objects import WaypointPlan
-from istiod_lite.core.waypoints import MANAGED_BY_US, is_waypoint
+from istiod_lite.core.waypoints import MANAGED_BY_US, WAYPOINT_CLASS, is_waypoint
 
 FIELD_MANAGER: Final = "istio.io/gateway-controller"
 """Istio's own, so that the two can take turns."""
@@ -72,15 +72,23 @@ class WaypointController:
         self.look_at(frozenset({key}))
 
     async def _ensure_class(self) -> None:
-        """Created if absent, never changed."""
+        """Created if absent; only its status is ever changed."""
         while True:
             try:
-                await self._kube.create(GATEWAY_CLASSES, waypoint_objects.gateway_class())
-                return
-            except Conflict:
+                try:
+                    made = await self._kube.create(
+                        GATEWAY_CLASSES, waypoint_objects.gateway_class()
+                    )
+                except Conflict:
+                    made = await self._kube.get(GATEWAY_CLASSES, WAYPOINT_CLASS)
+                status = waypoint_objects.class_status(made, _now())
+                if status is not None:
+                    await self._kube.patch(
+                        GATEWAY_CLASSES, WAYPOINT_CLASS, {"status": status}, subresource="status"
+                    )
                 return
             except MeshError as error:
-                await self._later("GatewayClass istio-waypoint", error)
+                await self._later(f"GatewayClass {WAYPOINT_CLASS}", error)
 
     async def _later(self, what: str, error: MeshError) -> None:
         log.warning(
@@ -153,7 +161,7 @@ class WaypointController:
             ips[0] if ips else "",
             self._index.ready_instances(key),
             self._plan.facts,
-            datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            _now(),
         )
         if waypoint_objects.says_the_same(gateway, wanted):
             return
@@ -173,3 +181,7 @@ class WaypointController:
             gateway=str(key),
             addresses=[one["value"] for one in wanted["addresses"]],
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

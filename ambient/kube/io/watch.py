@@ -83,9 +83,10 @@ class _Watch:
         except NotFound as error:
             # The kind is not installed (its CRD is missing): that is an empty collection.
             need_list = True
+            news = bool(self._known.objects) or not self._known.synced
             for event in self._known.relisted((), ""):
                 await out.send(event)
-            await self._back_off(error)
+            await self._back_off(error, quietly=not news)
         except KubeError as error:
             need_list = need_list or error.status == 410
             await self._back_off(error)
@@ -131,8 +132,9 @@ class _Watch:
                 await answer.aclose()
                 await _exhaust(chunks)
 
-    async def _back_off(self, error: Exception) -> None:
-        log.warning(
+    async def _back_off(self, error: Exception, *, quietly: bool = False) -> None:
+        tell = log.debug if quietly else log.warning
+        tell(
             Event.KUBE_WATCH_RETRY,
             resource=self._res.qualified,
             error=str(error),
