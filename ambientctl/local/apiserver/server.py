@@ -9,7 +9,7 @@ import secrets
 import socket
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from ipaddress import IPv4Network
 from typing import Final
 
@@ -42,11 +42,11 @@ IN_CLUSTER_NAMES: Final = (
 
 log = structlog.get_logger()
 
-PodLogs = Callable[[PodLog], AsyncIterator[bytes]]
+PodLogs = Callable[[PodLog], AsyncGenerator[bytes, None]]
 """Gives the output of a container; raises ``ApiError`` before the first piece when it cannot."""
 
 
-async def no_logs(wish: PodLog) -> AsyncIterator[bytes]:
+async def no_logs(wish: PodLog) -> AsyncGenerator[bytes, None]:
     """The log source of a server that runs no pods."""
     yield f"no container runs in pod {wish.namespace}/{wish.pod}\n".encode()
 
@@ -164,7 +164,7 @@ class ApiServer:
         self.cluster.create(kind, namespace, obj, Call("kube-apiserver"))
 
 
-async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+async def _lines(watch: Watch) -> AsyncGenerator[bytes, None]:
     """What a watch sends: as much as is there, then wait for more."""
     woken = trio.Event()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Final
 
 import h11
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 class Body:
     """An answer whose body comes piece by piece, until the client goes or the pieces end."""
 
-    def __init__(self, media_type: str, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, media_type: str, chunks: AsyncGenerator[bytes, None]) -> None:
         self.media_type = media_type
         self.chunks = chunks
 
@@ -151,8 +152,10 @@ class _Connection:
         await self._tls.send_all(self._http.send(head) or b"")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_gone, nursery.cancel_scope)
-            async for chunk in body.chunks:
-                await self._tls.send_all(self._http.send(h11.Data(data=chunk)) or b"")
+            # Closed here and now, so that a watch whose client has gone is forgotten at once.
+            async with aclosing(body.chunks) as chunks:
+                async for chunk in chunks:
+                    await self._tls.send_all(self._http.send(h11.Data(data=chunk)) or b"")
             nursery.cancel_scope.cancel(reason="the stream has ended")
         if self._http.our_state is h11.SEND_BODY and not self._left:
             await self._tls.send_all(self._http.send(h11.EndOfMessage()) or b"")
