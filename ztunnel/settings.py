@@ -24,7 +24,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The network that this node is in."""
     node_name: str = ""
     cluster_id: str = "Kubernetes"
-    trust_domain: str = "cluster.local"
     pod_name: str = "ztunnel"
     pod_namespace: str = "istio-system"
     instance_ip: str = "1.1.1.1"
@@ -56,10 +55,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     pool_unused_release_timeout_s: Seconds = field(
         default=300.0, name="POOL_UNUSED_RELEASE_TIMEOUT"
     )
-    http2_stream_window_size: Annotated[int, Meta(ge=65535)] = 4 * 1024 * 1024
-    http2_connection_window_size: Annotated[int, Meta(ge=65535)] = 16 * 1024 * 1024
-    """Four stream windows, so that a stream that waits for another cannot be starved by it."""
-    http2_frame_size: Annotated[int, Meta(ge=16384, le=16777215)] = 1024 * 1024
 
     connection_termination_deadline_s: Seconds | None = field(
         default=None, name="CONNECTION_TERMINATION_DEADLINE"

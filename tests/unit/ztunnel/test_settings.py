@@ -26,7 +26,6 @@ def test_the_defaults_are_istios():
     assert settings.inpod_uds == "/var/run/ztunnel/ztunnel.sock"
     assert settings.packet_mark == 1337
     assert settings.secret_ttl_s == 86400
-    assert settings.http2_connection_window_size == 4 * settings.http2_stream_window_size
 
 
 @pytest.mark.parametrize(
