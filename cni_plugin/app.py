@@ -21,7 +21,6 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
 from ambient.telemetry.io.logs import get_logger
 from ambient.telemetry.io.metrics_http import serve_metrics
-from cni_plugin.core.conflist import NoConflistError
 from cni_plugin.core.reconcile import Phase
 from cni_plugin.io import event_server, install
 from cni_plugin.io.agent import Agent
@@ -42,6 +41,8 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         agent = Agent(settings, kube, zds)
         state = _State(agent, zds)
         try:
+            # The order matters: what the pods are comes before ztunnels hear of them, ztunnels
+            # before plugins, and the plugin is installed when there is somebody to answer it.
             async with trio.open_nursery() as nursery:
                 await nursery.start(_serve_health, settings, state)
                 await nursery.start(_serve_metrics, settings, state)
@@ -147,20 +148,18 @@ async def _keep_installed(settings: Settings, state: _State) -> None:
         "system_namespace": settings.system_namespace,
         "if_agent_absent": settings.if_agent_absent,
     }
-    if settings.cni_bin_dir:
-        await trio.to_thread.run_sync(install.install_starter, settings.cni_bin_dir)
     seen: object = None
     complaint = ""
     while True:
         now = install.signature(settings.cni_net_dir)
         if now != seen:
-            seen = now
             try:
-                changed = install.install(settings.cni_net_dir, entry)
-                state.installed, complaint = True, ""
-                if changed:
+                if settings.cni_bin_dir:
+                    install.install_starter(settings.cni_bin_dir)
+                if install.install(settings.cni_net_dir, entry):
                     log.info(Event.CNI_INSTALLED, installed=True, folder=settings.cni_net_dir)
-            except NoConflistError as error:
+                state.installed, complaint, seen = True, "", now
+            except MeshError as error:  # a full disk, or no network plugin yet: the pods go on
                 state.installed = False
                 if str(error) != complaint:
                     complaint = str(error)

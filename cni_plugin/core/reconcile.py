@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     phase: Phase
     annotation: str | None
     """The redirection annotation, as the API server has it."""
+    rules_fit: bool = True
+    """The pod's annotations about its capture still say what its rules do."""
 
 
 def next_action(facts: Facts) -> Action:
@@ -54,7 +56,7 @@ def next_action(facts: Facts) -> Action:
     if not facts.exists:
         return Action.NOTHING if facts.phase is Phase.OUT else Action.RELEASE
     if facts.wanted:
-        if facts.phase is Phase.ENROLLED:
+        if facts.phase is Phase.ENROLLED and facts.rules_fit:
             return Action.NOTHING if facts.annotation == ENABLED else Action.ANNOTATE
         return Action.ENROL if facts.has_address else Action.NOTHING
     if facts.phase is Phase.ENROLLED or facts.annotation is not None:

@@ -78,6 +78,8 @@ class Entry:
         self.pod: Pod | None = None
         self.phase = Phase.OUT
         self.netns: Netns | None = None
+        self.options: rules.Options | None = None
+        """What the rules in the pod were made from, while it is enrolled."""
         self.lock = trio.Lock()
         """Held by whoever changes the pod's rules or phase."""
         self.woken = trio.Event()
@@ -162,6 +164,7 @@ class Agent:
             try:
                 await self._adopt(entry)
             except MeshError as error:
+                entry.phase = Phase.OUT  # so that it is tried again
                 log.warning(Event.ENROL_FAILED, pod=_name(entry), error=str(error))
         self._nursery = nursery
         for entry in list(self._entries.values()):
@@ -185,7 +188,8 @@ class Agent:
             entry.phase = Phase.ENROLLED
             self._zds.adopt(_workload(pod, entry.netns))
             if entry.netns is not None:
-                await _apply(entry.netns, rules.enrolled(self._options(pod)))
+                entry.options = self._options(pod)
+                await _apply(entry.netns, rules.enrolled(entry.options))
         elif entry.netns is not None:
             if await _on_thread(nft.read, entry.netns) != rules.ABSENT:
                 entry.phase = Phase.DRAINING
@@ -321,6 +325,7 @@ class Agent:
             has_address=bool(pod.ips),
             phase=entry.phase,
             annotation=pod.metadata.annotation(REDIRECTION_ANNOTATION),
+            rules_fit=entry.options in (None, self._options(pod)),
         )
 
     async def _enrol(self, entry: Entry, pod: Pod) -> None:
@@ -333,7 +338,8 @@ class Agent:
             )
         await self._zds.add(_workload(pod, netns))
         try:
-            await _apply(netns, rules.enrolled(self._options(pod)))
+            entry.options = self._options(pod)
+            await _apply(netns, rules.enrolled(entry.options))
         except MeshError:
             await self._zds.remove(entry.uid)
             raise

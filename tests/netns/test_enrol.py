@@ -11,7 +11,7 @@ import trio
 
 from ambient.net.core import wire
 from tests.fakes.tunnel import FakeTunnel
-from tests.netns.cni_world import Pod, dual_chain, inside, needs_cni, node, until
+from tests.netns.cni_world import PODS, Pod, dual_chain, inside, needs_cni, node, until
 
 pytestmark = [pytest.mark.netns, needs_cni]
 
@@ -214,6 +214,20 @@ async def test_ztunnel_refuses_a_pod_and_takes_it_later(tmp_path: Path) -> None:
         assert web.annotation is None
         tunnel.refuse = ""
         await until(lambda: web.annotation == "enabled")
+        nursery.cancel_scope.cancel()
+
+
+async def test_annotations_about_capture_work_on_enrolled_pods_too(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+        await nursery.start(FakeTunnel(world.zds).run)
+        world.namespace("shop", "ambient")
+        web = await world.start("web")
+        assert "redirect to :15006" in web.ruleset()
+        bypass = "ambient.istio.io/bypass-inbound-capture"
+        obj = world.api.get(PODS, "shop", "web")
+        world.api.put(PODS, {**obj, "metadata": {**obj["metadata"], "annotations": {bypass: "1"}}})
+        await until(lambda: "redirect to :15006" not in web.ruleset())
+        assert "redirect to :15001" in web.ruleset()
         nursery.cancel_scope.cancel()
 
 

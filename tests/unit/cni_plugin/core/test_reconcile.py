@@ -30,6 +30,10 @@ UNWANTED = Facts(True, False, True, Phase.OUT, None)
         (WANTED._replace(phase=Phase.ENROLLED), Action.ANNOTATE),
         (WANTED._replace(phase=Phase.ENROLLED, annotation="pending"), Action.ANNOTATE),
         (WANTED._replace(phase=Phase.ENROLLED, annotation="enabled"), Action.NOTHING),
+        (
+            WANTED._replace(phase=Phase.ENROLLED, annotation="enabled", rules_fit=False),
+            Action.ENROL,
+        ),
         (UNWANTED, Action.NOTHING),
         (UNWANTED._replace(annotation="enabled"), Action.UNENROL),
         (UNWANTED._replace(phase=Phase.ENROLLED), Action.UNENROL),
