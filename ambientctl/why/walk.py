@@ -16,11 +16,9 @@ from ambient.api.workload import TunnelProtocol, Workload
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.parties import Source, Target
 from ambientctl.why.remedy import flip_l4, flip_l7
-from waypoint.core.authz import near_misses
-from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
-from waypoint.core.message import Headers, Peer, Request
+from waypoint.core.dispatch import Self
+from waypoint.core.explain import Explanation, RequestFacts, Share, explain_with
 from waypoint.core.place import Place
-from waypoint.core.plan import Upstream, plan
 from ztunnel.core import admit
 from ztunnel.core.balance import candidates, choose
 from ztunnel.core.route import NoRoute, Route, route
@@ -33,6 +31,11 @@ class Http(NamedTuple):
     method: str = "GET"
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
+
+    def host(self, found: Route) -> str:
+        """The Host header: given, or the called service's name."""
+        given = dict(self.headers).get("host", "")
+        return given or (found.service.hostname if found.service else "")
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,14 +130,27 @@ class _Walker:
         place = Place(namespace=waypoint.namespace, gateway=waypoint.canonical_name)
         at = f"waypoint {place.namespace}/{place.gateway}"
         addresses = frozenset(NetworkAddress(waypoint.network, ip) for ip in waypoint.addresses)
-        own = Self(place, addresses)
-        to = dispatch(found.authority, self.mesh.state, own, waypoint.network)
-        if isinstance(to, Refusal):
-            self.stop(at, f"{to.status}: {to.reason}")
-        if to.protocol is Protocol.TCP:
-            self.step(at, "relayed as raw TCP")
-        upstream = self.ask_waypoint(at, place, to, identity)
-        workload, address = upstream.targets[0]
+        facts = RequestFacts(
+            source=identity,
+            source_ip=self.source.ip,
+            authority=found.authority,
+            method=self.http.method,
+            target=self.http.path,
+            host=self.http.host(found),
+            headers=self.http.headers,
+            network=waypoint.network,
+        )
+        program = self.mesh.program(place)
+        told = explain_with(program, self.mesh.state, Self(place, addresses), facts)
+        self.judge_at_waypoint(at, told)
+        share = max(told.shares, key=lambda one: one.share)
+        for one in told.shares:
+            if len(told.shares) > 1 or told.route_source != "default":
+                self.step(at, _share(one), by=told.route_source)
+        if not share.targets:
+            change = "make a pod of the route's destination ready"
+            self.stop(at, f"503, {share.backend} has no healthy endpoint", change=change)
+        workload, address = share.targets[0]
         if workload.tunnel_protocol is TunnelProtocol.HBONE:
             self.step(at, f"HBONE to {workload.name} ({address}) as {waypoint.identity}")
             ip = waypoint.addresses[0]
@@ -143,42 +159,23 @@ class _Walker:
             self.step(at, f"plaintext to {workload.name} ({address})")
             self.deliver_plaintext(workload, address)
 
-    def ask_waypoint(self, at: str, place: Place, to: Destination, identity: Identity) -> Upstream:
-        """Policy and routes of the waypoint for the request; ends the walk on a reply."""
-        program = self.mesh.program(place)
-        service = to.service
-        request = Request(
-            method=self.http.method,
-            target=self.http.path,
-            authority=service.hostname if service else to.address.host,
-            headers=Headers(self.http.headers),
-            peer=Peer(identity, self.source.ip),
-            local=to.address,
-        )
-        shown = f"{self.http.method} {self.http.path}"
-        decided = plan(request, program, self.mesh.state, to, _first)
-        verdict = decided.verdict
+    def judge_at_waypoint(self, at: str, told: Explanation) -> None:
+        """Tell the waypoint's verdict; ends the walk unless the request goes on."""
+        verdict = told.verdict
+        if verdict is None:
+            self.stop(at, f"{told.status}: {told.refusal}")
+        asked = "raw connection" if told.raw else f"{self.http.method} {self.http.path}"
         by = f"AuthorizationPolicy {verdict.by.policy}" if verdict.by else ""
+        rule = f", rule {verdict.by.rule}" if verdict.by else ""
         if not verdict.allowed:
-            misses = near_misses(program.policies(service), request)
-            rule = f", rule {verdict.by.rule}" if verdict.by else ""
-            change = flip_l7(verdict, misses)
-            self.stop(at, f"{shown}: 403, {verdict.reason}{rule}", by=by, change=change)
-        self.step(at, f"{shown}: {verdict.reason}", by=by)
-        if decided.upstream is None:
-            reply = decided.reply
-            status = reply.status if reply else 503
-            details = reply.details if reply else ""
-            self.stop(at, f"{shown}: answered with {status} {details}".rstrip())
-        if decided.route is not None and decided.route.source != "default":
-            chosen = decided.upstream.backend
-            subset = f" subset {chosen.subset}" if chosen.subset else ""
-            told = f"route {decided.route.name} to {chosen.service.hostname}{subset}"
-            self.step(at, told, by=decided.route.source)
-        if not decided.upstream.targets:
-            change = "make a pod of the route's destination ready"
-            self.stop(at, f"{shown}: 503, no healthy upstream", change=change)
-        return decided.upstream
+            status = "refused" if told.raw else "403"
+            change = flip_l7(verdict, told.misses)
+            self.stop(at, f"{asked}: {status}, {verdict.reason}{rule}", by=by, change=change)
+        self.step(at, f"{asked}: {verdict.reason}{rule}", by=by)
+        if not told.shares:
+            self.stop(
+                at, f"{asked}: answered with {told.status} by {told.route_source or 'no route'}"
+            )
 
     def deliver_tunnelled(
         self, workload: Workload, authority: str, identity: Identity, ip: IPAddress
@@ -222,6 +219,13 @@ class _Walker:
 def _first() -> float:
     """The draw: always the first of several endpoints, so that the answer is repeatable."""
     return 0.0
+
+
+def _share(share: Share) -> str:
+    if share.problem is not None:
+        return f"{share.share:.0%} to {share.backend}: answered with {share.problem.status}"
+    names = ", ".join(target.workload.name for target in share.targets) or "no healthy endpoint"
+    return f"{share.share:.0%} to {share.backend}: {names}"
 
 
 def _why_not_captured(source: Source) -> str:

@@ -10,17 +10,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from ambient.api.address import HostPort, IPAddress, NetworkAddress
+from ambient.api.address import IPAddress, NetworkAddress
 from ambient.api.config import ConfigObject
 from ambient.api.spiffe import Identity
-from waypoint.core.authz import Verdict, near_misses
+from waypoint.core.authz import NearMiss, Verdict, decide, near_misses
+from waypoint.core.balance import Target, candidates
 from waypoint.core.directory import Directory
-from waypoint.core.dispatch import Refusal, Self, dispatch
+from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.objects import Problem
 from waypoint.core.path import normalise_target
 from waypoint.core.place import Place
-from waypoint.core.plan import plan, resolve
+from waypoint.core.plan import Plan, plan, resolve
 from waypoint.core.program import Program
 from waypoint.core.routes import Forward, Route
 
@@ -40,19 +41,19 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(NamedTuple):
-    """A backend's part of the traffic (0 to 1) and its endpoints, as ``name ip:port``.
+    """A backend's part of the traffic (0 to 1) and its endpoints.
 
     ``problem`` is the answer that this share gets where it leads nowhere.
     """
 
     backend: str
     share: float
-    endpoints: tuple[str, ...]
+    targets: tuple[Target, ...]
     problem: Reply | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome and its evidence.
+    """The outcome and its evidence. ``raw``: judged and relayed as a connection, not as HTTP.
 
     ``refusal`` is set where the waypoint does not serve the destination at all; then nothing else
     is known. ``status`` is what the client gets without asking the application, 0 where the
@@ -66,8 +67,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     route_source: str = ""
     status: int = 0
     shares: tuple[Share, ...] = ()
+    misses: tuple[NearMiss, ...] = ()
+    """Rules that were asked and did not match."""
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    raw: bool = False
 
 
 def explain(
@@ -95,42 +99,66 @@ def explain_with(
         peer=Peer(facts.source, facts.source_ip),
         local=to.address,
     )
-    policies = program.policies(to.service)
-    notes = [
-        f"{miss.effect} {miss.policy} rule {miss.rule} does not match: {miss.field}"
-        for miss in near_misses(policies, request)
-    ]
+    if to.protocol is Protocol.TCP:
+        return _explain_raw(program, directory, to, request)
+    misses = near_misses(program.policies(to.service), request)
+    notes: list[str] = []
     if to.service is not None:
-        misses = program.table(to.service, to.address.port).misses(request)
-        notes += [f"{miss.route.source} does not apply: {miss.field}" for miss in misses]
+        passed_over = program.table(to.service, to.address.port).misses(request)
+        notes += [f"{miss.route.source} does not apply: {miss.field}" for miss in passed_over]
     decided = plan(request, program, directory, to, _first)
-    route = decided.route
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
-    shares: tuple[Share, ...] = ()
-    status = decided.reply.status if decided.reply is not None else 0
-    if to.workload is not None:
-        pod = to.workload
-        shares = (Share("direct", 1.0, (_endpoint(pod.name, to.address),)),)
-    elif decided.verdict.allowed and route is not None and isinstance(route.action, Forward):
-        status = 0
-        for backend in route.action.backends:
-            upstream = resolve(backend, program, directory, to)
-            part = route.action.share(backend)
-            if isinstance(upstream, Reply):
-                shares += (Share(str(backend), part, (), upstream),)
-            else:
-                found = tuple(_endpoint(t.workload.name, t.address) for t in upstream.targets)
-                shares += (Share(str(backend), part, found),)
+    shares = _shares(program, directory, to, decided) if decided.verdict.allowed else ()
+    status = 0 if shares or decided.reply is None else decided.reply.status
     return Explanation(
         allowed=decided.verdict.allowed,
         verdict=decided.verdict,
-        route=_name(route),
-        route_source=route.source if route is not None else "",
+        route=_name(decided.route),
+        route_source=decided.route.source if decided.route is not None else "",
         status=status,
-        shares=shares if decided.verdict.allowed else (),
+        shares=shares,
+        misses=misses,
         notes=tuple(notes),
         problems=program.problems,
     )
+
+
+def _explain_raw(
+    program: Program, directory: Directory, to: Destination, request: Request
+) -> Explanation:
+    """A connection that is not HTTP/1.1: judged once by what is known without reading it."""
+    verdict = decide(program.policies(to.service), request, http=False)
+    shares: tuple[Share, ...] = ()
+    if to.service is not None and verdict.allowed:
+        targets = candidates(directory, to.service, to.address.port, None)
+        shares = (Share(str(to.service.key), 1.0, targets),)
+    return Explanation(
+        allowed=verdict.allowed,
+        verdict=verdict,
+        shares=shares,
+        problems=program.problems,
+        raw=True,
+    )
+
+
+def _shares(
+    program: Program, directory: Directory, to: Destination, decided: Plan
+) -> tuple[Share, ...]:
+    """All backends that the request may go to; empty where it is answered here."""
+    if to.workload is not None:
+        return (Share("direct", 1.0, (Target(to.workload, to.address),)),)
+    if decided.route is None or not isinstance(decided.route.action, Forward):
+        return ()
+    action = decided.route.action
+    found: list[Share] = []
+    for backend in action.backends:
+        upstream = resolve(backend, program, directory, to)
+        part = action.share(backend)
+        if isinstance(upstream, Reply):
+            found.append(Share(str(backend), part, (), upstream))
+        else:
+            found.append(Share(str(backend), part, upstream.targets))
+    return tuple(found)
 
 
 def own_names(place: Place, addresses: Iterable[NetworkAddress] = ()) -> Self:
@@ -144,7 +172,3 @@ def _first() -> float:
 
 def _name(route: Route | None) -> str:
     return "" if route is None else route.name or route.source
-
-
-def _endpoint(name: str, address: HostPort) -> str:
-    return f"{name} {address}"

@@ -124,11 +124,11 @@ def test_an_identity_without_pods_is_taken_as_one_in_the_mesh() -> None:
     assert "no pod has it" in answer.source
 
 
-def through_waypoint(http: Http) -> Walk:
+def through_waypoint(http: Http, *more: Manifest) -> Walk:
     objects = [one for one in SHOP if one["metadata"]["name"] != "reviews"]
     objects += [pod("shop/reviews", "10.244.2.3"), *waypoint("shop", "10.96.0.50")]
     objects.append(service("shop/reviews", "10.96.0.21", **{"istio.io/use-waypoint": "waypoint"}))
-    mesh = index_mesh(by_kind([*objects, no_delete("shop", "reviews")]))
+    mesh = index_mesh(by_kind([*objects, no_delete("shop", "reviews"), *more]))
     caller = read_source(mesh, "shop/client", "default")
     return walk(mesh, caller, read_target(mesh, "reviews.shop", "default"), http)
 
@@ -150,3 +150,24 @@ def test_an_l7_rule_refuses_one_method_and_is_named() -> None:
     assert not answer.allowed
     assert answer.decided_by == "AuthorizationPolicy shop/no-delete"
     assert "403" in answer.hops[-1].what
+
+
+def test_both_shares_of_a_split_are_told() -> None:
+    destination = {"host": "reviews", "subset": "v1"}
+    rule = {
+        "kind": "DestinationRule",
+        "metadata": {"name": "reviews", "namespace": "shop"},
+        "spec": {"host": "reviews", "subsets": [{"name": "v1", "labels": {"version": "v1"}}]},
+    }
+    route = {
+        "kind": "VirtualService",
+        "metadata": {"name": "reviews", "namespace": "shop"},
+        "spec": {"hosts": ["reviews"], "http": [{"route": [{"destination": destination}]}]},
+    }
+
+    answer = through_waypoint(Http("GET", "/"), rule, route)
+
+    assert answer.allowed
+    told = next(hop for hop in answer.hops if "subset v1" in hop.what)
+    assert told.what.startswith("100% to reviews.shop.svc.cluster.local subset v1: reviews-1")
+    assert told.by.startswith("VirtualService/shop/reviews")

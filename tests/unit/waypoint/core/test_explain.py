@@ -45,7 +45,10 @@ def test_an_allowed_request_shows_route_shares_and_rule():
     assert found.status == 0
     assert found.verdict.detail == "ns[shop]-policy[readers]-rule[0]"
     assert (found.route, found.route_source) == ("split", "VirtualService/shop/reviews http[0]")
-    assert [(s.backend, s.share, s.endpoints) for s in found.shares] == [
+    assert [
+        (s.backend, s.share, tuple(f"{t.workload.name} {t.address}" for t in s.targets))
+        for s in found.shares
+    ] == [
         ("reviews.shop.svc.cluster.local subset v1", 0.9, ("reviews-v1 10.0.0.1:9080",)),
         ("reviews.shop.svc.cluster.local subset v2", 0.1, ("reviews-v2 10.0.0.2:9080",)),
     ]
@@ -55,9 +58,9 @@ def test_a_refused_request_shows_what_kept_each_rule_from_matching():
     found = explain([READERS], mesh(), OWN, facts(target="/api", method="DELETE"))
     assert (found.allowed, found.status, found.shares) == (False, 403, ())
     assert found.verdict.reason == "no ALLOW policy matched (of shop/readers)"
-    assert found.notes == ("ALLOW shop/readers rule 0 does not match: operation.methods",)
+    assert found.misses == (("shop/readers", "ALLOW", 0, "operation.methods"),)
     other = explain([READERS], mesh(), OWN, facts(target="/api", source=INTRUDER))
-    assert other.notes == ("ALLOW shop/readers rule 0 does not match: source.namespaces",)
+    assert other.misses == (("shop/readers", "ALLOW", 0, "source.namespaces"),)
 
 
 def test_routes_that_did_not_apply_are_named():
@@ -82,7 +85,7 @@ def test_a_pods_own_address():
     state = mesh(workload("bound", "10.0.0.8", "v1", waypoint=WAYPOINT))
     found = explain([READERS], state, OWN, facts(authority="10.0.0.8:80"))
     assert found.allowed
-    assert found.shares[0].endpoints == ("bound 10.0.0.8:80",)
+    assert [str(t.address) for t in found.shares[0].targets] == ["10.0.0.8:80"]
 
 
 def test_problems_of_the_configuration_are_part_of_it():
