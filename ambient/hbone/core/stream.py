@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ambient.hbone.core.tunnel import Tunnel
 
 _pack_head_into = HEAD.pack_into
+_DATA = int(Frame.DATA)
 
 
 class Sink(Protocol):
@@ -77,15 +78,19 @@ class Stream:
             return 0
         return min(self.send_window, tunnel.send_window, tunnel.peer_max_frame)
 
-    def send_in_place(self, buffer: bytearray, view: memoryview, size: int) -> None:
-        """Send ``size`` bytes (at most ``budget``) that lie in ``buffer`` behind 9 spare ones.
+    def frame_in_place(self, buffer: bytearray, view: memoryview, size: int) -> memoryview:
+        """A DATA frame of ``size`` bytes (at most ``budget``) that lie behind 9 spare ones.
 
-        ``view`` is a memoryview of ``buffer``; the frame's head is written into the spare bytes.
+        ``view`` is a memoryview of ``buffer``; the head is written into the spare bytes. The caller
+        sends the answer next, or appends it to ``tunnel.out``.
         """
+        _pack_head_into(buffer, 0, size >> 8, size & 0xFF, _DATA, 0, self.id)
         tunnel = self.tunnel
-        _pack_head_into(buffer, 0, size >> 8, size & 0xFF, Frame.DATA, 0, self.id)
-        tunnel.out += view[: HEAD_BYTES + size]
-        self._sent(size)
+        self.send_window -= size
+        tunnel.send_window -= size
+        if len(tunnel.out) > OUTPUT_HIGH:
+            tunnel.congested = True
+        return view[: HEAD_BYTES + size]
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send as much of ``data`` as the budget allows; returns how much that was."""
@@ -95,15 +100,11 @@ class Stream:
         tunnel = self.tunnel
         tunnel.out += HEAD.pack(size >> 8, size & 0xFF, Frame.DATA, 0, self.id)
         tunnel.out += memoryview(data)[:size]
-        self._sent(size)
-        return size
-
-    def _sent(self, size: int) -> None:
-        tunnel = self.tunnel
         self.send_window -= size
         tunnel.send_window -= size
         if len(tunnel.out) > OUTPUT_HIGH:
             tunnel.congested = True
+        return size
 
     def end(self) -> None:
         """Send END_STREAM in an empty DATA frame (needs no window)."""

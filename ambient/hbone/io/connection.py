@@ -21,6 +21,8 @@ from ambient.hbone.io.record import RecordLayer, explain
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.socket_end import ERR, HUP, IN, OUT
 
+_DIRECT_BYTES: Final = 64 * 1024
+"""From this size on a frame is a send's worth by itself, and copying it costs more than a send."""
 _KEEP_ALIVE_PAYLOAD: Final = b"alive?\0\0"
 
 
@@ -204,6 +206,31 @@ class Connection:
             self._marked = True
             self.relay.flush_later(self)
 
+    def send_frame(self, view: memoryview) -> None:
+        """Queue a frame; a large one with nothing in front of it is sent from where it lies."""
+        out = self.tunnel.out
+        if len(view) >= _DIRECT_BYTES and not out and not self._peer_deaf:
+            try:
+                if self._record.write(view):
+                    return
+            except OSError:
+                self._stop_sending()
+                return
+        out += view
+        if not self._marked:
+            self._marked = True
+            self.relay.flush_later(self)
+
+    def _stop_sending(self) -> None:
+        """The peer takes nothing any more.
+
+        What it sent before it left is still to be read: answers, a GOAWAY, or the alert that says
+        why. The end of file behind it brings the close.
+        """
+        self._peer_deaf = True
+        self.tunnel.out.clear()
+        self._set_mask(IN)
+
     def flush(self) -> None:
         """Send what waits, in one TLS write. Called by the relay."""
         self._marked = False
@@ -218,11 +245,7 @@ class Connection:
             try:
                 sent = self._record.write(out)
             except OSError:
-                # What the peer sent before it left is still to be read: answers, a GOAWAY, or the
-                # alert that says why. The end of file behind it brings the close.
-                self._peer_deaf = True
-                out.clear()
-                self._set_mask(IN)
+                self._stop_sending()
                 return
             if sent < len(out):
                 del out[:sent]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Final
 
 import trio
 
@@ -12,8 +13,14 @@ from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.core.frames import HEAD_BYTES, ErrorCode
 from ambient.hbone.core.stream import Stream
 from ambient.hbone.io.connection import Connection
+from ambient.hbone.io.record import RECORD_BYTES
 from ambient.hbone.io.relay import READ_BYTES
 from ambient.hbone.io.socket_end import SocketEnd
+
+_PAYLOAD_BYTES: Final = READ_BYTES - HEAD_BYTES
+"""With its head a full frame fills whole TLS records; a few bytes more would be a record, a turn
+and a write to the application of their own at the other end."""
+assert READ_BYTES % RECORD_BYTES == 0
 
 
 class Coupling(SocketEnd):
@@ -43,7 +50,7 @@ class Coupling(SocketEnd):
         relay = self.relay
         try:
             size = self.sock.recv_into(
-                relay.view[HEAD_BYTES:], budget if budget < READ_BYTES else READ_BYTES
+                relay.view[HEAD_BYTES:], budget if budget < _PAYLOAD_BYTES else _PAYLOAD_BYTES
             )
         except BlockingIOError:
             return
@@ -53,8 +60,7 @@ class Coupling(SocketEnd):
             self.end_reading()
             return
         self._counters.sent += size
-        stream.send_in_place(relay.buffer, relay.view, size)
-        self._connection.touch()
+        self._connection.send_frame(stream.frame_in_place(relay.buffer, relay.view, size))
 
     def reading_ended(self) -> None:
         self._stream.end()

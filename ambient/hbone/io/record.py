@@ -90,8 +90,11 @@ class RecordLayer:
             return filled or -1
         return filled
 
-    def write(self, data: bytearray) -> int:
-        """Returns how much was taken, 0 when the socket is full."""
+    def write(self, data: bytearray | memoryview) -> int:
+        """Returns how much was taken: all of it, or 0 when the socket is full.
+
+        After a 0 the next call must begin with the same bytes: OpenSSL may have sent some.
+        """
         try:
             return self._tls.send(data)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
