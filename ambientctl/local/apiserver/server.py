@@ -149,13 +149,19 @@ class ApiServer:
         if settings.endpoints:
             labels = {"kubernetes.io/service-name": "kubernetes"}
             addresses = {"addresses": list(settings.endpoints), "conditions": {"ready": True}}
-            slice_ = {
+            slice_: Object = {
                 "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
                 "addressType": "IPv4",
                 "endpoints": [addresses],
                 "ports": [{"name": "https", "port": settings.endpoint_port, "protocol": "TCP"}],
             }
             self._create("discovery.k8s.io/v1", "EndpointSlice", slice_)
+            subset = {
+                "addresses": [{"ip": address} for address in settings.endpoints],
+                "ports": slice_["ports"],
+            }
+            plain = {"name": "kubernetes", "namespace": "default"}
+            self._create("v1", "Endpoints", {"metadata": plain, "subsets": [subset]})
 
     def _create(self, api_version: str, name: str, obj: Object) -> None:
         kind = self.cluster.catalogue.of(api_version, name)

@@ -9,6 +9,7 @@ from ambientctl.local.controllers import (
     daemon_sets,
     deployments,
     endpoint_slices,
+    endpoints,
     garbage,
     namespaces,
     replica_sets,
@@ -31,6 +32,7 @@ async def run_controllers(
         daemon_sets.CONTROLLER,
         scheduler.CONTROLLER,
         endpoint_slices.CONTROLLER,
+        endpoints.CONTROLLER,
         garbage.controller(),
         garbage.POD_CONTROLLER,
     )

@@ -92,7 +92,7 @@ class Api:
                 self._plain(request) if _is_plain(request.path) else self._resource(request, user)
             )
         except ApiError as error:
-            return json_response(error.code, error.body())
+            return json_response(error.code, error.body(), tuple(request.warnings))
 
     # who asks
 
@@ -207,7 +207,7 @@ class Api:
                 if body is None:
                     raise bad_request("the request needs a body: the object to create")
                 obj = self.cluster.create(kind, target.namespace, body, call)
-                return self._answer(request, kind, obj, 201, call)
+                return self._answer(request, kind, obj, 201)
             case "DELETE":
                 return self._delete_many(request, kind, target)
             case _:
@@ -240,7 +240,7 @@ class Api:
                 return self._delete_one(request, kind, target, call)
             case _:
                 raise method_not_allowed(request.method)
-        return self._answer(request, kind, obj, status, call)
+        return self._answer(request, kind, obj, status)
 
     def _special(self, request: Request, kind: Kind, target: Target) -> Answer:
         cluster, address = self.cluster, (target.namespace, target.name)
@@ -304,16 +304,14 @@ class Api:
 
     # answers
 
-    def _answer(
-        self, request: Request, kind: Kind, obj: Object, status: int, call: Call
-    ) -> Response:
+    def _answer(self, request: Request, kind: Kind, obj: Object, status: int) -> Response:
         shown = present(kind, obj)
         if accepts(request, "Table"):
             include = request.query.get("includeObject", "")
             shown = table(kind, [shown], self._now(), include)
         elif accepts(request, "PartialObjectMetadata"):
             shown = partial_metadata(shown)
-        return json_response(status, shown, tuple(call.warnings))
+        return json_response(status, shown, tuple(request.warnings))
 
     def _selected(self, request: Request, kind: Kind, target: Target) -> WatchOptions:
         labels = parse_labels(request.query.get("labelSelector", ""))
@@ -404,7 +402,7 @@ def _call(request: Request) -> Call:
     if validation not in {"Strict", "Warn", "Ignore"}:
         raise bad_request(f"invalid fieldValidation {validation!r}: must be Strict, Warn or Ignore")
     manager = request.query.get("fieldManager") or agent or "unknown"
-    return Call(manager, dry_run == "All", request.flag("force"), validation, [])
+    return Call(manager, dry_run == "All", request.flag("force"), validation, request.warnings)
 
 
 def _patch_body(request: Request) -> Any:

@@ -30,7 +30,9 @@ class Request(NamedTuple):
     query: Mapping[str, str]
     headers: Mapping[str, str]
     """Names in lower case."""
-    body: bytes = b""
+    body: bytes
+    warnings: list[str]
+    """What the client should be told besides the answer, good or bad."""
 
     def flag(self, name: str) -> bool:
         """A boolean query parameter; present without a value counts as true."""
@@ -58,7 +60,7 @@ def read_request(method: str, target: str, headers: Mapping[str, str], body: byt
     """Split a request target; the last of several equal parameters counts."""
     parts = urlsplit(target)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    return Request(method, parts.path, query, headers, body)
+    return Request(method, parts.path, query, headers, body, [])
 
 
 class Response(NamedTuple):

@@ -90,6 +90,13 @@ def kubectl(running):
 
 
 @pytest.fixture
+async def kubectl_minor(kubectl) -> int:
+    """Which Kubernetes 1.x the installed kubectl is of: Debian 12 has 1.20, others 1.32."""
+    said = json.loads(await kubectl("version", "--client", "-o", "json"))
+    return int(said["clientVersion"]["minor"].rstrip("+"))
+
+
+@pytest.fixture
 async def spawn(running):
     """Start a kubectl that goes on; it ends with the test."""
     started: list[trio.Process] = []

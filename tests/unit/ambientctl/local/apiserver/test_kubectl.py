@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import trio
@@ -92,7 +93,7 @@ async def test_a_first_session(kubectl, running):
     await kubectl("annotate", "-n", "shop", "svc", "web", "note=hello")
     described = await kubectl("describe", "-n", "shop", "svc", "web")
     assert "note: hello" in described
-    assert "Selector:                 app=web" in described
+    assert re.search(r"^Selector: +app=web$", described, re.MULTILINE)
     assert (await kubectl("get", "ns", "shop", "-o", "jsonpath={.status.phase}")) == "Active"
 
 
@@ -148,14 +149,15 @@ async def test_a_watch_prints_changes_as_they_come(kubectl, running, spawn):
     assert text.startswith(b"EVENT")
 
 
-async def test_typed_commands_send_protobuf_and_are_understood(kubectl, running):
+async def test_typed_commands_send_protobuf_and_are_understood(kubectl, running, kubectl_minor):
     await kubectl("create", "deployment", "web", "--image=app:v1", "--replicas=0", "--port=80")
     made = running.find(("apps", "deployments"), "web", "default")
     assert made["spec"]["replicas"] == 0
     assert made["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] == 80
     await kubectl("create", "secret", "generic", "s", "--from-literal=k=v")
     assert await kubectl("get", "secret", "s", "-o", "jsonpath={.data.k}") == "dg=="
-    assert (await kubectl("create", "token", "default")).count(".") == 2
+    if kubectl_minor >= 24:
+        assert (await kubectl("create", "token", "default")).count(".") == 2
     assert "yes" in await kubectl("auth", "can-i", "create", "pods")
 
 
@@ -167,7 +169,7 @@ async def test_typed_commands_send_protobuf_and_are_understood(kubectl, running)
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: x}\n",
          "cannot unmarshal string into Go struct field PodSpec.spec.containers"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {container: []}\n",
-         'strict decoding error: unknown field "spec.container"'),
+         'unknown field "spec.container"'),
         ("apiVersion: v2\nkind: Pod\nmetadata: {name: p}\n",
          'no matches for kind "Pod" in version "v2"'),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: nowhere}\n"
@@ -191,12 +193,13 @@ async def test_other_failures_say_what_is_wrong(kubectl):
     assert 'pods "one" already exists' in said
 
 
-async def test_dry_runs_logs_and_explanations(kubectl, running):
+async def test_dry_runs_logs_and_explanations(kubectl, running, kubectl_minor):
     await kubectl("run", "one", "--image=app:v1")
     await kubectl("delete", "pod", "one", "--dry-run=server")
     assert running.find(PODS, "one", "default")
     assert await kubectl("logs", "one") == "one\ntwo\n"
-    assert "replicas\t<integer>" in await kubectl("explain", "deployment.spec")
+    if kubectl_minor >= 27:  # older ones read the second form of the schemas, which has none
+        assert "replicas\t<integer>" in await kubectl("explain", "deployment.spec")
 
 
 async def test_a_custom_resource_round_trip(kubectl, tmp_path):
