@@ -24,7 +24,7 @@ from istiod_lite.io.metrics import Metrics
 
 IMPERSONATED: Final = "ImpersonatedIdentity"
 """Key of the request's metadata: a node's tunnel asks for one of its pods."""
-APPEARANCE_S: Final = 3.0
+APPEARANCE_S: Final = 1.0
 """A tunnel may ask for a pod that our own watch has not shown yet."""
 APPEARANCE_STEP_S: Final = 0.05
 
@@ -56,6 +56,11 @@ class CaService(citadel_pb2_grpc.IstioCertificateServiceServicer):
         self._inputs = inputs
         self._rules = rules
         self._metrics = metrics
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Serve it there."""
+        add: Any = citadel_pb2_grpc.add_IstioCertificateServiceServicer_to_server
+        add(self, server)
 
     def CreateCertificate(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's
         """One certificate. Refusals tell the caller nothing but that they are refusals."""

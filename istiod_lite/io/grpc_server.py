@@ -15,7 +15,6 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from ambient.api.address import HostPort
 from ambient.api.errors import MeshError
-from ambient.api.pb import citadel_pb2_grpc
 from istiod_lite.core.certificates import SERVING_TTL, Authority, key_pem
 from istiod_lite.io.ca_server import CaService
 from istiod_lite.io.xds_server import XdsService
@@ -79,8 +78,7 @@ class GrpcServer:
         self._pool = ThreadPoolExecutor(settings.max_streams + 32, "grpc")
         self._server = grpc.server(self._pool, options=_OPTIONS)
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(xds, self._server)
-        add_ca: Any = citadel_pb2_grpc.add_IstioCertificateServiceServicer_to_server
-        add_ca(ca, self._server)
+        ca.add_to(self._server)
         host = settings.bind_address
         credentials = serving.credentials()
         self.ports = (

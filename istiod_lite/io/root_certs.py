@@ -110,5 +110,5 @@ class RootCertificates:
             await trio.sleep(RETRY_S)
             self.look_at(frozenset({name}))
             return
-        self._current.add(name)
+        # Whether it is right is for the watch to say: somebody may have changed it already.
         log.info(Event.ROOT_PUBLISHED, namespace=name)

@@ -1,19 +1,27 @@
 """The whole control plane over TLS: objects in at a fake API server, xDS and certificates out."""
 
+import queue
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
+import grpc
 import httpx
 import msgspec
 import pytest
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from envoy.service.discovery.v3 import ads_pb2_grpc
+from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from ambient.api.spiffe import Identity
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.cli.run import leaves
 from ambient.identity.core.csr import new_key_and_csr
 from ambient.identity.io.ca_client import CaClient, CaError, CaSettings
 from ambient.xds.io.session import NodeInfo, XdsSession, XdsSettings
 from istiod_lite import app
+from istiod_lite.core.certificates import self_signed
 from istiod_lite.settings import Settings
 from tests.fakes.kube_api import FakeKubeApi
 from tests.unit.istiod_lite.objects import gateway, namespace, node, pod, policy, service
@@ -32,6 +40,10 @@ SETTINGS = Settings(
     xds_port=0,
     xds_plaintext_port=0,
     pilot_debounce_after_s=0.02,
+)
+
+FOREIGN_ROOT = self_signed(
+    ec.generate_private_key(ec.SECP256R1()), "elsewhere", now=datetime.now(UTC), serial=1
 )
 
 
@@ -253,6 +265,80 @@ async def test_a_waypoint_is_deployed_programmed_and_told_its_config(tmp_path, m
                 await changed.receive()
 
 
+async def test_roots_are_in_every_namespace_whatever_others_do(tmp_path, monkeypatch):
+    api = standing_mesh()
+    async with control_plane(api, tmp_path, monkeypatch):
+
+        def right(name):
+            found = api.get(CONFIG_MAPS, name, "istio-ca-root-cert")
+            return found and found["data"].get("root-cert.pem", "").startswith("-----BEGIN")
+
+        api.put(NAMESPACES, namespace("late"))
+        await until(lambda: right("late"), api)
+        edited = api.get(CONFIG_MAPS, "late", "istio-ca-root-cert")
+        api.put(CONFIG_MAPS, {**edited, "data": {"root-cert.pem": "forged"}})
+        await until(lambda: right("late"), api)
+        api.remove(CONFIG_MAPS, "shop", "istio-ca-root-cert")
+        await until(lambda: right("shop"), api)
+
+
+async def test_a_second_start_keeps_the_root_and_leads_at_once(tmp_path, monkeypatch):
+    api = standing_mesh()
+    async with control_plane(api, tmp_path, monkeypatch):
+        first = api.get(SECRETS, "istio-system", "istio-ca-secret")
+    api.port = 0
+    async with control_plane(api, tmp_path, monkeypatch):
+        assert api.get(SECRETS, "istio-system", "istio-ca-secret") == first
+        api.put(NAMESPACES, namespace("late"))
+        await until(lambda: api.get(CONFIG_MAPS, "late", "istio-ca-root-cert"), api)
+
+
+async def test_who_may_not_subscribe(tmp_path, monkeypatch):
+    api = standing_mesh()
+    async with control_plane(api, tmp_path, monkeypatch) as plane:
+        secure, plain = plane.ports["xds_port"], plane.ports["xds_plaintext_port"]
+        root = (tmp_path / "root.pem").read_bytes()
+        good = {"id": "ztunnel~10.0.0.1~zt-1.istio-system~istio-system.svc.cluster.local"}
+        foreign = {"id": "ztunnel~10.0.0.1~x.shop~shop.svc.cluster.local"}
+        for port, trusted, token, node_, code in (
+            (secure, root, "zt", good, None),
+            (secure, root, "nobody", good, "UNAUTHENTICATED"),
+            (secure, root, None, good, "UNAUTHENTICATED"),
+            (secure, root, "zt", foreign, "PERMISSION_DENIED"),
+            (secure, root, "zt", {"id": "nonsense"}, "INVALID_ARGUMENT"),
+            (secure, FOREIGN_ROOT, "zt", good, "UNAVAILABLE"),
+            (plain, None, None, good, None),
+        ):
+            got = await trio.to_thread.run_sync(first_answer, port, trusted, token, node_)
+            assert got == code
+
+
+def first_answer(port, root, token, node_):
+    """The status of a stream's first answer, None for a good one; no root means plain text."""
+    options = (("grpc.ssl_target_name_override", "istiod.istio-system.svc"),)
+    credentials = grpc.ssl_channel_credentials(root) if root else None
+    target = f"127.0.0.1:{port}"
+    channel = (
+        grpc.secure_channel(target, credentials, options)
+        if credentials
+        else grpc.insecure_channel(target)
+    )
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    requests = queue.SimpleQueue()
+    requests.put(pb.DeltaDiscoveryRequest(node=node_, type_url=ADDRESS_TYPE))
+    with channel:
+        stub = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel)
+        call = stub.DeltaAggregatedResources(iter(requests.get, None), metadata=metadata)
+        try:
+            next(call)
+        except grpc.RpcError as error:
+            return error.code().name
+        finally:
+            requests.put(None)
+            call.cancel()
+    return None
+
+
 async def test_readiness_debug_pages_and_metrics(tmp_path, monkeypatch):
     async with control_plane(standing_mesh(), tmp_path, monkeypatch) as plane:
         base = f"http://127.0.0.1:{plane.ports['http_port']}"
@@ -267,3 +353,16 @@ async def test_readiness_debug_pages_and_metrics(tmp_path, monkeypatch):
                 assert row["resources"][ADDRESS_TYPE]["status"] in ("SYNCED", "STALE")
             metrics = f"http://127.0.0.1:{plane.ports['monitoring_port']}/metrics"
             assert "pilot_services 1.0" in (await http.get(metrics)).text
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path, monkeypatch):
+    api = standing_mesh()
+    async with api.serving():
+        monkeypatch.setenv("KUBECONFIG", api.kubeconfig(tmp_path))
+        for name, hint in (("http_port", "HTTP_PORT"), ("xds_port", "XDS_PORT")):
+            taken = msgspec.structs.replace(SETTINGS, **{name: api.port})
+            with pytest.raises(ExceptionGroup) as caught:
+                await app.run(taken, trio.Event())
+            (error,) = leaves(caught.value)
+            assert str(api.port) in str(error)
+            assert hint in error.hint
