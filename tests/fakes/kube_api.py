@@ -220,14 +220,14 @@ class FakeKubeApi:
             await stream.send_all(conn.send(h11.Data(data=line)) + conn.send(h11.EndOfMessage()))
             return
         while True:
-            changed = self._changed
+            changed, now = self._changed, self.version  # more may come while we send
             for version, where, kind, obj in list(self.history):
                 if version <= seen or where != collection or not _selected(obj, namespace, query):
                     continue
                 line = json.dumps({"type": kind, "object": obj}).encode() + b"\n"
                 for chunk in self.watch_chunks(line):
                     await stream.send_all(conn.send(h11.Data(data=chunk)))
-            seen = self.version
+            seen = now
             mark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(seen)}}}
             await stream.send_all(conn.send(h11.Data(data=json.dumps(mark).encode() + b"\n")))
             await changed.wait()
