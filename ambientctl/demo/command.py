@@ -60,7 +60,7 @@ class Narrator:
     def told(self, outcome: Outcome) -> None:
         mark = "[green]ok  [/]" if outcome.ok else "[red]FAIL[/]"
         self.console.print(f"{mark} {outcome.seconds:5.1f} s  [bold]{outcome.name}[/]")
-        self.console.print(f"              {outcome.detail}", markup=False)
+        self.console.print(f"              {outcome.detail}", markup=False, soft_wrap=True)
         self.status.update("and now ...")
 
 
