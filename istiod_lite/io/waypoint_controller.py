@@ -176,11 +176,9 @@ class WaypointController:
             )
         except NotFound:
             return  # deleted in between
-        log.info(
-            Event.WAYPOINT_PROGRAMMED,
-            gateway=str(key),
-            addresses=[one["value"] for one in wanted["addresses"]],
-        )
+        addresses = [one["value"] for one in wanted["addresses"]]
+        if addresses:
+            log.info(Event.WAYPOINT_PROGRAMMED, gateway=str(key), addresses=addresses)
 
 
 def _now() -> str:
