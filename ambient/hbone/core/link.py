@@ -48,7 +48,7 @@ class Link:
         self.receive_window = limits.connection_window
         self.owed = 0
         self.stream_credit_step = limits.stream_window // 2
-        self._credit_step = limits.connection_window // 2
+        self.credit_step = limits.connection_window // 2
         self.peer_initial_window = DEFAULT_WINDOW
         self.peer_max_frame = DEFAULT_MAX_FRAME
         self.peer_max_streams = ASSUMED_PEER_STREAMS
@@ -80,7 +80,7 @@ class Link:
     def credit(self, size: int) -> None:
         """``size`` bytes of the connection's receive window are free again."""
         self.owed += size
-        if self.owed >= self._credit_step:
+        if self.owed >= self.credit_step:
             self.out += window_update(0, self.owed)
             self.receive_window += self.owed
             self.owed = 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _unpack_head = HEAD.unpack_from
 _DATA = int(Frame.DATA)
+_NOT_PLAIN = PADDED | END_STREAM
 
 
 class FrameHandler(Protocol):
@@ -92,6 +93,15 @@ class FrameReader:
                 return
             high, low, kind, flags, stream_id = _unpack_head(data, position)
             length = high << 8 | low
+            if kind == _DATA and not flags & _NOT_PLAIN:
+                end = position + HEAD_BYTES + length
+                if 0 < length <= self._max_frame and end <= size and self._block is None:
+                    # by far the most frequent: a plain DATA frame that is there as a whole
+                    stream = self._handler.data_begins(stream_id & ID_MASK, length, 0)
+                    if stream is not None:
+                        stream.sink.data(data[position + HEAD_BYTES : end])
+                    position = end
+                    continue
             if kind == _DATA and not flags & PADDED:
                 self._begin_data(stream_id & ID_MASK, length, 0, flags)
                 position += HEAD_BYTES

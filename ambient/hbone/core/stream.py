@@ -76,7 +76,8 @@ class Stream:
         tunnel = self.tunnel
         if tunnel.congested or self.local_ended:
             return 0
-        return min(self.send_window, tunnel.send_window, tunnel.peer_max_frame)
+        window = self.send_window if self.send_window < tunnel.send_window else tunnel.send_window
+        return window if window < tunnel.peer_max_frame else tunnel.peer_max_frame
 
     def frame_in_place(self, buffer: bytearray, view: memoryview, size: int) -> memoryview:
         """A DATA frame of ``size`` bytes (at most ``budget``) that lie behind 9 spare ones.
@@ -117,8 +118,10 @@ class Stream:
         """``size`` received bytes have left us. Also due for streams that are closed meanwhile,
         since their bytes count against the connection's window."""
         tunnel = self.tunnel
-        tunnel.credit(size)
+        tunnel.owed += size
         self.owed += size
+        if tunnel.owed >= tunnel.credit_step:
+            tunnel.credit(0)
         if self.owed >= tunnel.stream_credit_step and not self.remote_ended:
             tunnel.out += window_update(self.id, self.owed)
             self.receive_window += self.owed

@@ -72,8 +72,20 @@ class Coupling(SocketEnd):
     # Tunnel to application
 
     def data(self, view: memoryview) -> None:
-        self._counters.received += len(view)
-        self.write(view)
+        size = len(view)
+        self._counters.received += size
+        if self._output or self.write_ended:
+            self.write(view)
+            return
+        # as ``write``, without its calls for the case that the socket takes everything
+        try:
+            sent = self.sock.send(view)
+        except OSError:
+            sent = 0  # full or broken: ``write`` finds out
+        if sent:
+            self.bytes_left(sent)
+        if sent < size:
+            self.write(view[sent:])
 
     def bytes_left(self, size: int) -> None:
         self._stream.credit(size)

@@ -37,8 +37,8 @@ own epoll spares the way through trio, which costs more than moving a small mess
 finest step of epoll, and the most by which a task's turn is late."""
 _CALM_S: Final = 0.05
 """The relay does not linger until tasks have left it alone for this long."""
-_LOADED: Final = 4
-"""Events in one batch from which on there is a queue anyway."""
+_LOADED: Final = 1.5
+"""Events in an average batch from which on lingering does not pay."""
 
 Handler = Callable[[int], None]
 log = structlog.get_logger()
@@ -101,25 +101,32 @@ class Relay:
     async def _turns(self) -> None:
         """One turn after the other; see ``_LINGER_S`` for when trio gets its own.
 
-        A large batch means load: then trio's turn in between costs little, and the events that
-        come up meanwhile make the next batch, and so the next TLS records, larger still.
+        Large batches mean load: then trio's turn in between costs little, and the events that come
+        up meanwhile make the next batch, and so the next TLS records, larger still.
         """
         poll = self._epoll.poll
         epoll_fd = self._epoll.fileno()
         monotonic = time.monotonic
         trios_turn_s = monotonic()
+        load = 1.0  # events in a batch, a moving average
         while True:
             now_s = monotonic()
-            linger = now_s - self._tasks_active_s > _CALM_S
+            linger = load < _LOADED and now_s - self._tasks_active_s > _CALM_S
             events = poll(_LINGER_S if linger else 0, _BATCH)
             if not events:
                 await trio.lowlevel.wait_readable(epoll_fd)
                 trios_turn_s = monotonic()
                 continue
+            load += (len(events) - load) / 16
             self._turn(events)
-            if not linger or len(events) >= _LOADED or now_s - trios_turn_s > _LINGER_S:
+            if load >= _LOADED:
                 await trio.lowlevel.checkpoint()
-                trios_turn_s = now_s
+            elif not linger or now_s - trios_turn_s > _LINGER_S:
+                # There is rarely a next event already: waiting at once spares an empty poll.
+                await trio.lowlevel.wait_readable(epoll_fd)
+            else:
+                continue
+            trios_turn_s = now_s
 
     def _turn(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
