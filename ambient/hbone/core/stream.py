@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ambient.hbone.core.connect import ConnectRequest, ConnectResponse
 from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.core.frames import END_STREAM, HEAD, HEAD_BYTES, Frame, window_update
-from ambient.hbone.core.limits import OUTPUT_HIGH
-
-if TYPE_CHECKING:
-    from ambient.hbone.core.tunnel import Tunnel
+from ambient.hbone.core.limits import OUTPUT_HIGH, Limits
 
 _pack_head_into = HEAD.pack_into
 _DATA = int(Frame.DATA)
@@ -35,6 +32,31 @@ class Sink(Protocol):
         """After ``Tunnel.block``: there may be room again."""
 
 
+class Carrier(Protocol):
+    """What a stream asks of its ``Tunnel``; see there and in ``Link`` for the meanings."""
+
+    client: bool
+    limits: Limits
+    out: bytearray
+    congested: bool
+    send_window: int
+    peer_initial_window: int
+    peer_max_frame: int
+    owed: int
+    credit_step: int
+    stream_credit_step: int
+
+    def credit(self, size: int) -> None: ...
+
+    def settle(self, stream: Stream) -> None: ...
+
+    def block(self, stream: Stream) -> None: ...
+
+    def reset(self, stream: Stream, code: int) -> None: ...
+
+    def respond(self, stream: Stream, response: ConnectResponse) -> None: ...
+
+
 class Stream:
     """Made by ``Tunnel``; the shell sets ``sink`` and may exchange it between two calls."""
 
@@ -51,7 +73,7 @@ class Stream:
         "tunnel",
     )
 
-    def __init__(self, tunnel: Tunnel, stream_id: int, request: ConnectRequest) -> None:
+    def __init__(self, tunnel: Carrier, stream_id: int, request: ConnectRequest) -> None:
         self.tunnel = tunnel
         self.id = stream_id
         self.request = request

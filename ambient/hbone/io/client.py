@@ -38,6 +38,7 @@ class ClientConnection(Connection):
         self.idle_s = 0.0
         self.on_disconnect: Callable[[ClientConnection], None] = lambda connection: None
         self._idle_since_s = trio.current_time()
+        self._leaving = False
 
     @property
     def room(self) -> int:
@@ -68,8 +69,6 @@ class ClientConnection(Connection):
             self._idle_since_s = trio.current_time()
             if self.tunnel.refusing or self._leaving:
                 self.end_when_flushed()
-
-    _leaving = False
 
     def going_away(self) -> None:
         if not self.tunnel.streams:

@@ -47,7 +47,7 @@ class Coupling(SocketEnd):
             stream.tunnel.block(stream)
             self.pause()
             return
-        relay = self.relay
+        relay = self._connection.relay
         try:
             size = self.sock.recv_into(
                 relay.view[HEAD_BYTES:], budget if budget < _PAYLOAD_BYTES else _PAYLOAD_BYTES

@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import structlog
 import trio
 
 from ambient.hbone.core.counters import Counters
 from ambient.hbone.core.frames import HEAD_BYTES
+from ambient.hbone.io.splice import splice
 
 READ_BYTES: Final = 256 * 1024
 """Most that one socket may move in one turn: large enough to amortise the turn, small enough that
@@ -41,7 +41,6 @@ _LOADED: Final = 1.5
 """Events in an average batch from which on lingering does not pay."""
 
 Handler = Callable[[int], None]
-log = structlog.get_logger()
 
 
 class Closable(Protocol):
@@ -199,6 +198,4 @@ class Relay:
         Both sockets are closed at the end, also on cancellation. A reset on one side ends that
         direction (ztunnel does not pass resets on).
         """
-        from ambient.hbone.io.splice import splice  # it needs this module
-
         await splice(self, a, b, counters)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from ambient.hbone.io.relay import Relay
+from typing import Final, Protocol
 
 IN: Final = 0x001
 OUT: Final = 0x004
 ERR: Final = 0x008
 HUP: Final = 0x010
 _LINGER_0: Final = struct.pack("ii", 1, 0)
+
+
+class Loop(Protocol):
+    """What an end asks of the ``Relay``; see there."""
+
+    view: memoryview
+
+    def watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None: ...
+
+    def rewatch(self, fd: int, mask: int) -> None: ...
+
+    def unwatch(self, fd: int) -> None: ...
+
+    def close_later(self, sock: socket.socket) -> None: ...
 
 
 class SocketEnd:
@@ -39,7 +51,7 @@ class SocketEnd:
         "write_ended",
     )
 
-    def __init__(self, relay: Relay, sock: socket.socket) -> None:
+    def __init__(self, relay: Loop, sock: socket.socket) -> None:
         self.relay = relay
         self.sock = sock
         self._fd = sock.fileno()

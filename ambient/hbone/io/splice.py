@@ -7,8 +7,7 @@ import socket
 import trio
 
 from ambient.hbone.core.counters import Counters
-from ambient.hbone.io.relay import Relay
-from ambient.hbone.io.socket_end import SocketEnd
+from ambient.hbone.io.socket_end import Loop, SocketEnd
 
 
 class _Half(SocketEnd):
@@ -18,7 +17,7 @@ class _Half(SocketEnd):
 
     def __init__(
         self,
-        relay: Relay,
+        relay: Loop,
         sock: socket.socket,
         counters: Counters,
         *,
@@ -61,7 +60,7 @@ class _Half(SocketEnd):
             self._ended.set()
 
 
-async def splice(relay: Relay, a: socket.socket, b: socket.socket, counters: Counters) -> None:
+async def splice(relay: Loop, a: socket.socket, b: socket.socket, counters: Counters) -> None:
     """See ``Relay.splice``."""
     ended = trio.Event()
     one = _Half(relay, a, counters, first=True, ended=ended)
