@@ -20,7 +20,7 @@ from ambient.net.io.sockets import Listener, listen_in
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ztunnel.io import inbound, outbound, plaintext
-from ztunnel.io.accept import Handler, accept_for_ever
+from ztunnel.io.accept import Acceptor, Handler, last_handshakes
 from ztunnel.io.mesh_view import UnknownWorkloadError
 from ztunnel.io.node import Node, PodParts
 from ztunnel.io.pods import PodStartError
@@ -65,15 +65,19 @@ class Pod:
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Take connections until ``stop``; then close the listeners and say goodbye to peers."""
+        acceptors = [
+            Acceptor(listener.socket, self._handler(parts, port, listener), connections)
+            for port, listener in listeners.items()
+        ]
         async with trio.open_nursery() as accepting:
-            for port, listener in listeners.items():
-                handler = self._handler(parts, port, listener)
-                accepting.start_soon(accept_for_ever, listener.socket, handler, connections)
+            for acceptor in acceptors:
+                accepting.start_soon(acceptor.run)
             task_status.started()
             await self._stopping.wait()
+            await last_handshakes(self.netns, listeners)
             accepting.cancel_scope.cancel()
-        for listener in listeners.values():
-            listener.socket.close()
+        for acceptor in acceptors:
+            acceptor.close()
         parts.drain.begin()
         parts.pool.release()
 

@@ -18,6 +18,7 @@ import trio
 from ambient.api.address import HostPort, IPAddress, canonical, parse_ip
 from ambient.api.errors import UnavailableError
 from ambient.net.io.netns import Netns
+from ambient.net.io.succession import take_over
 
 SO_MARK: Final = 36  # asm-generic/socket.h; missing from Python's socket module
 SO_ORIGINAL_DST: Final = 80  # linux/netfilter_ipv4.h; ip6_tables.h uses the same number
@@ -50,7 +51,8 @@ class ListenOptions(NamedTuple):
 
     mark: int | None = None
     reuse_port: bool = True
-    """A second tunnel may listen beside us, which an upgrade needs."""
+    """A second tunnel may listen beside us, which an upgrade needs; who comes last gets what is
+    new (``ambient.net.io.succession``)."""
     transparent: bool = True
     """Try IP_TRANSPARENT, so that the last hop may keep the client's address."""
     host: str = ""
@@ -199,6 +201,8 @@ def _bound(family: socket.AddressFamily, host: str, port: int, options: ListenOp
         transparent = options.transparent and _try_option(sock, SOL_IP, IP_TRANSPARENT)
         sock.bind((host, port))
         sock.listen(BACKLOG)
+        if options.reuse_port:
+            take_over(sock)
     except BaseException:
         sock.close()
         raise
