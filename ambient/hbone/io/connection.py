@@ -58,7 +58,8 @@ class Connection:
         self.peer: Identity | None = None
         self.peer_address = _address(sock.getpeername())
         self.local_address = _address(sock.getsockname())
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.tunnel = Tunnel(self, CLIENT_LIMITS if client else SERVER_LIMITS, client=client)
         self._timing = timing
         self.error: MeshError | None = None
@@ -310,7 +311,7 @@ class Connection:
 
 
 def _address(name: tuple[str, int] | str) -> HostPort:
-    """A socket address; IPv4-mapped IPv6 becomes IPv4. Unix sockets (tests) have none."""
+    """A socket address; IPv4-mapped IPv6 becomes IPv4. Unix sockets (double HBONE) have none."""
     if isinstance(name, str | bytes):
         return HostPort("0.0.0.0", 0)
     ip = parse_ip(name[0])

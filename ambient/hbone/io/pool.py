@@ -10,7 +10,7 @@ from typing import NamedTuple
 import trio
 
 from ambient.hbone.core.connect import ConnectRequest, ConnectResponse
-from ambient.hbone.core.errors import ConnectRefused, HboneStreamError
+from ambient.hbone.core.errors import ConnectionLostError, ConnectRefused, HboneStreamError
 from ambient.hbone.io.client import Allowed, ClientConnection, connect
 from ambient.hbone.io.connection import DEFAULT_TIMING, Timing
 from ambient.hbone.io.relay import Relay
@@ -29,7 +29,8 @@ class PoolSettings(NamedTuple):
     """A connection without streams is closed after this time (looked at every 10 s)."""
     timing: Timing = DEFAULT_TIMING
     attempts: int = 3
-    """How often ``connect`` sends a request that peers did not take (GOAWAY, REFUSED_STREAM)."""
+    """How often ``connect`` sends a request that peers did not take (GOAWAY, REFUSED_STREAM, or a
+    connection that broke before the answer)."""
 
 
 class _Attempt:
@@ -111,7 +112,10 @@ class Pool:
             try:
                 response = await stream.response()
             except HboneStreamError as error:
-                if not error.retryable or attempt == self._settings.attempts:
+                # Nothing of the application was sent, so a request on a tunnel that turns out to be
+                # dead (its peer was replaced and nobody told us) may go out again on a new one.
+                stale = isinstance(error, ConnectionLostError)
+                if not (error.retryable or stale) or attempt == self._settings.attempts:
                     raise
                 continue
             except BaseException:

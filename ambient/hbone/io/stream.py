@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectResponse, Headers
 from ambient.hbone.core.counters import Counters
@@ -52,12 +53,12 @@ class HboneStream(trio.abc.HalfCloseableStream):
         return self._connection.peer
 
     @property
-    def peer_address(self) -> tuple[str, int]:
+    def peer_address(self) -> HostPort:
         """The TCP peer of the tunnel's connection."""
         return self._connection.peer_address
 
     @property
-    def local_address(self) -> tuple[str, int]:
+    def local_address(self) -> HostPort:
         return self._connection.local_address
 
     # Opening

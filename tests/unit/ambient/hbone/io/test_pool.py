@@ -212,3 +212,22 @@ async def test_a_request_waits_for_no_answer_when_only_opened():
         request = ConnectRequest("10.0.0.7:80")
         stream = await m.pool.open("key", request, m.dial, tls, m.allowed)
         assert (await stream.response()).status == 200
+
+
+async def test_pain_14_a_tunnel_that_breaks_before_the_answer_is_replaced():
+    requests = 0
+
+    async def handler(stream):
+        nonlocal requests
+        requests += 1
+        if requests == 1:
+            server = next(iter(m.drain._connections))
+            server.close(server.lost("killed"))
+        else:
+            await echo(stream)
+
+    async with mesh(handler) as m:
+        stream = await m.open()
+        await stream.send_all(b"still there")
+        assert await stream.receive_some() == b"still there"
+        assert (requests, m.accepted) == (2, 2)
