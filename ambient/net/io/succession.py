@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from typing import Any, Final
+from typing import Final
 
 from ambient.net.io import sock_diag
 from ambient.net.io.netns import Netns
@@ -62,8 +62,8 @@ def sharing(sock: socket.socket) -> int:
     return sum(_address(one) == (sock.family, host, port) for one in found)
 
 
-def _address(found: Any) -> tuple[int, str, int]:
-    return found["idiag_family"], found["idiag_src"], found["idiag_sport"]
+def _address(found: sock_diag.FoundSocket) -> tuple[int, str, int]:
+    return found.family, found.source, found.source_port
 
 
 def handshakes(netns: Netns, ports: frozenset[int]) -> int:
@@ -75,4 +75,4 @@ def handshakes(netns: Netns, ports: frozenset[int]) -> int:
         found = netns.run(sock_diag.sockets, sock_diag.SYN_RECEIVED)
     except OSError:
         return 0
-    return sum(one["idiag_sport"] in ports for one in found)
+    return sum(one.source_port in ports for one in found)

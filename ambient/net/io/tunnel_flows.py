@@ -7,7 +7,7 @@ are kept open for later use, and each connection inside them has a socket of its
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ambient.api.errors import MeshError
 from ambient.api.ports import HBONE_PORT, MARK_MASK, PROXY_MARK
@@ -34,9 +34,7 @@ def _count_here() -> int:
     return sum(_is_tunnelled(connection) for connection in found)
 
 
-def _is_tunnelled(connection: Any) -> bool:
-    if HBONE_PORT in (connection["idiag_sport"], connection["idiag_dport"]):
+def _is_tunnelled(connection: sock_diag.FoundSocket) -> bool:
+    if HBONE_PORT in (connection.source_port, connection.destination_port):
         return False
-    mark = connection.get_attr("INET_DIAG_MARK")  # pyroute2 leaves it as "xx:xx:xx:xx"
-    value = int.from_bytes(bytes.fromhex(mark.replace(":", "")), "little") if mark else 0
-    return value & MARK_MASK == PROXY_MARK
+    return connection.mark & MARK_MASK == PROXY_MARK
