@@ -8,7 +8,7 @@ import secrets
 import socket
 import ssl
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from ipaddress import IPv4Network
 from typing import Any, Final
 
@@ -112,7 +112,7 @@ class ClusterApi:
         return answer
 
 
-async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+async def _lines(watch: Watch) -> AsyncGenerator[bytes, None]:
     """A watch's lines as they come, bookmarks in between, until its time is over."""
     news = trio.Event()
 

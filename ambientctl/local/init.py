@@ -277,9 +277,21 @@ def main() -> None:
     pid = os.fork()
     if pid == 0:
         first_process(config)
+    try:
+        write_pid(config["folder"], pid)
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        reason = f"cannot write the state folder {config['folder']}: {error.strerror}"
+        report(config["report_fd"], {"error": reason})
+        sys.exit(1)
+
+
+def write_pid(folder: str, pid: int) -> None:
+    """Note process id and start time: by both, ``down`` recognises the mesh."""
     with open(f"/proc/{pid}/stat") as stat:
         start_ticks = stat.read().rsplit(")", 1)[1].split()[19]
-    path = os.path.join(config["folder"], "pid")
+    path = os.path.join(folder, "pid")
     with open(path + ".new", "w") as out:
         out.write(f"{pid} {start_ticks}\n")
     os.rename(path + ".new", path)

@@ -6,6 +6,7 @@ line that was too long for one entry.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -40,9 +41,10 @@ class LogFile:
         data = b"".join(
             head + (b"F " if complete else b"P ") + line + b"\n" for line, complete in lines
         )
-        if self._file.tell() + len(data) > MAX_FILE_BYTES:
-            self._file.truncate(0)
-        self._file.write(data)
+        with contextlib.suppress(OSError):  # a full disk loses log lines, not the mesh
+            if self._file.tell() + len(data) > MAX_FILE_BYTES:
+                self._file.truncate(0)
+            self._file.write(data)
 
     def close(self) -> None:
         """No more output."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ class LogWish(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes: int | None = None
 
 
-async def read_log(path: Path, wish: LogWish) -> AsyncIterator[bytes]:
+async def read_log(path: Path, wish: LogWish) -> AsyncGenerator[bytes, None]:
     """The log in pieces; a followed one until the file is gone or the client is."""
     await trio.lowlevel.checkpoint()
     if not os.path.exists(path):  # noqa: ASYNC240 - a local file, no waiting

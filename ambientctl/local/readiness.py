@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from ambient.kube.core.resources import KubeObject
 from ambientctl.local.layout import SYSTEM_NAMESPACE
 
-MAX_RESTARTS: Final = 4
+MAX_RESTARTS: Final = 3
 """A mesh program that ended so often while the mesh starts will not come up."""
 
 

@@ -224,7 +224,8 @@ class Supervisor:
         self._reporter.send(Report(stage=stage, detail=detail))
 
     def _log(self, text: str) -> None:
-        print(f"{time.monotonic() - self._began:8.3f} {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the disk may be full
+            print(f"{time.monotonic() - self._began:8.3f} {text}", file=sys.stderr, flush=True)
 
     def fail(self, error: MeshError) -> None:
         """Tell why there is no mesh."""
@@ -244,8 +245,9 @@ def main(config: dict[str, Any], init: socket.socket) -> int:
             leaf: BaseException = group
             while isinstance(leaf, BaseExceptionGroup):
                 leaf = leaf.exceptions[0]
+            reason = str(leaf) if isinstance(leaf, OSError) else repr(leaf)
             error = MeshError(
-                f"the supervisor failed: {leaf!r}", hint="AMBIENT_LOCAL_TRACE=1 shows more"
+                f"the supervisor failed: {reason}", hint="AMBIENT_LOCAL_TRACE=1 shows more"
             )
         with contextlib.suppress(OSError):  # nobody waits for the answer
             supervisor.fail(error)
