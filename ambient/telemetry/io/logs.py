@@ -11,12 +11,22 @@ import logging
 import sys
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import IO, Any, cast
 
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+# structlog's console colours import rich where it is installed: 6 MB in every node tunnel, for a
+# renderer that we do not use. A module that is None counts as absent.
+_hidden = "rich" not in sys.modules
+if _hidden:
+    sys.modules["rich"] = cast(ModuleType, None)
+try:
+    import structlog
+    from structlog.typing import EventDict, Processor, WrappedLogger
+finally:
+    if _hidden:
+        del sys.modules["rich"]
 
-from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.core.event_names import Event  # noqa: E402 - after the exception above
 
 LEVELS: Mapping[str, int] = {
     "trace": 5,

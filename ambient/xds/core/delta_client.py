@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from envoy.service.discovery.v3 import discovery_pb2 as pb
 
+from ambient.api.pb import discovery_pb2 as pb
 from ambient.xds.core.wire import (
     ADDRESS_TYPE,
     AUTHORIZATION_TYPE,

@@ -10,9 +10,9 @@ from typing import Any, Final
 import grpc
 import msgspec
 import trio
-from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from ambient.api.errors import MeshError
+from ambient.api.pb import discovery_pb2 as pb
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 MAX_MESSAGE_BYTES: Final = 200 << 20

@@ -8,9 +8,9 @@ from typing import Final
 
 import grpc
 import trio
-from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from ambient.api.errors import MeshError
+from ambient.api.pb import discovery_pb2 as pb
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.delta_client import DeltaClient, NodeInfo, Update
