@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import NamedTuple, assert_never
 
 from ambientctl.local.apiserver.core.cluster import Call, Cluster
 from ambientctl.local.apiserver.core.deletion import DeleteOptions
 from ambientctl.local.apiserver.core.kinds import EVENTS, Kind, StorageKey
-from ambientctl.local.apiserver.core.status import Object
+from ambientctl.local.apiserver.core.status import ApiError, Object
 from ambientctl.local.apiserver.core.subresources import bind
 
 
@@ -64,7 +65,11 @@ def perform(cluster: Cluster, command: Command, manager: str) -> None:
     match command:
         case Create(resource, obj):
             kind = served(cluster, resource)
-            cluster.create(kind, obj["metadata"].get("namespace", ""), obj, call)
+            try:
+                cluster.create(kind, obj["metadata"].get("namespace", ""), obj, call)
+            except ApiError as error:
+                _tell_owner(cluster, obj, error, manager)
+                raise
         case Replace(resource, obj, subresource):
             metadata = obj["metadata"]
             address = metadata.get("namespace", ""), metadata["name"]
@@ -85,6 +90,17 @@ def served(cluster: Cluster, resource: StorageKey) -> Kind:
     if kind is None:
         raise LookupError(f"no kind is served for {resource}")
     return kind
+
+
+def _tell_owner(cluster: Cluster, obj: Object, error: ApiError, manager: str) -> None:
+    """Let the owner's events say why an object could not be made for it."""
+    for reference in obj["metadata"].get("ownerReferences") or ():
+        kind = cluster.catalogue.of(reference["apiVersion"], reference["kind"])
+        namespace = obj["metadata"].get("namespace", "")
+        owner = cluster.store.get(kind.key, namespace, reference["name"]) if kind else None
+        if owner is not None:
+            message = f"Error creating: {error.message}"
+            record(cluster, Record(owner, "Warning", "FailedCreate", message, manager))
 
 
 def record(cluster: Cluster, told: Record) -> None:
@@ -119,4 +135,6 @@ def record(cluster: Cluster, told: Record) -> None:
         "lastTimestamp": now,
         "count": 1,
     }
-    cluster.create(kind, namespace, event, Call(told.component))
+    # A namespace that is going away takes no events: no reason to stop the work on it.
+    with suppress(ApiError):
+        cluster.create(kind, namespace, event, Call(told.component))

@@ -253,7 +253,7 @@ def _conditions(
         progress = ("True", "NewReplicaSetAvailable", text)
     else:
         progress = ("True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.')
-    known = {c["type"]: c for c in (deployment.get("status") or {}).get("conditions") or ()}
+    known = {c.get("type"): c for c in (deployment.get("status") or {}).get("conditions") or ()}
     return [
         _condition("Available", serving, known, now),
         _condition("Progressing", progress, known, now),

@@ -92,12 +92,15 @@ class _Work:
             for command in self._controller.decide(self._cluster, key):
                 perform(self._cluster, command, self._controller.name)
         except ApiError as error:
-            self._retry(key, error)
+            self._retry(key, error.message)
+        except Exception as error:
+            log.exception("controller.failed", controller=self._controller.name, key=key)
+            self._retry(key, repr(error))
         else:
             self._failures.pop(key, None)
         await trio.lowlevel.checkpoint()
 
-    def _retry(self, key: Key, error: ApiError) -> None:
+    def _retry(self, key: Key, reason: str) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay_s = min(RETRY_FIRST_S * 2**failures, RETRY_MAX_S)
@@ -107,7 +110,7 @@ class _Work:
             controller=self._controller.name,
             namespace=namespace,
             name=name,
-            reason=error.message,
+            reason=reason,
             retry_s=delay_s,
         )
         self._nursery.start_soon(self._add_later, key, delay_s)

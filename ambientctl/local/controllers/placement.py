@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ambientctl.local.apiserver.core.selectors import Requirement
+from ambientctl.local.apiserver.core.selectors import from_expression
 from ambientctl.local.apiserver.core.status import Object
 
 _BLOCKING: Final = frozenset({"NoSchedule", "NoExecute"})
@@ -17,7 +17,7 @@ UNSCHEDULABLE_TAINT: Final[Object] = {
 def is_ready(node: Object) -> bool:
     """Does the node's kubelet report it ready?"""
     conditions = (node.get("status") or {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def obstacle(spec: Object, node: Object, *, daemon: bool = False) -> str:
@@ -31,7 +31,7 @@ def obstacle(spec: Object, node: Object, *, daemon: bool = False) -> str:
         return "node(s) didn't match Pod's node affinity/selector"
     for taint in node_spec.get("taints") or ():
         if taint.get("effect") in _BLOCKING and not _tolerated(spec, taint):
-            shown = f"{taint['key']}: {taint.get('value', '')}"
+            shown = f"{taint.get('key', '')}: {taint.get('value', '')}"
             return f"node(s) had untolerated taint {{{shown}}}"
     return ""
 
@@ -51,15 +51,11 @@ def _selected(spec: Object, node: Object) -> bool:
 def _term_matches(term: Object, node: Object) -> bool:
     labels = node["metadata"].get("labels") or {}
     fields = {"metadata.name": node["metadata"]["name"]}
-    on_labels = [_requirement(item) for item in term.get("matchExpressions") or ()]
-    on_fields = [_requirement(item) for item in term.get("matchFields") or ()]
+    on_labels = [from_expression(item) for item in term.get("matchExpressions") or ()]
+    on_fields = [from_expression(item) for item in term.get("matchFields") or ()]
     if not on_labels and not on_fields:
         return False  # an empty term matches nothing (core/v1)
     return all(r.matches(labels) for r in on_labels) and all(r.matches(fields) for r in on_fields)
-
-
-def _requirement(item: Object) -> Requirement:
-    return Requirement(item["key"], item["operator"], frozenset(item.get("values") or ()))
 
 
 def _tolerated(spec: Object, taint: Object) -> bool:

@@ -24,7 +24,7 @@ def phase(pod: Object) -> str:
 def is_ready(pod: Object) -> bool:
     """Does the kubelet report the pod ready?"""
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def is_terminating(pod: Object) -> bool:

@@ -41,9 +41,9 @@ def decide(pod: Object, nodes: Sequence[Object], load: Counter[str], now: str) -
     }
     status = pod.get("status") or {}
     known = status.get("conditions") or []
-    if any(c["type"] == "PodScheduled" and c.get("message") == message for c in known):
+    if any(c.get("type") == "PodScheduled" and c.get("message") == message for c in known):
         return []
-    conditions = [*(c for c in known if c["type"] != "PodScheduled"), condition]
+    conditions = [*(c for c in known if c.get("type") != "PodScheduled"), condition]
     told = {**pod, "status": {**status, "conditions": conditions}}
     return [
         Replace(PODS, told, "status"),

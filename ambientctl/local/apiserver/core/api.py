@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ambientctl.local.apiserver.core import discovery, openapi, reviews, subresources
+from ambientctl.local.apiserver.core.builtin_types import conform_as
 from ambientctl.local.apiserver.core.cluster import Call, Cluster
 from ambientctl.local.apiserver.core.deletion import read_options
 from ambientctl.local.apiserver.core.events import present
@@ -189,7 +190,7 @@ class Api:
             raise method_not_allowed(request.method)
         body = read_body(request)
         now_s = int(self._now().timestamp())
-        return json_response(201, reviews.review(kind.kind, body, user, self.authority, now_s))
+        return json_response(201, reviews.review(kind, body, user, self.authority, now_s))
 
     def _many(self, request: Request, kind: Kind, target: Target) -> Answer:
         match request.method:
@@ -262,7 +263,8 @@ class Api:
                 )
                 return json_response(200, found)
             case "POST", "binding":
-                node = ((read_body(request) or {}).get("target") or {}).get("name", "")
+                body = conform_as("", "Binding", read_body(request))
+                node = (body.get("target") or {}).get("name", "")
                 subresources.bind(cluster, *address, node)
                 return json_response(201, _success())
             case "POST", "eviction":

@@ -105,17 +105,38 @@ def conform(kind: Kind, obj: Object) -> list[str]:
     name = message_name(kind.group, kind.kind)
     if name is None:
         return []
-    unknown: list[str] = []
     body = {key: value for key, value in obj.items() if key not in {"apiVersion", "kind"}}
+    unknown = _conform_root(kind, name, body, "")
+    for key in obj.keys() - body.keys() - {"apiVersion", "kind"}:
+        del obj[key]
+    return unknown
+
+
+def conform_metadata(kind: Kind, obj: Object) -> list[str]:
+    """The same for the metadata of an object whose other fields have a schema."""
+    return _conform_root(kind, "meta.ObjectMeta", obj["metadata"], "metadata")
+
+
+def conform_as(group: str, kind: str, body: Any) -> Object:
+    """A private, well-typed form of a body that is not stored, such as a TokenRequest."""
+    if not isinstance(body, dict | None):
+        raise bad_request(f"a {kind} must be one object")
+    copied = {k: v for k, v in (body or {}).items() if k not in {"apiVersion", "kind"}}
+    name = message_name(group, kind)
+    assert name is not None, kind
+    _conform_root(Kind(group=group, version="v1", plural="", kind=kind), name, copied, "")
+    return copied
+
+
+def _conform_root(kind: Kind, name: str, body: Object, path: str) -> list[str]:
+    unknown: list[str] = []
     try:
-        _conform_message(name, body, "", unknown)
+        _conform_message(name, body, path, unknown)
     except WrongType as wrong:
         raise bad_request(
             f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
             f"json: cannot unmarshal {wrong}"
         ) from None
-    for key in obj.keys() - body.keys() - {"apiVersion", "kind"}:
-        del obj[key]
     return unknown
 
 

@@ -261,16 +261,15 @@ class Cluster:
         else:
             metadata.pop("namespace", None)
         if kind.schema is not None:
-            self._note_unknown(schema.prune(kind.schema, obj), call)
+            unknown = builtin_types.conform_metadata(kind, obj)
+            self._note_unknown([*unknown, *schema.prune(kind.schema, obj)], call)
         else:
             self._note_unknown(builtin_types.conform(kind, obj), call)
         return events.to_core(kind, obj)
 
     def _check_type(self, kind: Kind, obj: Object) -> None:
-        version, name = (
-            obj.setdefault("apiVersion", kind.api_version),
-            obj.setdefault("kind", kind.kind),
-        )
+        version = str(obj.setdefault("apiVersion", kind.api_version))
+        name = obj.setdefault("kind", kind.kind)
         if name != kind.kind:
             raise bad_request(f'{name} in version "{version}" cannot be handled as a {kind.kind}')
         served = {k.api_version for k in self.catalogue.all() if k.key == kind.key}
@@ -339,11 +338,10 @@ class Cluster:
                 replaced.pop("status", None)
                 if "status" in live:
                     replaced["status"] = live["status"]
-        if kind.key == SERVICES and not replaced["spec"].get("clusterIP"):
+        if kind.key == SERVICES and not (replaced.get("spec") or {}).get("clusterIP"):
             # A manifest that never named the address keeps the one it was given.
-            for field in ("clusterIP", "clusterIPs"):
-                if field in live["spec"]:
-                    replaced["spec"][field] = live["spec"][field]
+            kept = {k: live["spec"][k] for k in ("clusterIP", "clusterIPs") if k in live["spec"]}
+            replaced["spec"] = {**(replaced.get("spec") or {}), **kept}
         metadata = replaced["metadata"] = dict(replaced["metadata"])
         for field in (*_FIXED, "generation", "resourceVersion", "generateName", "managedFields"):
             if field in live["metadata"]:

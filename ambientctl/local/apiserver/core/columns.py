@@ -80,7 +80,7 @@ def _node(obj: Object, now: Now) -> list[Any]:
         k.removeprefix(prefix) for k in metadata.get("labels") or {} if k.startswith(prefix)
     )
     info = status.get("nodeInfo") or {}
-    addresses = {item["type"]: item["address"] for item in status.get("addresses") or ()}
+    addresses = {a.get("type"): a.get("address") for a in status.get("addresses") or ()}
     return [
         metadata["name"],
         state,
@@ -96,7 +96,7 @@ def _node(obj: Object, now: Now) -> list[Any]:
 
 
 def _condition(status: Object, name: str) -> str:
-    found = (c["status"] for c in status.get("conditions") or () if c["type"] == name)
+    found = (c.get("status") for c in status.get("conditions") or () if c.get("type") == name)
     return str(next(found, "Unknown"))
 
 

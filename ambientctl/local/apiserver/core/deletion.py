@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any, Final, NamedTuple
 
+from ambientctl.local.apiserver.core.builtin_types import conform_as
 from ambientctl.local.apiserver.core.kinds import Kind
 from ambientctl.local.apiserver.core.status import Object, bad_request, conflict
 
@@ -39,9 +40,7 @@ class DeleteOptions(NamedTuple):
 
 def read_options(body: Any, grace: str | None, policy: str | None) -> DeleteOptions:
     """From the body of a DELETE and its query; raises a 400 for values that cannot be meant."""
-    if body is not None and not isinstance(body, dict):
-        raise bad_request("the body of a delete must be DeleteOptions")
-    body = body or {}
+    body = conform_as("meta.k8s.io", "DeleteOptions", body)
     seconds = body.get("gracePeriodSeconds", grace)
     chosen = body.get("propagationPolicy") or policy
     if chosen is None:
@@ -52,7 +51,7 @@ def read_options(body: Any, grace: str | None, policy: str | None) -> DeleteOpti
         )
     try:
         grace_s = None if seconds is None else int(seconds)
-    except (TypeError, ValueError):
+    except ValueError:
         raise bad_request(f"invalid gracePeriodSeconds {seconds!r}: must be a number") from None
     preconditions = body.get("preconditions") or {}
     revision = preconditions.get("resourceVersion")

@@ -81,6 +81,56 @@ def _kind(  # one row of the table below
     return msgspec.convert({**fields, "short_names": names}, Kind)
 
 
+_STRING: Object = {"type": "string"}
+_STRINGS: Object = {"type": "array", "items": _STRING}
+_ANYTHING: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+def _fields(**properties: Object) -> Object:
+    return {"type": "object", "properties": properties}
+
+
+_CRD_NAMES = _fields(
+    plural=_STRING,
+    singular=_STRING,
+    kind=_STRING,
+    listKind=_STRING,
+    shortNames=_STRINGS,
+    categories=_STRINGS,
+)
+_CRD_COLUMN = _fields(
+    name=_STRING,
+    type=_STRING,
+    format=_STRING,
+    description=_STRING,
+    jsonPath=_STRING,
+    priority={"type": "integer"},
+)
+_CRD_VERSION = _fields(
+    name=_STRING,
+    served={"type": "boolean"},
+    storage={"type": "boolean"},
+    deprecated={"type": "boolean"},
+    deprecationWarning=_STRING,
+    schema=_fields(openAPIV3Schema=_ANYTHING),
+    subresources=_fields(status=_ANYTHING, scale=_ANYTHING),
+    additionalPrinterColumns={
+        "type": "array",
+        "items": {**_CRD_COLUMN, "required": ["name", "type", "jsonPath"]},
+    },
+    selectableFields={"type": "array", "items": _ANYTHING},
+)
+_CRD_SPEC = _fields(
+    group=_STRING,
+    scope=_STRING,
+    names=_CRD_NAMES,
+    versions={"type": "array", "items": {**_CRD_VERSION, "required": ["name"]}},
+    conversion=_ANYTHING,
+    preserveUnknownFields={"type": "boolean"},
+)
+_CRD_SCHEMA: Object = _fields(spec=_CRD_SPEC, status=_ANYTHING)
+"""What a CustomResourceDefinition may hold; the schemas inside are read by ``schema.py``."""
+
 _ALL = ("all",)
 _CREATE = ("create",)
 _RBAC = "rbac.authorization.k8s.io"
@@ -130,6 +180,7 @@ BUILTIN: tuple[Kind, ...] = (
         namespaced=False,
         categories=("api-extensions",),
         subresources=STATUS,
+        schema=_CRD_SCHEMA,
     ),
     _kind(_RBAC, "v1", "Role", "roles"),
     _kind(_RBAC, "v1", "RoleBinding", "rolebindings"),

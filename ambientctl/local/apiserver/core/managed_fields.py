@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import msgspec
-
 from ambientctl.local.apiserver.core.kinds import Kind
 from ambientctl.local.apiserver.core.merge_keys import ATOMIC, SET, Path, apply_keys, item_key
 from ambientctl.local.apiserver.core.status import ApiError, Cause, Object, bad_request
@@ -78,14 +76,7 @@ def _walk(kind: Kind, value: Any, field: Field, path: Path, found: dict[Field, A
 
 
 def _element(item: Any, keys: tuple[str, ...]) -> str:
-    if keys == SET:
-        return "v:" + _json(item)
-    values = item_key(item, keys)
-    return "k:" + _json({key: v for key, v in zip(keys, values, strict=False) if v is not None})
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, order="sorted").decode()
+    return ("v:" if keys == SET else "k:") + item_key(item, keys)
 
 
 def to_fields_v1(fields: Iterable[Field]) -> Object:

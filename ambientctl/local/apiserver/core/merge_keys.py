@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from ambientctl.local.apiserver.core.kinds import Kind
 
 Path = tuple[str, ...]
@@ -80,8 +82,9 @@ DEFAULT_KEY_VALUES: Final[dict[str, str]] = {"protocol": "TCP"}
 """A key field that may be left out counts as its default."""
 
 
-def item_key(item: Any, keys: tuple[str, ...]) -> tuple[Any, ...]:
-    """What identifies one item of a merging list."""
-    if keys == SET or not isinstance(item, dict):
-        return (item,)
-    return tuple(item.get(key, DEFAULT_KEY_VALUES.get(key)) for key in keys)
+def item_key(item: Any, keys: tuple[str, ...]) -> str:
+    """What identifies one item of a merging list: JSON text, as ``fieldsV1`` spells it."""
+    if keys != SET and isinstance(item, dict):
+        values = {key: item.get(key, DEFAULT_KEY_VALUES.get(key)) for key in keys}
+        item = {key: value for key, value in values.items() if value is not None}
+    return msgspec.json.encode(item, order="sorted").decode()

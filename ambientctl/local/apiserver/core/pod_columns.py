@@ -86,7 +86,7 @@ def _container_reason(status: Object) -> str:
 
 def _is_ready(status: Object) -> bool:
     conditions = status.get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def _restarts(states: list[Object], now: datetime.datetime) -> str:

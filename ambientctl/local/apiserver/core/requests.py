@@ -126,9 +126,38 @@ _PlainLoader.yaml_implicit_resolvers = {
 def load_yaml(text: str | bytes) -> list[Any]:
     """Every non-empty document; raises a 400 with the line of the mistake."""
     try:
-        return [doc for doc in yaml.load_all(text, _PlainLoader) if doc is not None]
-    except yaml.YAMLError as error:
+        documents = [_as_json(doc) for doc in yaml.load_all(text, _PlainLoader)]
+        return [doc for doc in documents if doc is not None]
+    except RecursionError:
+        raise bad_request("error parsing YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise bad_request(f"error parsing YAML: {' '.join(str(error).split())}") from None
+
+
+def _as_json(value: Any) -> Any:
+    """YAML may hold more than JSON: other keys become text, other values are refused."""
+    match value:
+        case dict():
+            return {_key(key): _as_json(inner) for key, inner in value.items()}
+        case list():
+            return [_as_json(item) for item in value]
+        case None | str() | bool() | int() | float():
+            return value
+        case _:
+            raise ValueError(f"a value of type {type(value).__name__} has no place in JSON")
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else msgspec.json.encode(key).decode()
+
+
+def _refuse_aliases(text: bytes) -> None:
+    """A few aliases of aliases would unfold to gigabytes of JSON."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _PlainLoader)):
+            raise bad_request("error parsing YAML: aliases are not accepted in a request")
+    except yaml.YAMLError:
+        return  # load_yaml says what is wrong
 
 
 def read_body(request: Request, accepted: tuple[str, ...] = (JSON, YAML, PROTOBUF)) -> Any:
@@ -141,12 +170,15 @@ def read_body(request: Request, accepted: tuple[str, ...] = (JSON, YAML, PROTOBU
     if media_type == PROTOBUF:
         return decode(request.body)
     if media_type.endswith("yaml") and not request.body.lstrip().startswith(b"{"):
+        _refuse_aliases(request.body)
         documents = load_yaml(request.body)
         if len(documents) != 1:
             raise bad_request("the body of the request must hold exactly one YAML document")
         return documents[0]
     try:
         return msgspec.json.decode(request.body)
+    except RecursionError:
+        raise bad_request("the body of the request is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_request(f"the body of the request is not valid JSON: {error}") from None
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from ambientctl.local.apiserver.core.status import Object, bad_request
+from ambientctl.local.apiserver.core.builtin_types import conform_as
+from ambientctl.local.apiserver.core.kinds import Kind
+from ambientctl.local.apiserver.core.status import Object
 from ambientctl.local.apiserver.core.tokens import TokenAuthority, TokenError, User
 
 
-def review(kind: str, body: Any, user: User, authority: TokenAuthority, now_s: int) -> Object:
+def review(kind: Kind, body: Any, user: User, authority: TokenAuthority, now_s: int) -> Object:
     """The same object with its answer in ``status``."""
-    if not isinstance(body, dict):
-        raise bad_request(f"a {kind} must be one object")
-    match kind:
+    asked = conform_as(kind.group, kind.kind, body)
+    match kind.kind:
         case "TokenReview":
-            status = _token_status(body.get("spec") or {}, authority, now_s)
+            status = _token_status(asked.get("spec") or {}, authority, now_s)
         case "SelfSubjectReview":
             status = {"userInfo": user.info()}
         case _:
             # Who may do what is not enforced here: every authenticated caller may.
             status = {"allowed": True, "reason": "the local mesh does not enforce RBAC"}
-    return {**body, "status": status}
+    return {**asked, "apiVersion": kind.api_version, "kind": kind.kind, "status": status}
 
 
 def _token_status(spec: Object, authority: TokenAuthority, now_s: int) -> Object:

@@ -42,6 +42,62 @@ _JSON_NAMES: Final[dict[type, str]] = {
 }
 
 
+_SHAPES: Final[dict[str, tuple[type, ...]]] = {
+    "type": (str,),
+    "properties": (dict,),
+    "additionalProperties": (dict, bool),
+    "items": (dict,),
+    "required": (list,),
+    "enum": (list,),
+    "allOf": (list,),
+    "anyOf": (list,),
+    "oneOf": (list,),
+    "not": (dict,),
+    "pattern": (str,),
+    "x-kubernetes-list-map-keys": (list,),
+    **dict.fromkeys(("minimum", "maximum"), (int, float)),
+    **dict.fromkeys(
+        ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+        (int,),
+    ),
+}
+"""What the keywords of a schema hold, as far as they are read here."""
+_DEPTH_MAX: Final = 64
+"""Schemas inside schemas; the deepest published ones have about twenty."""
+
+
+def misshapen(schema: Any, field: str, depth: int = _DEPTH_MAX) -> Iterator[Cause]:
+    """What keeps this from being a schema at all."""
+    if not isinstance(schema, dict):
+        yield _wrong_type(field, schema, "object")
+        return
+    if depth == 0:
+        yield bad_value(field, "...", f"must not be nested deeper than {_DEPTH_MAX} levels")
+        return
+    for keyword, types in _SHAPES.items():
+        if keyword in schema and not isinstance(schema[keyword], types):
+            yield _wrong_type(f"{field}.{keyword}", schema[keyword], _JSON_NAMES[types[0]])
+    for keyword in ("required", "x-kubernetes-list-map-keys"):
+        names = schema.get(keyword)
+        if isinstance(names, list) and not all(isinstance(name, str) for name in names):
+            yield bad_value(f"{field}.{keyword}", names, "must be a list of strings")
+    if str(schema.get("type", "object")) not in _TYPES:
+        yield not_supported(f"{field}.type", schema["type"], sorted(_TYPES))
+    for inner, where in _inner_schemas(schema, field):
+        yield from misshapen(inner, where, depth - 1)
+
+
+def _inner_schemas(schema: Schema, field: str) -> Iterator[tuple[Any, str]]:
+    if isinstance(properties := schema.get("properties"), dict):
+        yield from ((inner, f"{field}.properties[{name}]") for name, inner in properties.items())
+    for keyword in ("items", "not", "additionalProperties"):
+        if isinstance(inner := schema.get(keyword), dict):
+            yield inner, f"{field}.{keyword}"
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        if isinstance(branches := schema.get(keyword), list):
+            yield from ((inner, f"{field}.{keyword}[{i}]") for i, inner in enumerate(branches))
+
+
 def is_type(value: Any, name: str) -> bool:
     """Has the value this JSON type? A whole float counts as an integer, a bool never does."""
     if isinstance(value, bool):

@@ -29,14 +29,17 @@ class Requirement(NamedTuple):
                 return value is not None
             case "DoesNotExist":
                 return value is None
+            case "Gt" | "Lt":
+                return _compares(value, self.operator, self.values)
             case _:
-                return _compares(value, self.operator, next(iter(self.values)))
+                return False
 
 
-def _compares(value: str | None, operator: str, bound: str) -> bool:
+def _compares(value: str | None, operator: str, bounds: frozenset[str]) -> bool:
     try:
+        (bound,) = bounds
         number, limit = int(value or ""), int(bound)
-    except ValueError:
+    except ValueError:  # no number, or not exactly one bound
         return False
     return number > limit if operator == "Gt" else number < limit
 
@@ -88,11 +91,14 @@ def from_object(selector: Object | None) -> LabelSelector | None:
         Requirement(key, "In", frozenset({value}))
         for key, value in (selector.get("matchLabels") or {}).items()
     ]
-    more = [
-        Requirement(item["key"], item["operator"], frozenset(item.get("values") or ()))
-        for item in selector.get("matchExpressions") or ()
-    ]
+    more = [from_expression(item) for item in selector.get("matchExpressions") or ()]
     return (*exact, *more)
+
+
+def from_expression(item: Object) -> Requirement:
+    """Read one entry of ``matchExpressions`` or of a node selector term."""
+    values = frozenset(item.get("values") or ())
+    return Requirement(item.get("key", ""), item.get("operator", ""), values)
 
 
 class FieldTerm(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from ambientctl.local.apiserver.core.builtin_types import conform_as
 from ambientctl.local.apiserver.core.cluster import Call, Cluster
 from ambientctl.local.apiserver.core.deletion import DeleteOptions, read_options
 from ambientctl.local.apiserver.core.kinds import NODES, PODS, SECRETS, Kind
@@ -43,11 +44,12 @@ def set_scale(
     """Put the replicas of a Scale into its object; returns the new Scale."""
     namespace, name = address
     live = cluster.get(kind, namespace, name)
-    replicas = ((scale or {}).get("spec") or {}).get("replicas")
-    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
+    scale = conform_as("autoscaling", "Scale", scale)
+    replicas = (scale.get("spec") or {}).get("replicas", 0)
+    if replicas < 0:
         cause = bad_value("spec.replicas", replicas, "must be greater than or equal to 0")
         raise invalid("autoscaling", "Scale", name, [cause])
-    revision = ((scale or {}).get("metadata") or {}).get("resourceVersion")
+    revision = (scale.get("metadata") or {}).get("resourceVersion")
     if revision and revision != live["metadata"]["resourceVersion"]:
         raise conflict(kind.group, kind.plural, name)
     changed = {**live, "spec": {**live["spec"], "replicas": replicas}}
@@ -74,7 +76,7 @@ def bind(cluster: Cluster, namespace: str, name: str, node: str) -> Object:
         raise bad_request("a Binding needs target.name: the node")
     condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": cluster.now()}
     status = pod.get("status") or {}
-    others = [c for c in status.get("conditions") or () if c["type"] != "PodScheduled"]
+    others = [c for c in status.get("conditions") or () if c.get("type") != "PodScheduled"]
     bound = {
         **pod,
         "spec": {**pod["spec"], "nodeName": node},
@@ -85,7 +87,8 @@ def bind(cluster: Cluster, namespace: str, name: str, node: str) -> Object:
 
 def evict(cluster: Cluster, kind: Kind, address: tuple[str, str], body: Any, call: Call) -> Object:
     """Delete a pod on behalf of a drain; disruption budgets are stored and not enforced."""
-    options: DeleteOptions = read_options((body or {}).get("deleteOptions"), None, None)
+    body = conform_as("policy", "Eviction", body)
+    options: DeleteOptions = read_options(body.get("deleteOptions"), None, None)
     return cluster.delete(kind, *address, options, call)
 
 
@@ -93,11 +96,11 @@ def request_token(
     cluster: Cluster, authority: TokenAuthority, account: Object, body: Any, now: datetime.datetime
 ) -> Object:
     """Answer a TokenRequest; raises 422, 404 and 409 as the real server does."""
-    body = body or {}
+    body = conform_as("authentication.k8s.io", "TokenRequest", body)
     spec = body.get("spec") or {}
     name = account["metadata"]["name"]
     seconds = spec.get("expirationSeconds")
-    if seconds is not None and (not isinstance(seconds, int) or seconds < MIN_LIFETIME_S):
+    if seconds is not None and seconds < MIN_LIFETIME_S:
         why = "may not specify a duration less than 10 minutes"
         cause = bad_value("spec.expirationSeconds", seconds, why)
         raise invalid("authentication.k8s.io", "TokenRequest", name, [cause])

@@ -15,8 +15,10 @@ from ambientctl.local.apiserver.core.names import (
     label_error,
     path_segment_error,
     port_name_error,
+    qualified_name_error,
     subdomain_error,
 )
+from ambientctl.local.apiserver.core.schema import misshapen
 from ambientctl.local.apiserver.core.status import (
     Cause,
     Object,
@@ -24,12 +26,14 @@ from ambientctl.local.apiserver.core.status import (
     invalid,
     not_supported,
     required,
+    shown,
 )
 
 PORT_MAX: Final = 65535
 _PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
 _SERVICE_TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _RESTART_POLICIES: Final = ("Always", "OnFailure", "Never")
+_OPERATORS: Final = ("In", "NotIn", "Exists", "DoesNotExist")
 _LABEL_NAMED: Final = frozenset({"Namespace"})
 
 
@@ -145,6 +149,7 @@ def _workload(obj: Object) -> Iterator[Cause]:
     if not selector:
         yield required("spec.selector")
     else:
+        yield from _expressions(selector, "spec.selector")
         labels = (template.get("metadata") or {}).get("labels") or {}
         parsed = selectors.from_object(selector) or ()
         if not parsed:
@@ -157,6 +162,20 @@ def _workload(obj: Object) -> Iterator[Cause]:
     if template["spec"]["restartPolicy"] != "Always":
         value = template["spec"]["restartPolicy"]
         yield not_supported("spec.template.spec.restartPolicy", value, ("Always",))
+
+
+def _expressions(selector: Object, field: str) -> Iterator[Cause]:
+    for i, item in enumerate(selector.get("matchExpressions") or ()):
+        where = f"{field}.matchExpressions[{i}]"
+        if why := qualified_name_error(item.get("key", "")):
+            yield bad_value(f"{where}.key", item.get("key", ""), why)
+        operator = item.get("operator", "")
+        if operator not in _OPERATORS:
+            yield bad_value(f"{where}.operator", operator, "not a valid selector operator")
+        elif bool(item.get("values")) is not (operator in {"In", "NotIn"}):
+            needed = "must be" if operator in {"In", "NotIn"} else "may not be"
+            why = f"{needed} specified when `operator` is {shown(operator)}"
+            yield bad_value(f"{where}.values", item.get("values") or [], why)
 
 
 def _service(obj: Object) -> Iterator[Cause]:
@@ -234,8 +253,11 @@ def _crd(obj: Object) -> Iterator[Cause]:
         why = "must have exactly one version marked as storage version"
         yield bad_value("spec.versions", [v.get("name") for v in versions], why)
     for i, version in enumerate(versions):
-        if not (version.get("schema") or {}).get("openAPIV3Schema"):
-            yield required(f"spec.versions[{i}].schema.openAPIV3Schema", "schemas are required")
+        where = f"spec.versions[{i}].schema.openAPIV3Schema"
+        if not (structural := (version.get("schema") or {}).get("openAPIV3Schema")):
+            yield required(where, "schemas are required")
+        else:
+            yield from misshapen(structural, where)
 
 
 _MAY_CHANGE: Final = frozenset({"image", "imagePullPolicy"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ambientctl.local.apiserver.core.kinds import PODS
+from ambientctl.local.apiserver.core.store import Change
 from ambientctl.local.controllers.commands import perform
 from ambientctl.local.controllers.loop import Controller, Key
 from tests.unit.ambientctl.local.worlds import World
@@ -25,8 +26,12 @@ class Settling:
                 for key in which.keys(world.cluster, change):
                     self._waiting[number, key] = None
 
+            store = world.cluster.store
             for resource in controller.watches or (None,):
-                world.cluster.store.subscribe(resource, notice)
+                store.subscribe(resource, notice)
+            for resource in controller.watches or store.resources():
+                for obj in store.objects(resource):
+                    notice(Change(resource, "ADDED", 0, obj))
 
     def settle(self) -> None:
         """Let the controllers work until they rest; fails when they never do."""
