@@ -11,7 +11,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from ambient.api.ports import ADMIN_PORT, PROXY_MARK, READINESS_PORT, STATS_PORT
+from ambient.api.ports import (
+    ADMIN_PORT,
+    ILLEGAL_DESTINATIONS,
+    PROXY_MARK,
+    READINESS_PORT,
+    SOCKS_PORT,
+    STATS_PORT,
+)
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -51,6 +58,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Keep the client's address on the last hop. Unset: as far as the kernel allows; true: a
     kernel that does not allow it is an error; false: never."""
 
+    unstable_enable_socks5: bool = False
+    """Serve SOCKS5 on port 15080 of every pod's localhost."""
+    localhost_app_tunnel: bool = True
+    """Reach an application that asks for PROXY headers by localhost, not by its pod's address."""
+
     pool_max_streams_per_connection: Annotated[int, Meta(ge=1)] = 100
     pool_unused_release_timeout_s: Seconds = field(
         default=300.0, name="POOL_UNUSED_RELEASE_TIMEOUT"
@@ -74,6 +86,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """On localhost."""
     stats_port: Port = STATS_PORT
     readiness_port: Port = READINESS_PORT
+
+    @property
+    def own_ports(self) -> frozenset[int]:
+        """Ports that would lead a connection back to ourselves."""
+        return ILLEGAL_DESTINATIONS | ({SOCKS_PORT} if self.unstable_enable_socks5 else set())
 
     @property
     def drain_s(self) -> float:

@@ -13,6 +13,8 @@ HBONE_PORT: Final = 15008
 """HBONE, addressed directly (Istio: HBONE port)."""
 DNS_PORT: Final = 15053
 """Captured DNS (Istio: ztunnel DNS proxy)."""
+SOCKS_PORT: Final = 15080
+"""SOCKS5, on the pod's localhost only, where it is switched on (Istio: socks5)."""
 ADMIN_PORT: Final = 15000
 """Admin endpoint, on localhost only."""
 STATS_PORT: Final = 15020

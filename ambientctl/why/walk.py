@@ -21,7 +21,7 @@ from waypoint.core.explain import Explanation, RequestFacts, Share, explain_with
 from waypoint.core.place import Place
 from ztunnel.core import admit
 from ztunnel.core.balance import candidates, choose
-from ztunnel.core.route import NoRoute, Route, route
+from ztunnel.core.route import INNER_IDENTITY_HINT, NoRoute, Route, no_inner_identity, route
 from ztunnel.core.route import Protocol as Hop1Protocol
 
 
@@ -95,6 +95,11 @@ class _Walker:
         match decided:
             case NoRoute(reason=reason, hint=hint):
                 self.stop("source tunnel", reason, change=hint)
+            case Route(protocol=Hop1Protocol.DOUBLE_HBONE) as found:
+                self.across(found)
+            case Route(protocol=Hop1Protocol.HBONE) as found if found.target.ip is None:
+                self.step("source tunnel", f"HBONE to {found.target}: {found.reason}")
+                self.step("destination", f"{found.target.host} is known by its name only")
             case Route(via_waypoint=True) as found:
                 self.step("source tunnel", f"HBONE to {found.target}, {found.reason}")
                 self.through_waypoint(found, identity)
@@ -105,6 +110,14 @@ class _Walker:
             case Route() as found:
                 self.step("source tunnel", f"plaintext to {found.target}: {found.reason}")
                 self.deliver_plaintext(found.workload, found.target)
+
+    def across(self, found: Route) -> None:
+        """Through another network's gateway; what decides behind it is that network's."""
+        what = f"HBONE to {found.target}, and inside it HBONE to {found.authority}: {found.reason}"
+        self.step("source tunnel", what)
+        if not found.inner_identities:
+            self.stop("source tunnel", no_inner_identity(found), change=INNER_IDENTITY_HINT)
+        self.step("destination", "in another network: its own mesh decides there")
 
     def balance_outside(self) -> tuple[Workload | None, HostPort]:
         """What kube-proxy would choose for a client outside the mesh."""

@@ -29,18 +29,30 @@ def attempt(direction: Direction, peer: HostPort, destination: HostPort) -> Acce
     )
 
 
-def outbound(client: Workload, peer: HostPort, hop: Route) -> Described:
+class FarEnd(NamedTuple):
+    """What answered at the end of a double tunnel: the next hop is only the way there."""
+
+    identity: Identity | None
+    """What it has proven."""
+    told: Workload | None
+    """What it says about itself."""
+
+
+def outbound(client: Workload, peer: HostPort, hop: Route, far: FarEnd | None = None) -> Described:
     """A connection of our pod, on its way to ``hop``."""
-    mutual = hop.protocol is Protocol.HBONE
-    server = hop.workload
+    mutual = hop.protocol is not Protocol.TCP
+    server = far.told if far else hop.workload
+    identity = far.identity if far else hop.workload.identity if hop.workload else None
     record = AccessRecord(
         direction=Direction.OUTBOUND,
         source=_endpoint(client, peer, client.identity if mutual else None),
-        destination=_endpoint(server, hop.target, server.identity if server and mutual else None),
+        destination=_endpoint(server, hop.target, identity if mutual else None),
         hbone_address=hop.authority,
         service=hop.service.hostname if hop.service else "",
     )
     labels = _labels("source", client, server, hop.service)
+    if far is not None:
+        labels = labels._replace(destination_principal=str(far.identity or ""))
     return Described(record, _with_security(labels, client.identity if mutual else None))
 
 

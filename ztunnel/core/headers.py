@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from ambient.api.address import HostPort
-from ambient.api.workload import Workload
+from ambient.api.workload import Locality, Workload, WorkloadType
 
 BAGGAGE: Final = "baggage"
 FORWARDED: Final = "forwarded"
 TRACEPARENT: Final = "traceparent"
+FORWARDED_NETWORK: Final = "x-forwarded-network"
+"""The network that the inner tunnel of double HBONE came from; absent everywhere else."""
 
 Headers = tuple[tuple[str, str], ...]
 
 _TRACE_ID_BYTES: Final = 16  # W3C Trace Context, section 3.2.2
 _SPAN_ID_BYTES: Final = 8
 TRACE_BYTES: Final = _TRACE_ID_BYTES + _SPAN_ID_BYTES
+_MAX_BAGGAGE_VALUE: Final = 253
+"""The longest name that Kubernetes allows; anything longer is no name and stays out of labels."""
 
 
 def request_headers(
@@ -41,6 +45,42 @@ def baggage(workload: Workload) -> str:
         ("cloud.availability_zone", workload.locality.zone),
     )
     return ",".join(f"{key}={value}" for key, value in parts if value)
+
+
+def read_baggage(headers: Headers) -> Workload | None:
+    """Whom the other end says that it speaks for, as far as it says so; None where it does not.
+
+    The rest of the workload is unknown, above all its identity: only a certificate proves one.
+    """
+    parts: dict[str, str] = {}
+    for name, value in headers:
+        if name == BAGGAGE:
+            for part in value.split(","):
+                key, _, text = part.strip().partition("=")
+                if text and len(text) <= _MAX_BAGGAGE_VALUE:
+                    parts.setdefault(key, text)
+    if not parts:
+        return None
+    types = [kind for kind in WorkloadType if f"k8s.{kind.name.lower()}.name" in parts]
+    kind = types[0] if types else WorkloadType.POD
+    return Workload(
+        uid="",
+        name="",
+        namespace=parts.get("k8s.namespace.name", ""),
+        cluster_id=parts.get("k8s.cluster.name", ""),
+        workload_type=kind,
+        workload_name=parts.get(f"k8s.{kind.name.lower()}.name", ""),
+        canonical_name=parts.get("service.name", ""),
+        canonical_revision=parts.get("service.version", ""),
+        locality=Locality(
+            region=parts.get("cloud.region", ""), zone=parts.get("cloud.availability_zone", "")
+        ),
+    )
+
+
+def forwarded_network(headers: Headers) -> str:
+    """The network that a gateway's client is in; empty where it is not said."""
+    return next((value for name, value in headers if name == FORWARDED_NETWORK), "")
 
 
 def forwarded(peer: HostPort, service_host: str) -> str:

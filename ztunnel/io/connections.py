@@ -78,11 +78,14 @@ class Connections:
         access_log.warning(Event.CONN_FAILED, **record.refused_fields(), **hint)
 
     @contextmanager
-    def open(self, info: Add, described: Described, protocol: str) -> Iterator[LiveConnection]:
+    def open(
+        self, info: Add, described: Described, protocol: str, since_s: float | None = None
+    ) -> Iterator[LiveConnection]:
         """The life of one connection; its end is logged and counted however it comes.
 
         A MeshError or OSError from within is the connection's error and ends here, and so does
         ``LiveConnection.end``; a cancellation from outside is a drain, is noted and goes on.
+        ``since_s``: when it was accepted, where that is not now.
         """
         live = LiveConnection(info, described, protocol)
         sent_is_response = live.record.direction is Direction.INBOUND
@@ -91,7 +94,7 @@ class Connections:
         )
         self._live.add(live)
         access_log.debug(Event.CONN_OPENED, **live.record.opened_fields())
-        started_s = trio.current_time()
+        started_s = trio.current_time() if since_s is None else since_s
         flag = ResponseFlag.FINE
         try:
             with live.scope:

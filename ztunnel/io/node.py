@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ambient.api.spiffe import Identity
 from ambient.hbone.io.pool import Pool, PoolSettings
@@ -16,6 +16,7 @@ from ambient.net.io.sockets import KeepAlive, ListenOptions
 from ambient.telemetry.io.metrics_http import TrafficMetrics
 from ztunnel.io.connections import Connections
 from ztunnel.io.mesh_view import MeshView
+from ztunnel.io.resolver import Resolver
 from ztunnel.settings import Settings
 
 
@@ -50,6 +51,7 @@ class Node:
     relay: Relay
     connections: Connections
     metrics: TrafficMetrics
+    resolver: Resolver = field(default_factory=Resolver)
 
     @property
     def pool_settings(self) -> PoolSettings:

@@ -1,88 +1,96 @@
-"""Captured outbound connections (port 15001): decide the next hop, open it, hand over."""
+"""Captured outbound connections (port 15001): decide the next hop, open it, hand over.
+
+The application's bytes are read only once the next hop has accepted. So a next hop that cannot be
+reached costs nothing but time, and another endpoint is tried before the application hears of it.
+"""
 
 from __future__ import annotations
 
-import os
 import random
 import socket
+
+import trio
 
 from ambient.api.address import HostPort
 from ambient.api.errors import MeshError
 from ambient.api.workload import Workload
-from ambient.hbone.core.connect import ConnectRequest
-from ambient.net.io.sockets import connect_in, original_destination, peer_address, tune
+from ambient.net.io.sockets import original_destination, peer_address, tune
 from ambient.telemetry.core.access_record import Direction
 from ztunnel.core import describe
-from ztunnel.core.headers import TRACE_BYTES, request_headers
-from ztunnel.core.route import NoRoute, Protocol, Route, route
-from ztunnel.io.connections import LiveConnection
+from ztunnel.core.route import NoRoute, Route, route
 from ztunnel.io.failures import ConnectionFailedError, reset
 from ztunnel.io.node import Node, PodParts
+from ztunnel.io.way import Way
+
+
+class Client:
+    """The application's side of a connection that we carry for it."""
+
+    def __init__(self, sock: socket.socket, peer: HostPort, original: HostPort) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.original = original
+
+    async def connected(self) -> None:
+        """The next hop has accepted; bytes follow."""
+
+    async def failed(self, error: MeshError | OSError) -> None:
+        """There is no next hop. To the application that is a connection that failed."""
+        reset(self.sock)
 
 
 async def handle(node: Node, pod: PodParts, sock: socket.socket) -> None:
-    """Carry one accepted connection to its end."""
+    """Carry one captured connection to its end."""
     try:
         peer, original = peer_address(sock), original_destination(sock)
     except OSError:
         return  # gone before we got to it
-    attempt = describe.attempt(Direction.OUTBOUND, peer, original)
+    await carry(node, pod, Client(sock, peer, original))
+
+
+async def carry(node: Node, pod: PodParts, client: Client) -> None:
+    """Take a connection to wherever its destination leads, and stay with it to its end."""
+    started_s = trio.current_time()
     try:
-        client = await node.view.workload_of(pod.info)
-        hop = route(node.view.state, client, original, random.random)
-        if isinstance(hop, NoRoute):
-            raise ConnectionFailedError(hop.reason, hint=hop.hint)
+        workload = await node.view.workload_of(pod.info)
+        hop = _first_hop(node, workload, client.original)
     except MeshError as error:
+        attempt = describe.attempt(Direction.OUTBOUND, client.peer, client.original)
         node.connections.refuse(attempt, error)
-        reset(sock)
+        await client.failed(error)
         return
-    tune(sock, node.keep_alive)
-    described = describe.outbound(client, peer, hop)
-    with node.connections.open(pod.info, described, hop.protocol) as live:
+    tune(client.sock, node.keep_alive)
+    way = Way(node, pod, workload, client.peer, client.original)
+    failure: MeshError | OSError | None = None
+    try:
+        hop, leg = await way.reach(hop)
+    except (MeshError, OSError) as error:
+        failure, hop, leg = error, way.hop or hop, None
+    described = describe.outbound(workload, client.peer, hop, leg.far if leg else None)
+    with node.connections.open(pod.info, described, hop.protocol, started_s) as live:
         live.reason = hop.reason
+        if failure is not None or leg is None:
+            assert failure is not None
+            await client.failed(failure)
+            raise failure
+        if leg.peer is not None:
+            live.record.destination.identity = leg.peer
         try:
-            if hop.protocol is Protocol.HBONE:
-                await _through_tunnel(node, pod, _Call(sock, peer, client, hop), live)
-            else:
-                await _plain(node, pod, sock, hop.target, live)
+            await client.connected()
+        except BaseException:
+            leg.drop()
+            raise
+        try:
+            await leg.carry(client.sock, live.counters)
         except (MeshError, OSError):
-            reset(sock)  # to the client, a next hop that fails is a connection that failed
+            reset(client.sock)
             raise
 
 
-class _Call:
-    """One connection on its way into a tunnel."""
-
-    __slots__ = ("client", "hop", "peer", "sock")
-
-    def __init__(self, sock: socket.socket, peer: HostPort, client: Workload, hop: Route) -> None:
-        self.sock = sock
-        self.peer = peer
-        self.client = client
-        self.hop = hop
-
-
-async def _plain(
-    node: Node, pod: PodParts, sock: socket.socket, target: HostPort, live: LiveConnection
-) -> None:
-    mark = node.settings.packet_mark
-    upstream = await connect_in(pod.netns, target, mark=mark, keep_alive=node.keep_alive)
-    await node.relay.splice(sock, upstream, live.counters)
-
-
-async def _through_tunnel(node: Node, pod: PodParts, call: _Call, live: LiveConnection) -> None:
-    hop, client = call.hop, call.client
-    host = hop.service.hostname if hop.service else ""
-    request = ConnectRequest(
-        authority=hop.authority,
-        headers=request_headers(client, call.peer, host, os.urandom(TRACE_BYTES)),
+def _first_hop(node: Node, workload: Workload, original: HostPort) -> Route:
+    found = route(
+        node.view.state, workload, original, random.random, illegal=node.settings.own_ports
     )
-
-    async def dial() -> socket.socket:
-        return await connect_in(pod.netns, hop.target, mark=node.settings.packet_mark)
-
-    tls = await node.certs.client_context(client.identity)
-    key = (client.identity, hop.identities, hop.target)
-    stream, _ = await pod.pool.connect(key, request, dial, tls, hop.identities)
-    live.record.destination.identity = stream.peer
-    await stream.couple(call.sock, live.counters)
+    if isinstance(found, NoRoute):
+        raise ConnectionFailedError(found.reason, hint=found.hint)
+    return found

@@ -45,9 +45,17 @@ class Event(StrEnum):
     POD_LEFT = "pod.left"
     POD_FAILED = "pod.failed"
     CONN_CRASHED = "conn.crashed"
+    CONN_RETRIED = "conn.retried"
     SPOOF_OFF = "source.not_preserved"
     DRAIN_STARTED = "drain.started"
     TUNNEL_LOST = "tunnel.lost"
+    DNS_ANSWERED = "dns.answered"
+    DNS_FORWARDED = "dns.forwarded"
+    DNS_FAILED = "dns.failed"
+    DNS_REFUSED = "dns.refused"
+    DNS_MALFORMED = "dns.malformed"
+    DNS_NO_RESOLVER = "dns.no_resolver"
+    DNS_CRASHED = "dns.crashed"
 
     # node agent
     POD_ENROLLED = "pod.enrolled"

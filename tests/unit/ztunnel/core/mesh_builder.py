@@ -49,11 +49,11 @@ def ports(mapping):
     return tuple(Port(service_port, target) for service_port, target in mapping.items())
 
 
-def waypoint(where, port=15008):
-    """By address, or by ``namespace/hostname``."""
+def waypoint(where, port=15008, network=""):
+    """By address, or by ``namespace/hostname``; network gateways are named in the same way."""
     if "/" in where:
         return GatewayAddress(NamespacedHostname.parse(where), port)
-    return GatewayAddress(address(where), port)
+    return GatewayAddress(address(where, network), port)
 
 
 def mesh(*things):
