@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Callable
 from ipaddress import IPv4Network
 from typing import Final
 
-import structlog
 import trio
 
 from ambientctl.local.apiserver.core.api import Api, PodLog
@@ -25,8 +24,8 @@ from ambientctl.local.apiserver.core.cluster import (
     Surroundings,
 )
 from ambientctl.local.apiserver.core.patches import APPLY_PATCH
-from ambientctl.local.apiserver.core.requests import Request, Response, json_response, load_yaml
-from ambientctl.local.apiserver.core.status import Object, internal_error
+from ambientctl.local.apiserver.core.requests import Request, Response, load_yaml
+from ambientctl.local.apiserver.core.status import Object
 from ambientctl.local.apiserver.core.tokens import TokenAuthority
 from ambientctl.local.apiserver.core.watch import BOOKMARK_EVERY_S, Watch
 from ambientctl.local.apiserver.io.http import Body, serve_https
@@ -39,8 +38,6 @@ IN_CLUSTER_NAMES: Final = (
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 )
-
-log = structlog.get_logger()
 
 PodLogs = Callable[[PodLog], AsyncGenerator[bytes, None]]
 """Gives the output of a container; raises ``ApiError`` before the first piece when it cannot."""
@@ -121,11 +118,7 @@ class ApiServer:
         return context
 
     async def _answer(self, request: Request) -> Response | Body:
-        try:
-            answer = self._api.handle(request)
-        except Exception:
-            log.exception("apiserver.failed", method=request.method, path=request.path)
-            return json_response(500, internal_error().body())
+        answer = self._api.handle(request)
         match answer:
             case Watch():
                 return Body("application/json", _lines(answer))

@@ -19,7 +19,7 @@ from ambientctl.local.apiserver.core.requests import (
     json_response,
     read_request,
 )
-from ambientctl.local.apiserver.core.status import bad_request, too_large
+from ambientctl.local.apiserver.core.status import bad_request, internal_error, too_large
 
 HEADERS_MAX_BYTES: Final = 64 * 1024
 READ_BYTES: Final = 64 * 1024
@@ -27,6 +27,8 @@ HANDSHAKE_S: Final = 10.0
 IDLE_S: Final = 600.0
 """A connection without a request for so long is closed; clients open another."""
 CLOSE_S: Final = 2.0
+CONNECTIONS_MAX: Final = 1000
+"""Clients at once; more wait for a place. A mesh of ten nodes keeps about a hundred open."""
 
 log = structlog.get_logger()
 
@@ -49,7 +51,13 @@ async def serve_https(
 ) -> None:
     """Serve until cancelled; a connection's trouble ends that connection only."""
 
+    room = trio.Semaphore(CONNECTIONS_MAX)
+
     async def serve_connection(stream: trio.SocketStream) -> None:
+        async with room:
+            await serve_one(stream)
+
+    async def serve_one(stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         try:
             with trio.fail_after(HANDSHAKE_S):
@@ -57,6 +65,8 @@ async def serve_https(
             await _Connection(tls, handler).run()
         except* (*_GONE, trio.TooSlowError, h11.RemoteProtocolError):
             pass  # the client has gone or never spoke TLS: nobody is left to tell
+        except* Exception:
+            log.exception("apiserver.stream_failed")  # such as a log that cannot be read any more
         finally:
             with trio.move_on_after(CLOSE_S, shield=True):
                 await trio.aclose_forcefully(tls)
@@ -90,7 +100,7 @@ class _Connection:
             if isinstance(request, Response):
                 await self._refuse(request)
                 return
-            answer = await self._handler(request)
+            answer = await self._answer(request)
             if isinstance(answer, Body):
                 await self._send_stream(answer)
             else:
@@ -98,6 +108,13 @@ class _Connection:
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
+
+    async def _answer(self, request: Request) -> Response | Body:
+        try:
+            return await self._handler(request)
+        except Exception:
+            log.exception("apiserver.failed", method=request.method, path=request.path)
+            return json_response(500, internal_error().body())
 
     async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         while True:

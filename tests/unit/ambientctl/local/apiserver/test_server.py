@@ -122,6 +122,21 @@ async def test_a_mistake_of_ours_is_a_500_and_the_server_lives(running, monkeypa
         assert (await client.get("/version")).status_code == 200
 
 
+async def test_a_stream_that_fails_midway_ends_that_connection_only(running, monkeypatch):
+    async def broken(wish):
+        yield b"one\n"
+        raise ValueError("the disk is gone")
+
+    running.server.apply_manifest(NAMESPACE)
+    monkeypatch.setattr(running.server, "_pod_logs", broken)
+    async with running.client() as client:
+        path = "/api/v1/namespaces/shop/pods"
+        await client.post(path, json=pod())
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"{path}/web/log")
+        assert (await client.get("/healthz")).text == "ok"
+
+
 def test_a_new_server_knows_its_own_service():
     server = ApiServer(Settings(endpoints=("172.30.0.1",), endpoint_port=6443))
     store = server.cluster.store
