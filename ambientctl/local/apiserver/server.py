@@ -105,6 +105,7 @@ class ApiServer:
         await serve_https(listeners, self._context(), self._answer)
 
     def _context(self) -> ssl.SSLContext:
+        """TLS 1.3 only. HTTP/1.1 is what is offered: every client falls back to it."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(["http/1.1"])
@@ -118,6 +119,7 @@ class ApiServer:
         return context
 
     async def _answer(self, request: Request) -> Response | Body:
+        """From what the core decided to what goes out."""
         answer = self._api.handle(request)
         match answer:
             case Watch():
@@ -128,6 +130,7 @@ class ApiServer:
                 return answer
 
     def _make_system_objects(self) -> None:
+        """The namespaces that every cluster has, and the server's own service."""
         settings = self.settings
         for name in SYSTEM_NAMESPACES:
             self._create("v1", "Namespace", {"metadata": {"name": name}})

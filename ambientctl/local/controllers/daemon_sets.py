@@ -56,6 +56,7 @@ def decide(daemon_set: Object, nodes: Sequence[Object], pods: Sequence[Object]) 
 
 
 def _daemon_spec(spec: Object) -> Object:
+    """The template's spec with the tolerations that every daemon has."""
     added = [{"key": f"node.kubernetes.io/{name}", "operator": "Exists"} for name in _TOLERATED]
     return {**spec, "tolerations": [*(spec.get("tolerations") or ()), *added]}
 
@@ -63,6 +64,7 @@ def _daemon_spec(spec: Object) -> Object:
 def _placement(
     daemon_set: Object, fitting: Sequence[str], by_node: dict[str, list[Object]], digest: str
 ) -> list[Command]:
+    """A pod where one lacks; none where it does not belong or is one too many."""
     commands: list[Command] = []
     for name in fitting:
         found = by_node.get(name, [])
@@ -80,10 +82,12 @@ def _placement(
 
 
 def _age_key(pod: Object) -> tuple[str, str]:
+    """Of two pods on one node the older stays."""
     return pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]
 
 
 def _pod(daemon_set: Object, node: str, digest: str) -> Object:
+    """A pod for one node; it names its node, so the scheduler has nothing to decide."""
     generation = str(daemon_set["metadata"]["generation"])
     pod = pod_from(daemon_set, {HASH_LABEL: digest, GENERATION_LABEL: generation})
     return {**pod, "spec": {**_daemon_spec(pod["spec"]), "nodeName": node}}
@@ -94,6 +98,7 @@ def _delete(pod: Object) -> Delete:
 
 
 def _is_current(pod: Object, digest: str) -> bool:
+    """Was the pod made from the present template?"""
     return bool((pod["metadata"].get("labels") or {}).get(HASH_LABEL) == digest)
 
 
@@ -124,6 +129,7 @@ def _update(
 def _status(
     daemon_set: Object, fitting: Sequence[str], by_node: dict[str, list[Object]], digest: str
 ) -> Object:
+    """The counts that ``kubectl rollout status`` and ``kubectl get`` show."""
     placed = [p for n in fitting for p in by_node.get(n, [])[:1] if phase(p) not in FINISHED]
     ready = sum(is_ready(pod) for pod in placed)
     misplaced = sum(bool(pods) for name, pods in by_node.items() if name not in fitting)

@@ -65,6 +65,7 @@ def _newest(deployment: Object, replica_sets: Sequence[Object]) -> Object | None
 
 
 def _plain_template(template: Object) -> Object:
+    """A template as the user wrote it: without the label and the fields that we added."""
     metadata = template.get("metadata") or {}
     labels = {k: v for k, v in (metadata.get("labels") or {}).items() if k != HASH_LABEL}
     rest = {k: v for k, v in metadata.items() if k not in {"labels", "creationTimestamp"} and v}
@@ -72,11 +73,13 @@ def _plain_template(template: Object) -> Object:
 
 
 def _revision(replica_set: Object) -> int:
+    """The number that ``kubectl rollout history`` shows."""
     text = (replica_set["metadata"].get("annotations") or {}).get(REVISION, "0")
     return int(text) if text.isdigit() else 0
 
 
 def _numbers(replica_set: Object) -> Generation:
+    """What the arithmetic of a rollout needs to know of a ReplicaSet."""
     available = (replica_set.get("status") or {}).get("availableReplicas", 0)
     return Generation(replica_set["spec"]["replicas"], available)
 
@@ -86,6 +89,7 @@ def _is_recreate(deployment: Object) -> bool:
 
 
 def _first_replicas(deployment: Object, old: Sequence[Object], running: int) -> int:
+    """With how many pods a new ReplicaSet starts."""
     replicas: int = deployment["spec"]["replicas"]
     if _is_recreate(deployment):
         return 0 if running or any(rs["spec"]["replicas"] for rs in old) else replicas
@@ -96,6 +100,7 @@ def _first_replicas(deployment: Object, old: Sequence[Object], running: int) -> 
 def _scale(
     deployment: Object, newest: Object, old: Sequence[Object], revision: int, running: int
 ) -> list[Command]:
+    """How many replicas every ReplicaSet may have now. A paused Deployment is only scaled."""
     replicas: int = deployment["spec"]["replicas"]
     new_now, old_now = _numbers(newest), [_numbers(rs) for rs in old]
     if deployment["spec"].get("paused"):
@@ -117,6 +122,7 @@ def _scale(
 
 
 def _resize(deployment: Object, replica_set: Object, count: int, revision: int) -> list[Command]:
+    """Bring one ReplicaSet to a count, and its annotations up to date."""
     before = replica_set["spec"]["replicas"]
     metadata = replica_set["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **_annotations(deployment, revision)}
@@ -131,6 +137,7 @@ def _resize(deployment: Object, replica_set: Object, count: int, revision: int) 
 
 
 def _scaled(deployment: Object, replica_set: Object, before: int, after: int) -> list[Command]:
+    """The event for a changed count."""
     if before == after:
         return []
     way = "up" if after > before else "down"
@@ -140,6 +147,7 @@ def _scaled(deployment: Object, replica_set: Object, before: int, after: int) ->
 
 
 def _annotations(deployment: Object, revision: int) -> Object:
+    """What ``kubectl rollout`` reads on a ReplicaSet."""
     replicas = deployment["spec"]["replicas"]
     rolling = deployment["spec"]["strategy"].get("rollingUpdate") or {}
     surge = 0 if _is_recreate(deployment) else limits(replicas, rolling).surge
@@ -151,6 +159,7 @@ def _annotations(deployment: Object, revision: int) -> Object:
 
 
 def _replica_set(deployment: Object, revision: int, replicas: int) -> Object:
+    """A ReplicaSet for the present template, told apart by the hash of it."""
     spec, metadata = deployment["spec"], deployment["metadata"]
     template = spec["template"]
     digest = template_hash(_plain_template(template))
@@ -206,6 +215,7 @@ def _status_commands(
 
 
 def _status(deployment: Object, newest: Object | None, old: Sequence[Object], now: str) -> Object:
+    """The counts over all generations, and the two conditions."""
     every = [*old, *([newest] if newest else [])]
 
     def total(field: str) -> int:
@@ -233,6 +243,7 @@ def _status(deployment: Object, newest: Object | None, old: Sequence[Object], no
 def _conditions(
     deployment: Object, newest: Object | None, available: int, complete: bool, now: str
 ) -> list[Object]:
+    """Available: enough pods serve. Progressing: what ``kubectl rollout status`` waits for."""
     replicas = deployment["spec"]["replicas"]
     rolling = deployment["spec"]["strategy"].get("rollingUpdate") or {}
     enough = available >= replicas - limits(replicas, rolling).unavailable
@@ -261,6 +272,7 @@ def _conditions(
 
 
 def _condition(kind: str, said: tuple[str, str, str], known: dict[str, Object], now: str) -> Object:
+    """The condition as it was while it says the same; its times change only with its words."""
     status, reason, message = said
     before = known.get(kind, {})
     if (before.get("status"), before.get("reason"), before.get("message")) == said:

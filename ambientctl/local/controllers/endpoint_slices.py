@@ -55,6 +55,7 @@ def decide(
 
 
 def _wanted(service: Object, pods: Sequence[Object]) -> dict[Ports, list[Object]]:
+    """The endpoints for every way in which the pods resolve the ports."""
     found: dict[Ports, list[Object]] = {}
     publish = bool(service["spec"].get("publishNotReadyAddresses"))
     for pod in sorted(pods, key=lambda p: str(p["metadata"]["name"])):
@@ -78,6 +79,7 @@ def _resolve(service: Object, pod: Object | None) -> Ports:
 
 
 def _named_port(pod: Object, name: str, protocol: str) -> int | None:
+    """The number behind a port name in this pod."""
     for container in containers(pod["spec"]):
         for port in container.get("ports") or ():
             if port.get("name") == name and port["protocol"] == protocol:
@@ -86,6 +88,7 @@ def _named_port(pod: Object, name: str, protocol: str) -> int | None:
 
 
 def _endpoint(pod: Object, publish: bool) -> Object:
+    """One pod as an endpoint. A terminating pod may still serve, but is never ready."""
     serving, terminating = is_ready(pod), is_terminating(pod)
     metadata = pod["metadata"]
     endpoint: Object = {
@@ -110,6 +113,7 @@ def _endpoint(pod: Object, publish: bool) -> Object:
 
 
 def _ports_of(found: Object) -> Ports:
+    """The ports of an existing slice, to compare with the wanted ones."""
     return tuple(
         (port.get("name", ""), port["port"], port["protocol"], port.get("appProtocol", ""))
         for port in found.get("ports") or ()
@@ -117,6 +121,7 @@ def _ports_of(found: Object) -> Ports:
 
 
 def _slice(service: Object, ports: Ports, endpoints: list[Object]) -> Object:
+    """A new slice that belongs to the service."""
     metadata = service["metadata"]
     labels = {
         **(metadata.get("labels") or {}),
@@ -146,6 +151,7 @@ def _port(name: str, port: int, protocol: str, app_protocol: str) -> Object:
 
 
 def _selects(service: Object, pod: Object) -> bool:
+    """Does the service's selector take the pod? An empty selector takes none."""
     selector: dict[str, Any] = service["spec"].get("selector") or {}
     return bool(selector) and selector.items() <= (pod["metadata"].get("labels") or {}).items()
 

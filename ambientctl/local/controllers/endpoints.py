@@ -32,6 +32,7 @@ def decide(key: Key, slices: Sequence[Object], present: Object | None) -> list[C
 
 
 def _subset(found: Object) -> Object | None:
+    """One slice as a subset; None for an empty one. Terminating pods have no place here."""
     ready: list[Object] = []
     waiting: list[Object] = []
     for endpoint in found.get("endpoints") or ():
@@ -49,6 +50,7 @@ def _subset(found: Object) -> Object | None:
 
 
 def _service_of(found: Object) -> str:
+    """The service of a slice that our controller manages; empty for others."""
     labels = found["metadata"].get("labels") or {}
     return str(labels.get(SERVICE_LABEL, "")) if labels.get(MANAGED_BY) == MANAGER else ""
 

@@ -70,6 +70,7 @@ def decide(placed: Placed, live: frozenset[str], dependents: Sequence[Placed]) -
 
 
 def _delete(resource: StorageKey, obj: Object, policy: str) -> Delete:
+    """Delete this very object: another one of the same name is not meant."""
     metadata = obj["metadata"]
     options = DeleteOptions(policy=policy, uid=metadata["uid"])
     return Delete(resource, metadata.get("namespace", ""), metadata["name"], options)

@@ -101,6 +101,7 @@ class _Work:
         await trio.lowlevel.checkpoint()
 
     def _retry(self, key: Key, reason: str) -> None:
+        """Look at the key again, later after every failure in a row."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay_s = min(RETRY_FIRST_S * 2**failures, RETRY_MAX_S)

@@ -37,6 +37,7 @@ def obstacle(spec: Object, node: Object, *, daemon: bool = False) -> str:
 
 
 def _selected(spec: Object, node: Object) -> bool:
+    """Do nodeSelector and the required node affinity take the node?"""
     labels = node["metadata"].get("labels") or {}
     wanted = spec.get("nodeSelector") or {}
     if any(labels.get(key) != value for key, value in wanted.items()):
@@ -49,6 +50,7 @@ def _selected(spec: Object, node: Object) -> bool:
 
 
 def _term_matches(term: Object, node: Object) -> bool:
+    """All expressions of one term; terms are alternatives."""
     labels = node["metadata"].get("labels") or {}
     fields = {"metadata.name": node["metadata"]["name"]}
     on_labels = [from_expression(item) for item in term.get("matchExpressions") or ()]
@@ -63,6 +65,7 @@ def _tolerated(spec: Object, taint: Object) -> bool:
 
 
 def _tolerates(toleration: Object, taint: Object) -> bool:
+    """Does one toleration cover the taint?"""
     if toleration.get("effect") and toleration["effect"] != taint.get("effect"):
         return False
     if toleration.get("key") and toleration["key"] != taint.get("key"):

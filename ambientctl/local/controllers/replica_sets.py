@@ -58,6 +58,7 @@ def _delete(pod: Object) -> Delete:
 
 
 def _status(replica_set: Object, active: Sequence[Object]) -> Object:
+    """Ready counts as available: minReadySeconds is not waited for."""
     template = replica_set["spec"]["template"]
     labels = ((template.get("metadata") or {}).get("labels") or {}).items()
     ready = sum(is_ready(pod) for pod in active)

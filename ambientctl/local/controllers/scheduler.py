@@ -61,6 +61,7 @@ def explain(obstacles: dict[str, str]) -> str:
 
 
 def _waits(pod: Object) -> bool:
+    """Is it our task to find a node for the pod?"""
     ours = pod["spec"].get("schedulerName", NAME) == NAME
     return ours and not pod["spec"].get("nodeName") and is_active(pod)
 

@@ -98,6 +98,9 @@ class Api:
     # who asks
 
     def _authenticate(self, request: Request) -> User:
+        """The caller behind the bearer token; raises a 401. The administrator's token is compared
+        in constant time.
+        """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise unauthorized()
@@ -112,6 +115,7 @@ class Api:
     # paths that are no resources
 
     def _plain(self, request: Request) -> Response:
+        """Health, version, discovery, OpenAPI and keys."""
         if request.method not in {"GET", "HEAD"}:
             raise method_not_allowed(request.method)
         catalogue = self.cluster.catalogue
@@ -139,6 +143,7 @@ class Api:
                 raise path_not_found()
 
     def _openapi(self, request: Request, parts: list[str]) -> Response:
+        """Version 2 as JSON or protobuf, version 3 by group version."""
         catalogue = self.cluster.catalogue
         match parts:
             case ["v2"] if "protobuf" in request.headers.get("accept", ""):
@@ -155,6 +160,7 @@ class Api:
                 raise path_not_found()
 
     def _groups(self, request: Request, *, core: bool) -> Response:
+        """Discovery in the old form, or aggregated for clients that ask for it."""
         catalogue = self.cluster.catalogue
         if accepts(request, "APIGroupDiscoveryList", "apidiscovery.k8s.io"):
             version = "v2" if "v=v2;" in request.headers["accept"] else "v2beta1"
@@ -168,6 +174,7 @@ class Api:
     # resources
 
     def _resource(self, request: Request, user: User) -> Answer:
+        """Find the kind behind a path, then the verb."""
         target = parse_target(request.path)
         kind = self.cluster.catalogue.find(target.group, target.version, target.plural)
         if kind is None or (target.namespace and not kind.namespaced):
@@ -186,6 +193,7 @@ class Api:
         return self._many(request, kind, target)
 
     def _review(self, request: Request, kind: Kind, user: User) -> Response:
+        """Kinds that are questions are never stored."""
         if request.method != "POST":
             raise method_not_allowed(request.method)
         body = read_body(request)
@@ -193,6 +201,7 @@ class Api:
         return json_response(201, reviews.review(kind, body, user, self.authority, now_s))
 
     def _many(self, request: Request, kind: Kind, target: Target) -> Answer:
+        """The verbs of a collection."""
         match request.method:
             case "GET" | "HEAD":
                 return (
@@ -215,6 +224,7 @@ class Api:
                 raise method_not_allowed(request.method)
 
     def _one(self, request: Request, kind: Kind, target: Target) -> Answer:
+        """The verbs of one object, and of its status."""
         namespace, name, subresource = target.namespace, target.name, target.subresource
         call = _call(request)
         status = 200
@@ -244,6 +254,7 @@ class Api:
         return self._answer(request, kind, obj, status)
 
     def _special(self, request: Request, kind: Kind, target: Target) -> Answer:
+        """The subresources with rules of their own."""
         cluster, address = self.cluster, (target.namespace, target.name)
         call = _call(request)
         match request.method, target.subresource:
@@ -281,6 +292,7 @@ class Api:
                 raise method_not_allowed(request.method)
 
     def _log(self, request: Request, kind: Kind, target: Target) -> PodLog:
+        """Which container is meant; raises a 400 when that is open."""
         pod = self.cluster.get(kind, target.namespace, target.name)
         names = [c["name"] for c in pod["spec"]["containers"]]
         every = names + [c["name"] for c in pod["spec"].get("initContainers") or ()]
@@ -307,6 +319,7 @@ class Api:
     # answers
 
     def _answer(self, request: Request, kind: Kind, obj: Object, status: int) -> Response:
+        """The object in the dress that the client asked for."""
         shown = present(kind, obj)
         if accepts(request, "Table"):
             include = request.query.get("includeObject", "")
@@ -316,6 +329,7 @@ class Api:
         return json_response(status, shown, tuple(request.warnings))
 
     def _selected(self, request: Request, kind: Kind, target: Target) -> WatchOptions:
+        """The selectors and watch parameters of a query."""
         labels = parse_labels(request.query.get("labelSelector", ""))
         fields = request.query.get("fieldSelector", "")
         if target.name:
@@ -344,6 +358,7 @@ class Api:
         return Watch(kind, self.cluster.store, options, self._dress(request, kind))
 
     def _list(self, request: Request, kind: Kind, target: Target) -> Response:
+        """A page of a collection."""
         wanted = self._selected(request, kind, target).wanted
         objects = self.cluster.select(kind, target.namespace, wanted)
         objects, token, left = _page(request, objects)
@@ -362,6 +377,7 @@ class Api:
         return json_response(200, found)
 
     def _delete_one(self, request: Request, kind: Kind, target: Target, call: Call) -> Response:
+        """Delete; the answer is the object while it lasts, else a Status with its uid."""
         options = _delete_options(request)
         obj = self.cluster.delete(kind, target.namespace, target.name, options, call)
         if obj["metadata"].get("deletionTimestamp") or kind.kind == "Pod":
@@ -371,6 +387,7 @@ class Api:
         return json_response(200, _success({**details, "group": kind.group}))
 
     def _delete_many(self, request: Request, kind: Kind, target: Target) -> Response:
+        """Delete what the selectors take; the answer lists what was there."""
         options, call = _delete_options(request), _call(request)
         wanted = self._selected(request, kind, target).wanted
         objects = self.cluster.select(kind, target.namespace, wanted)
@@ -391,11 +408,13 @@ def _is_plain(path: str) -> bool:
 
 
 def _success(details: Object | None = None) -> Object:
+    """A Status for requests that have no object to return."""
     status: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
     return {**status, "details": details} if details else status
 
 
 def _call(request: Request) -> Call:
+    """The write options of a query; raises a 400 for values that do not exist."""
     agent = request.headers.get("user-agent", "").partition("/")[0]
     dry_run = request.query.get("dryRun", "")
     if dry_run not in {"", "All"}:
@@ -408,6 +427,7 @@ def _call(request: Request) -> Call:
 
 
 def _patch_body(request: Request) -> Any:
+    """The patch; an apply must name its manager."""
     if request.media_type == APPLY_PATCH and not request.query.get("fieldManager"):
         raise bad_request(
             'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: '
@@ -443,4 +463,5 @@ def _page(request: Request, objects: list[Object]) -> tuple[list[Object], str, i
 
 
 def _place(obj: Object) -> tuple[str, str]:
+    """Where an object stands in the order of a list."""
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]

@@ -55,6 +55,7 @@ Message = dict[str, Field]
 
 @cache
 def _messages() -> dict[str, Message]:
+    """Read once, on first use: a server that only answers discovery never needs it."""
     text = files(__package__).joinpath("builtin_types.json").read_bytes()
     plain = msgspec.json.decode(text, type=dict[str, dict[str, tuple[int, str]]])
     return {
@@ -64,6 +65,7 @@ def _messages() -> dict[str, Message]:
 
 
 def _field(number: int, text: str) -> Field:
+    """Split the shape from the type."""
     shape = next((mark for mark in ("[]", "map:", "inline:") if text.startswith(mark)), "")
     return Field(number, text.removeprefix(shape), shape)
 
@@ -129,6 +131,7 @@ def conform_as(group: str, kind: str, body: Any) -> Object:
 
 
 def _conform_root(kind: Kind, name: str, body: Object, path: str) -> list[str]:
+    """Walk a message and turn the first wrong type into the 400 that clients know."""
     unknown: list[str] = []
     try:
         _conform_message(name, body, path, unknown)
@@ -141,6 +144,7 @@ def _conform_root(kind: Kind, name: str, body: Object, path: str) -> list[str]:
 
 
 def _conform_message(name: str, value: Object, path: str, unknown: list[str]) -> None:
+    """Check the members of one message; nulls count as absent, as they do in Go."""
     fields = json_fields(name)
     for key in list(value):
         inner = value[key]
@@ -155,6 +159,7 @@ def _conform_message(name: str, value: Object, path: str, unknown: list[str]) ->
 
 
 def _conform_field(owner: str, field: Field, value: Any, path: str, unknown: list[str]) -> None:
+    """Check a value against the shape of its field."""
     if field.shape == "[]":
         if not isinstance(value, list):
             raise _wrong(owner, path, value, "[]" + _go_name(field.type))
@@ -170,6 +175,7 @@ def _conform_field(owner: str, field: Field, value: Any, path: str, unknown: lis
 
 
 def _conform_value(owner: str, kind: str, value: Any, path: str, unknown: list[str]) -> None:
+    """Check one value, one list item or one map value."""
     if kind == "authentication.ExtraValue":
         _conform_field(owner, Field(1, "string", "[]"), value, path, unknown)
     elif kind in _messages():
@@ -181,6 +187,7 @@ def _conform_value(owner: str, kind: str, value: Any, path: str, unknown: list[s
 
 
 def _fits(kind: str, value: Any) -> bool:
+    """Can a field of this scalar type hold the value? A bool is never a number."""
     if isinstance(value, bool):
         return kind in {"bool", "raw", "fields"}
     match kind:
@@ -201,11 +208,13 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _go_name(kind: str) -> str:
+    """How Go names the type, which is how the error message names it."""
     package, _, name = kind.rpartition(".")
     return f"v1.{name}" if package else _GO_NAMES.get(kind, kind)
 
 
 def _wrong(owner: str, path: str, value: Any, wanted: str) -> WrongType:
+    """The tail of the sentence ``json: cannot unmarshal ...``."""
     found = {dict: "object", list: "array", str: "string", bool: "bool", type(None): "null"}
     noun = found.get(type(value), f"number {value}")
     where = f"{owner.rpartition('.')[2]}.{path}"

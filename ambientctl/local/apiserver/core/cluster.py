@@ -203,6 +203,10 @@ class Cluster:
         call: Call,
         how: tuple[managed_fields.Write, str],
     ) -> tuple[Object, bool]:
+        """Server-side apply, which alone may create what it patches.
+
+        A subresource can only be applied to an object that exists.
+        """
         namespace, name = address
         write, subresource = how
         config = self._read(kind, namespace, config, call)
@@ -268,6 +272,7 @@ class Cluster:
         return events.to_core(kind, obj)
 
     def _check_type(self, kind: Kind, obj: Object) -> None:
+        """Refuse a body of another kind, or of a version that does not share its storage."""
         version = str(obj.setdefault("apiVersion", kind.api_version))
         name = obj.setdefault("kind", kind.kind)
         if name != kind.kind:
@@ -280,6 +285,7 @@ class Cluster:
             )
 
     def _note_unknown(self, unknown: list[str], call: Call) -> None:
+        """Deal with unknown fields in the way the caller asked for; they are dropped in any case."""
         if unknown and call.validation == "Strict":
             text = ", ".join(f'unknown field "{path}"' for path in unknown)
             raise bad_request(f"strict decoding error: {text}")
@@ -301,6 +307,7 @@ class Cluster:
             self._addresses.assign(obj)
 
     def _give_account(self, pod: Object) -> None:
+        """Let a new pod run as its service account; raises a 403 when there is no such account."""
         spec = pod["spec"]
         name = spec.setdefault("serviceAccountName", "default")
         spec["serviceAccount"] = name
@@ -358,6 +365,11 @@ class Cluster:
         call: Call,
         write: managed_fields.Write | None,
     ) -> Object:
+        """Complete, count and store a changed object.
+
+        An update that changes nothing is no write: no new revision, nobody is told. Without
+        ``write`` the object brings its managedFields along (server-side apply).
+        """
         new = _copy(new)
         self._complete(kind, new, live)
         if _has_generation(kind) and _intent(new) != _intent(live):
@@ -376,6 +388,7 @@ class Cluster:
         return self.store.put(kind.key, obj)
 
     def _follow_crds(self, change: Change) -> None:
+        """Subscriber: the kinds of a deleted definition take their objects along."""
         crds.follow(self.catalogue, change)
         if change.kind == "DELETED":
             spec = change.object["spec"]
@@ -391,10 +404,12 @@ def _copy(obj: Object) -> Object:
 
 
 def _address(obj: Object) -> tuple[str, str]:
+    """(namespace, name) as the store wants them."""
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
 def _has_generation(kind: Kind) -> bool:
+    """Core kinds have no metadata.generation, as on clusters up to 1.32."""
     return kind.custom or kind.group in {"apps", "policy", "autoscaling", "apiextensions.k8s.io"}
 
 
@@ -404,6 +419,9 @@ def _intent(obj: Object) -> Object:
 
 
 def _without_status(obj: Object) -> Object:
+    """For field ownership, which is tracked for the main resource only: a status is rewritten
+    so often that its managedFields would outgrow the object.
+    """
     return {key: value for key, value in obj.items() if key != "status"}
 
 

@@ -58,6 +58,7 @@ def leaves(kind: Kind, obj: Object) -> dict[Field, Any]:
 
 
 def _walk(kind: Kind, value: Any, field: Field, path: Path, found: dict[Field, Any]) -> None:
+    """Collect the leaves below one value; ``field`` and ``path`` are the two ways to spell it."""
     match value:
         case None:
             return
@@ -76,6 +77,7 @@ def _walk(kind: Kind, value: Any, field: Field, path: Path, found: dict[Field, A
 
 
 def _element(item: Any, keys: tuple[str, ...]) -> str:
+    """The path element of one item in a merging list."""
     return ("v:" if keys == SET else "k:") + item_key(item, keys)
 
 
@@ -127,6 +129,7 @@ def record_update(kind: Kind, old: Object | None, new: Object, write: Write) -> 
 
 
 def _entry(kind: Kind, operation: str, fields: Iterable[Field], write: Write) -> Object:
+    """One entry of managedFields."""
     return {
         "manager": write.manager,
         "operation": operation,
@@ -183,6 +186,7 @@ def apply(kind: Kind, live: Object | None, config: Object, write: Write) -> Obje
 
 
 def _conflict(entry: Object, field: Field) -> Cause:
+    """One field that somebody else holds with another value."""
     path = "".join(
         f".{element[2:]}" if element.startswith("f:") else f"[{element[2:]}]" for element in field
     )
@@ -191,6 +195,7 @@ def _conflict(entry: Object, field: Field) -> Cause:
 
 
 def _conflicts(causes: list[Cause]) -> ApiError:
+    """All conflicts as one 409; the sentence is the one that kubectl users know."""
     plural = "s" if len(causes) > 1 else ""
     lines = "\n".join(f"- {cause.field}" for cause in causes)
     who = sorted({cause.message for cause in causes})
@@ -204,6 +209,7 @@ def _conflicts(causes: list[Cause]) -> ApiError:
 
 
 def _merge(kind: Kind, live: Any, config: Any, path: Path) -> Any:
+    """The live value with the configuration laid over it, list by list."""
     match live, config:
         case dict(), dict():
             merged = dict(live)

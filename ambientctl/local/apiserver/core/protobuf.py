@@ -72,6 +72,7 @@ def _decode_envelope(body: bytes) -> Object:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The (number, value) pairs of a message; raises for bytes that are none."""
     position = 0
     while position < len(data):
         tag, position = _varint(data, position)
@@ -95,6 +96,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A number of at most ten bytes and the position behind it."""
     result = shift = 0
     while True:
         if position >= len(data) or shift > 63:
@@ -118,6 +120,7 @@ def _text(value: int | bytes) -> str:
 
 
 def _decode(described: Message, data: bytes, depth: int) -> Object:
+    """A message as JSON would show it."""
     if depth == 0:
         raise _BrokenError("messages are nested too deeply")
     by_number = {field.number: (name, field) for name, field in described.items()}
@@ -144,6 +147,7 @@ def _decode(described: Message, data: bytes, depth: int) -> Object:
 
 
 def _value(field: Field, value: int | bytes, depth: int) -> Any:
+    """One value of a field that is no inlined message."""
     described = message(field.type)
     if field.type == "authentication.ExtraValue":
         return [_text(item) for _, item in _fields(_raw(value))]
@@ -167,6 +171,7 @@ def _value(field: Field, value: int | bytes, depth: int) -> Any:
 
 
 def _time(data: bytes) -> str | None:
+    """Seconds since 1970 as RFC 3339; None for the zero time, an empty message."""
     parts = dict(_fields(data))
     seconds = parts.get(1, 0)
     if not isinstance(seconds, int) or not seconds:
@@ -176,6 +181,7 @@ def _time(data: bytes) -> str | None:
 
 
 def _special(kind: str, data: bytes) -> Any:
+    """The types that protobuf wraps and JSON does not."""
     parts = dict(_fields(data))
     match kind:
         case "quantity":

@@ -88,6 +88,7 @@ def misshapen(schema: Any, field: str, depth: int = _DEPTH_MAX) -> Iterator[Caus
 
 
 def _inner_schemas(schema: Schema, field: str) -> Iterator[tuple[Any, str]]:
+    """Every schema directly inside this one, with its path."""
     if isinstance(properties := schema.get("properties"), dict):
         yield from ((inner, f"{field}.properties[{name}]") for name, inner in properties.items())
     for keyword in ("items", "not", "additionalProperties"):
@@ -141,6 +142,7 @@ def check(schema: Schema, value: Any, field: str = "") -> Iterator[Cause]:
 
 
 def _wrong_type(field: str, value: Any, wanted: str) -> Cause:
+    """The cause for a value of another type, worded as the real server words it."""
     shown = "null" if value is None else f'"{type_name(value)}"'
     message = (
         f'Invalid value: {shown}: {field} in body must be of type {wanted}: "{type_name(value)}"'
@@ -149,6 +151,7 @@ def _wrong_type(field: str, value: Any, wanted: str) -> Cause:
 
 
 def _check_object(schema: Schema, value: Object, field: str) -> Iterator[Cause]:
+    """Members: required, known, additional, counted."""
     prefix = f"{field}." if field else ""
     for name in schema.get("required") or ():
         if name not in value:
@@ -173,6 +176,7 @@ def _check_object(schema: Schema, value: Object, field: str) -> Iterator[Cause]:
 
 
 def _check_array(schema: Schema, value: list[Any], field: str) -> Iterator[Cause]:
+    """Items: each by the schema, counted, and with unique keys where the list is a map."""
     items = schema.get("items")
     if isinstance(items, Mapping):
         for i, item in enumerate(value):
@@ -195,6 +199,7 @@ def _check_array(schema: Schema, value: list[Any], field: str) -> Iterator[Cause
 
 
 def _check_string(schema: Schema, value: str, field: str) -> Iterator[Cause]:
+    """Length and pattern."""
     if (limit := schema.get("maxLength")) is not None and len(value) > limit:
         yield Cause("FieldValueTooLong", f"Too long: may not be more than {limit} bytes", field)
     if len(value) < schema.get("minLength", 0):
@@ -212,6 +217,7 @@ def _matches(pattern: str, value: str) -> bool:
 
 
 def _check_number(schema: Schema, value: float, field: str) -> Iterator[Cause]:
+    """Bounds."""
     if (low := schema.get("minimum")) is not None and value < low:
         why = f"{field} in body should be greater than or equal to {low}"
         yield bad_value(field, value, why)
@@ -221,6 +227,7 @@ def _check_number(schema: Schema, value: float, field: str) -> Iterator[Cause]:
 
 
 def _check_combinations(schema: Schema, value: Any, field: str) -> Iterator[Cause]:
+    """allOf, anyOf, oneOf, not."""
     for branch in schema.get("allOf") or ():
         yield from check(branch, value, field)
     if (branches := schema.get("anyOf")) and all(any(check(b, value, field)) for b in branches):

@@ -36,6 +36,7 @@ class Requirement(NamedTuple):
 
 
 def _compares(value: str | None, operator: str, bounds: frozenset[str]) -> bool:
+    """Gt and Lt compare whole numbers; anything else satisfies neither."""
     try:
         (bound,) = bounds
         number, limit = int(value or ""), int(bound)
@@ -58,6 +59,7 @@ def parse_labels(text: str) -> LabelSelector:
 
 
 def _requirement(text: str) -> Requirement:
+    """Read one requirement; the set form first, as its operator contains no ``=``."""
     if match := _SET_RE.fullmatch(text):
         values = frozenset(value.strip() for value in match[3].split(","))
         found = Requirement(match[1], "In" if match[2] == "in" else "NotIn", values)

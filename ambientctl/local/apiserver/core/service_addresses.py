@@ -56,6 +56,7 @@ class ServiceAddresses:
             self._assign_ports(service)
 
     def _free(self) -> str:
+        """The next unused address; the first and the last of the range belong to nobody."""
         count = self._network.num_addresses
         for step in range(count):
             offset = (self._next + step) % count
@@ -66,6 +67,7 @@ class ServiceAddresses:
         raise self._refused("", "", f"failed to allocate IP: range {self._network} is full")
 
     def _check(self, service: Object, address: str) -> None:
+        """Raise a 422 for an address outside the range or of another service."""
         name, uid = service["metadata"]["name"], service["metadata"].get("uid", "")
         try:
             inside = ip_address(address) in self._network
@@ -85,6 +87,7 @@ class ServiceAddresses:
             )
 
     def _assign_ports(self, service: Object) -> None:
+        """Node ports for those ports that have none."""
         owner = service["metadata"].get("uid", "")
         taken = set(self._ports)
         for i, port in enumerate(service["spec"].get("ports") or ()):
@@ -100,5 +103,6 @@ class ServiceAddresses:
             taken.add(chosen)
 
     def _refused(self, name: str, address: str, why: str) -> Exception:
+        """The 422 as the real server words it."""
         cause = bad_value("spec.clusterIPs", [address] if address else None, why)
         return invalid("", "Service", name, [cause])

@@ -119,6 +119,9 @@ class Store:
         return lambda: subscribers.pop(number, None) and None
 
     def _tell(self, key: StorageKey, change: Change) -> None:
+        """Remember a change and pass it on. Subscribers must not write to the store themselves,
+        unless they expect to be told of their own write at once.
+        """
         history = self._history.setdefault(key, deque())
         history.append(change)
         if len(history) > HISTORY_EVENTS:

@@ -44,6 +44,7 @@ def strategic_merge(kind: Kind, original: Object, patch: Object, path: Path = ()
 
 
 def _merge_field(kind: Kind, merged: Object, key: str, value: Any, path: Path) -> None:
+    """Apply one member of a patch to ``merged``, which is changed."""
     match value:
         case None:
             merged.pop(key, None)
@@ -59,6 +60,7 @@ def _merge_field(kind: Kind, merged: Object, key: str, value: Any, path: Path) -
 
 
 def _merge_list(kind: Kind, original: Any, patch: list[Any], path: Path) -> list[Any]:
+    """A list of the patch against the list of the object, by what the list is."""
     keys = patch_keys(kind, path)
     items = list(original) if isinstance(original, list) else []
     if any(isinstance(item, dict) and item.get(_DIRECTIVE) == "replace" for item in patch):
@@ -71,6 +73,7 @@ def _merge_list(kind: Kind, original: Any, patch: list[Any], path: Path) -> list
 
 
 def _merge_keyed(kind: Kind, items: list[Any], patch: list[Any], path: Path) -> list[Any]:
+    """Items merge with their namesakes, new ones go to the end, deleted ones go."""
     (key,) = patch_keys(kind, path)
     for change in patch:
         if not isinstance(change, dict) or key not in change:

@@ -122,6 +122,7 @@ def request_token(
 
 
 def _bound_object(cluster: Cluster, account: Object, reference: Any) -> Object | None:
+    """The object a token is to be bound to; raises as described for ``request_token``."""
     if not reference:
         return None
     keys = {"Pod": PODS, "Secret": SECRETS, "Node": NODES}

@@ -76,6 +76,7 @@ class TokenAuthority:
         return {"token": token, "expires_s": expires_s}
 
     def _bound_claims(self, bound: Object) -> Object:
+        """What the token says about the object it is bound to, and a pod's token about its node."""
         metadata = bound["metadata"]
         kind = bound["kind"].lower()
         claims: Object = {kind: {"name": metadata["name"], "uid": metadata["uid"]}}
@@ -121,6 +122,7 @@ class TokenAuthority:
         return self._user(claims["kubernetes.io"]), shared
 
     def _user(self, claims: Any) -> User:
+        """The user of a valid token, as TokenReview describes it."""
         namespace = claims["namespace"]
         account = claims["serviceaccount"]
         self._require(SERVICE_ACCOUNTS, namespace, account, "service account")
@@ -144,6 +146,7 @@ class TokenAuthority:
         return User(name, account["uid"], groups, extra)
 
     def _require(self, key: tuple[str, str], namespace: str, claim: Object, noun: str) -> None:
+        """Raise unless the very object that the claim names (by uid) still exists."""
         found = self._store.get(key, namespace, claim["name"])
         if found is None or found["metadata"]["uid"] != claim["uid"]:
             raise TokenError(f"{noun} {namespace}/{claim['name']} of the token no longer exists")

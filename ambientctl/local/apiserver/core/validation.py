@@ -60,6 +60,7 @@ def name_error(kind: Kind, name: str) -> str:
 
 
 def _metadata(kind: Kind, obj: Object) -> Iterator[Cause]:
+    """Name, labels, annotations and owners: the same rules for every kind."""
     metadata = obj["metadata"]
     name = metadata.get("name")
     if not name:
@@ -79,6 +80,7 @@ def _pod(obj: Object) -> Iterator[Cause]:
 
 
 def _pod_spec(spec: Object, field: str) -> Iterator[Cause]:
+    """Containers and volumes of a pod or of a template."""
     if not spec.get("containers"):
         yield required(f"{field}.containers")
     if spec["restartPolicy"] not in _RESTART_POLICIES:
@@ -95,6 +97,7 @@ def _pod_spec(spec: Object, field: str) -> Iterator[Cause]:
 
 
 def _unique_name(item: Object, seen: set[str], field: str) -> Iterator[Cause]:
+    """A name must be there, be a label, and be the only one of its list."""
     name = item.get("name")
     if not name:
         yield required(field)
@@ -106,6 +109,7 @@ def _unique_name(item: Object, seen: set[str], field: str) -> Iterator[Cause]:
 
 
 def _container(container: Object, volumes: set[str], where: str) -> Iterator[Cause]:
+    """One container; ``volumes`` are the names that its mounts may use."""
     if not container.get("image"):
         yield required(f"{where}.image")
     for i, port in enumerate(container.get("ports") or ()):
@@ -127,6 +131,7 @@ def _container(container: Object, volumes: set[str], where: str) -> Iterator[Cau
 
 
 def _port(value: Any, field: str) -> Iterator[Cause]:
+    """A port number."""
     if value is None:
         yield required(field)
     elif not isinstance(value, int) or not 0 < value <= PORT_MAX:
@@ -165,6 +170,7 @@ def _workload(obj: Object) -> Iterator[Cause]:
 
 
 def _expressions(selector: Object, field: str) -> Iterator[Cause]:
+    """The matchExpressions of a label selector."""
     for i, item in enumerate(selector.get("matchExpressions") or ()):
         where = f"{field}.matchExpressions[{i}]"
         if why := qualified_name_error(item.get("key", "")):
@@ -179,6 +185,7 @@ def _expressions(selector: Object, field: str) -> Iterator[Cause]:
 
 
 def _service(obj: Object) -> Iterator[Cause]:
+    """Type, ports and selector; the address is checked where it is assigned."""
     spec = obj["spec"]
     if spec["type"] not in _SERVICE_TYPES:
         yield not_supported("spec.type", spec["type"], _SERVICE_TYPES)
@@ -210,6 +217,7 @@ def _service(obj: Object) -> Iterator[Cause]:
 
 
 def _endpoint_slice(obj: Object) -> Iterator[Cause]:
+    """Addresses must be of the family that the slice names."""
     families = ("IPv4", "IPv6", "FQDN")
     if obj.get("addressType") is None:
         yield required("addressType")
@@ -234,6 +242,7 @@ def _is_address(text: Any) -> bool:
 
 
 def _crd(obj: Object) -> Iterator[Cause]:
+    """Names, scope and versions of a definition, and schemas that can be read."""
     spec = obj["spec"]
     for field in ("group", "scope", "versions"):
         if not spec.get(field):
@@ -291,17 +300,20 @@ _SPEC_MAY_CHANGE: Final = frozenset(
 
 
 def _selector_change(obj: Object, old: Object) -> Iterator[Cause]:
+    """A workload keeps its selector: its pods would become orphans."""
     if obj["spec"].get("selector") != old["spec"].get("selector"):
         yield bad_value("spec.selector", obj["spec"].get("selector"), "field is immutable")
 
 
 def _service_change(obj: Object, old: Object) -> Iterator[Cause]:
+    """A service keeps its address; only ExternalName has none to keep."""
     before, after = old["spec"].get("clusterIP"), obj["spec"].get("clusterIP")
     if "ExternalName" not in (old["spec"]["type"], obj["spec"]["type"]) and before != after:
         yield bad_value("spec.clusterIPs[0]", [after], "may not change once set")
 
 
 def _config_change(obj: Object, old: Object) -> Iterator[Cause]:
+    """ConfigMaps and Secrets may be sealed."""
     data = ("data", "binaryData")
     if old.get("immutable") and any(obj.get(name) != old.get(name) for name in data):
         message = "Forbidden: field is immutable when `immutable` is set"

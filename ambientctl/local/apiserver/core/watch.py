@@ -60,6 +60,7 @@ class Watch:
         self.close = store.subscribe(kind.key, self._follow)
 
     def _beginning(self) -> Iterator[Change]:
+        """What comes before live changes: everything, or what was missed since a revision."""
         revision = self.options.revision
         if revision in {"", "0"} or self.options.initial_events:
             for obj in self._store.objects(self._kind.key, self.options.namespace):
@@ -70,6 +71,7 @@ class Watch:
         yield from self._store.since(self._kind.key, int(revision))
 
     def _follow(self, change: Change) -> None:
+        """Subscriber: put a line in front of the client, or end a watch that nobody reads."""
         kind = self._seen_as(change)
         if kind is None or self.ended:
             return
@@ -93,6 +95,7 @@ class Watch:
         return "DELETED" if before else None
 
     def _line(self, change: Change, kind: str) -> bytes:
+        """The change as this client sees it; undressed lines are shared by all watchers."""
         obj = change.object
         if self._dress is None and obj.get("apiVersion") == self._kind.api_version:
             return change.encoded(kind)
@@ -107,6 +110,7 @@ class Watch:
         return self._bookmark({}) if self.options.bookmarks else None
 
     def _bookmark(self, annotations: dict[str, str]) -> bytes:
+        """An otherwise empty object with the present revision."""
         metadata: Object = {"resourceVersion": str(self._store.revision), "creationTimestamp": None}
         if annotations:
             metadata["annotations"] = annotations

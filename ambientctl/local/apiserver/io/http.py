@@ -89,6 +89,7 @@ class _Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADERS_MAX_BYTES)
 
     async def run(self) -> None:
+        """Serve until the client leaves or breaks the protocol."""
         while True:
             try:
                 request = await self._read_request()
@@ -110,6 +111,7 @@ class _Connection:
             self._http.start_next_cycle()
 
     async def _answer(self, request: Request) -> Response | Body:
+        """Ask the handler; its mistakes become a 500."""
         try:
             return await self._handler(request)
         except Exception:
@@ -142,12 +144,14 @@ class _Connection:
         return read_request(head.method.decode(), target, headers, bytes(body))
 
     async def _refuse(self, response: Response) -> None:
+        """Answer a request that could not be read, and end the connection."""
         if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             await self._send(response, close=True)
 
     async def _send(
         self, response: Response, *, with_body: bool = True, close: bool = False
     ) -> None:
+        """Send a complete answer in one piece."""
         headers = [
             ("content-type", response.media_type),
             ("content-length", str(len(response.body))),
@@ -164,6 +168,7 @@ class _Connection:
         await self._tls.send_all(data)
 
     async def _send_stream(self, body: Body) -> None:
+        """Send pieces as they come, and notice at once when the client leaves."""
         headers = [("content-type", body.media_type), ("cache-control", "no-cache, private")]
         head = h11.Response(status_code=200, headers=[*headers, ("transfer-encoding", "chunked")])
         await self._tls.send_all(self._http.send(head) or b"")
@@ -191,5 +196,6 @@ class _Connection:
 
 
 def _quoted(text: str) -> str:
+    """Text for a quoted string in a Warning header: printable ASCII on one line."""
     printable = text.encode("ascii", "replace").decode().replace("\\", "\\\\").replace('"', '\\"')
     return printable.replace("\r", " ").replace("\n", " ")
