@@ -285,7 +285,7 @@ class Cluster:
             )
 
     def _note_unknown(self, unknown: list[str], call: Call) -> None:
-        """Deal with unknown fields in the way the caller asked for; they are dropped in any case."""
+        """Deal with unknown fields as the caller asked; they are dropped anyway."""
         if unknown and call.validation == "Strict":
             text = ", ".join(f'unknown field "{path}"' for path in unknown)
             raise bad_request(f"strict decoding error: {text}")
