@@ -63,6 +63,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     localhost_app_tunnel: bool = True
     """Reach an application that asks for PROXY headers by localhost, not by its pod's address."""
 
+    ipv6_enabled: bool = True
+    """False: no DNS on a pod's ::1, and no IPv6 addresses in its answers."""
+    dns_capture: bool = True
+    """Answer DNS on port 15053 of every pod; whether a pod's queries get there, rules decide."""
+    istio_meta_dns_capture: bool | None = None
+    """The same under the name that Istio's charts set; it wins."""
+    cluster_domain: str = "cluster.local"
+    """The cluster's DNS domain."""
+    prefered_service_namespace: str = ""
+    """Whose service a host name means that several foreign namespaces have (spelled as Istio's)."""
+
     pool_max_streams_per_connection: Annotated[int, Meta(ge=1)] = 100
     pool_unused_release_timeout_s: Seconds = field(
         default=300.0, name="POOL_UNUSED_RELEASE_TIMEOUT"
@@ -86,6 +97,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """On localhost."""
     stats_port: Port = STATS_PORT
     readiness_port: Port = READINESS_PORT
+
+    @property
+    def dns_proxy(self) -> bool:
+        """Whether pods get a DNS proxy."""
+        wanted = self.istio_meta_dns_capture
+        return self.dns_capture if wanted is None else wanted
 
     @property
     def own_ports(self) -> frozenset[int]:

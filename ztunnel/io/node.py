@@ -15,6 +15,7 @@ from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import KeepAlive, ListenOptions
 from ambient.telemetry.io.metrics_http import TrafficMetrics
 from ztunnel.io.connections import Connections
+from ztunnel.io.dns_metrics import DnsMetrics
 from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.resolver import Resolver
 from ztunnel.settings import Settings
@@ -52,6 +53,7 @@ class Node:
     connections: Connections
     metrics: TrafficMetrics
     resolver: Resolver = field(default_factory=Resolver)
+    dns_metrics: DnsMetrics = field(default_factory=DnsMetrics)
 
     @property
     def pool_settings(self) -> PoolSettings:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Final
 
 import trio
 
-from ambient.api.ports import HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
+from ambient.api.ports import DNS_PORT, HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.server import Drain
 from ambient.net.core.wire import Add
@@ -21,6 +21,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ztunnel.io import inbound, outbound, plaintext
 from ztunnel.io.accept import Acceptor, Handler, last_handshakes
+from ztunnel.io.dns import DnsProxy, open_dns
 from ztunnel.io.mesh_view import UnknownWorkloadError
 from ztunnel.io.node import Node, PodParts
 from ztunnel.io.pods import PodStartError
@@ -48,11 +49,13 @@ class Pod:
         """Listen, serve, drain. Raises PodStartError where a port cannot be bound."""
         pool = Pool(self._node.relay, self._node.pool_settings)
         parts = PodParts(self.info, self.netns, pool, Drain())
-        with self._listeners() as listeners, closing(pool):
+        with self._listeners() as listeners, self._dns(parts) as dns, closing(pool):
             async with trio.open_nursery() as background:
                 background.start_soon(self._hold_certificate)
                 with trio.CancelScope() as life:
                     async with trio.open_nursery() as connections:
+                        if dns is not None:
+                            connections.start_soon(dns.run, self._stopping)
                         await self._accept(parts, listeners, connections, task_status)
                         life.deadline = trio.current_time() + self._drain_s
                 background.cancel_scope.cancel()
@@ -94,13 +97,19 @@ class Pod:
                 try:
                     listener = listen_in(self.netns, port, self._node.listen_options)
                 except OSError as error:
-                    hint = _HINTS.get(error.errno or 0, "does the pod's network namespace exist?")
-                    text = f"cannot listen on port {port}: {error.strerror} ({hint})"
-                    raise PodStartError(text) from None
+                    raise _cannot_listen(port, error) from None
                 opened.callback(listener.socket.close)
                 listeners[port] = listener
             self._check_transparency(listeners[HBONE_PORT])
             yield listeners
+
+    def _dns(self, parts: PodParts) -> AbstractContextManager[DnsProxy | None]:
+        if not self._node.settings.dns_proxy:
+            return nullcontext()
+        try:
+            return closing(open_dns(self._node, parts))
+        except OSError as error:
+            raise _cannot_listen(DNS_PORT, error) from None
 
     def _check_transparency(self, listener: Listener) -> None:
         wanted = self._node.settings.enable_orig_src
@@ -146,3 +155,8 @@ class Pod:
             await trio.sleep_forever()
         finally:
             self._node.identities.give_back(workload.identity)
+
+
+def _cannot_listen(port: int, error: OSError) -> PodStartError:
+    hint = _HINTS.get(error.errno or 0, "does the pod's network namespace exist?")
+    return PodStartError(f"cannot listen on port {port}: {error.strerror} ({hint})")

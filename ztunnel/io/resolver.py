@@ -60,7 +60,7 @@ class Resolver:
         done = self._asking[name] = trio.Event()
         answers: list[Answer | None] = []
         try:
-            servers = self._servers()
+            servers = self.servers()
 
             async def ask(kind: int) -> None:
                 answers.append(await self._ask_all(servers, name, kind))
@@ -77,7 +77,7 @@ class Resolver:
             del self._asking[name]
             done.set()
 
-    def _servers(self) -> list[HostPort]:
+    def servers(self) -> list[HostPort]:
         """Read anew each time: the file changes when the node moves to another network."""
         try:
             return nameservers(self._resolv_conf.read_text())

@@ -107,8 +107,12 @@ class Services:
 
     def named(self, hostname: str, client_namespace: str) -> Service | None:
         """By hostname, as a client of this namespace sees it."""
-        found = self._visible(self._by_hostname.get(hostname, ()), client_namespace)
+        found = self.visible(hostname, client_namespace)
         return _best(found, client_namespace) if found else None
+
+    def visible(self, hostname: str, client_namespace: str) -> list[Service]:
+        """Every service of this hostname that a client of this namespace sees."""
+        return self._visible(self._by_hostname.get(hostname, ()), client_namespace)
 
     def all_named(self, hostname: str) -> list[Service]:
         """Every service of this hostname, whoever may see it."""
