@@ -74,7 +74,7 @@ class _Tunnel:
         self._readiness = Readiness([STATE_MANAGER, PROXY])
         self._pods = Pods(self._make_pod, self._readiness, settings.drain_s)
         self._registry = CollectorRegistry()
-        for collector in (self._metrics, ProxyCounts(self._pods)):
+        for collector in (self._metrics, self._node.dns_metrics, ProxyCounts(self._pods)):
             self._registry.register(collector)
         ProcessCollector(registry=self._registry)
 
