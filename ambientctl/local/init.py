@@ -1,10 +1,7 @@
-"""The mesh's first process: makes its namespaces and starts every other process in them.
+"""The mesh's first process: starts, signals and reaps every other one, as the supervisor asks.
 
-``python -m ambientctl.local.init NAME`` gives itself new namespaces and forks. The child is
-process 1 in there: when it ends, for whatever reason, the kernel ends everything else and the
-namespaces, devices, rules and mounts go with it. Process 1 forks the supervisor, then does what
-that one asks over a socket: start a process in given namespaces with given mounts, signal it, tell
-how it ended. It stays single-threaded and small, so that forking from it is quick and safe.
+It is process 1 of the mesh's namespaces (``daemon``): when it ends, for whatever reason, the kernel
+ends everything else. It stays single-threaded and small, so that forking from it is quick and safe.
 
 Messages are JSON in SEQPACKET datagrams. Request: ``{"id", "argv", "env", "cwd", "join", "unshare",
 "mounts", "sysctls", "hostname"}`` with three descriptors (stdin, stdout, stderr), or ``{"signal",
@@ -20,14 +17,12 @@ import os
 import select
 import signal
 import socket
-import sys
 from typing import Any, Final, NoReturn
 
 from ambientctl.local import namespaces as ns
 
 MAX_REQUEST_BYTES: Final = 1 << 17
 """One datagram: command line, environment and mounts of one process."""
-MESH_NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "pid")
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -216,86 +211,3 @@ def _drain(fd: int) -> None:
             pass
     except BlockingIOError:
         pass
-
-
-def enter_mesh(config: dict[str, Any]) -> None:
-    """New namespaces for the whole mesh; processes forked from now on live in them."""
-    uid, gid = os.getuid(), os.getgid()
-    if config["rootless"]:
-        ns.unshare("user", *MESH_NAMESPACES)
-        ns.map_root_to_caller(uid, gid)
-    else:
-        ns.unshare(*MESH_NAMESPACES)
-
-
-def prepare_mesh() -> None:
-    """As process 1: a file system of its own where the mesh leaves traces."""
-    ns.mount("none", "/", flags=ns.MS_REC | ns.MS_PRIVATE)
-    ns.mount("proc", "/proc", "proc", ns.MS_NOSUID | ns.MS_NODEV | ns.MS_NOEXEC)
-    ns.mount("tmpfs", "/run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
-    ns.set_hostname("ambient-fabric")
-    ns.loopback_up()
-
-
-def report(fd: int, message: dict[str, str]) -> None:
-    """Tell the waiting ``ambientctl local up``."""
-    os.write(fd, json.dumps(message).encode() + b"\n")
-
-
-def first_process(config: dict[str, Any]) -> NoReturn:
-    """Process 1 of the mesh."""
-    try:
-        prepare_mesh()
-    except OSError as error:
-        report(config["report_fd"], {"error": f"cannot set up the mesh's file system: {error}"})
-        os._exit(1)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    supervisor = os.fork()
-    if supervisor == 0:
-        ours.close()
-        # Here, not at the top: trio and all the rest must not weigh on process 1.
-        from ambientctl.local.supervisor import main as supervise
-
-        os._exit(supervise(config, theirs))
-    theirs.close()
-    for fd in (config["report_fd"], config["api_fd"]):
-        os.close(fd)
-    os._exit(Init(ours, supervisor).run())
-
-
-def main() -> None:
-    """Start a mesh as a daemon; standard input is its configuration (layout.MeshConfig)."""
-    config = json.load(sys.stdin)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    try:
-        enter_mesh(config)
-    except OSError as error:
-        report(config["report_fd"], {"error": str(error), "kind": "namespaces"})
-        sys.exit(1)
-    pid = os.fork()
-    if pid == 0:
-        first_process(config)
-    try:
-        write_pid(config["folder"], pid)
-    except OSError as error:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        reason = f"cannot write the state folder {config['folder']}: {error.strerror}"
-        report(config["report_fd"], {"error": reason})
-        sys.exit(1)
-
-
-def write_pid(folder: str, pid: int) -> None:
-    """Note process id and start time: by both, ``down`` recognises the mesh."""
-    with open(f"/proc/{pid}/stat") as stat:
-        start_ticks = stat.read().rsplit(")", 1)[1].split()[19]
-    path = os.path.join(folder, "pid")
-    with open(path + ".new", "w") as out:
-        out.write(f"{pid} {start_ticks}\n")
-    os.rename(path + ".new", path)
-
-
-if __name__ == "__main__":
-    main()

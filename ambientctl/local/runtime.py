@@ -89,12 +89,14 @@ class Runtime:
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._processes: dict[int, Process] = {}
         self._sending = trio.Lock()
+        self._over = False
 
     async def serve(self) -> None:
         """Read what init tells, until it goes away."""
         try:
             await self._read_answers()
         finally:  # whoever still waits for a process would wait for ever
+            self._over = True
             for process in self._processes.values():
                 process.end(-signal.SIGKILL)
             for waiting in self._answers.values():
@@ -120,6 +122,8 @@ class Runtime:
         self, spec: ProcessSpec, stdin: int = -1, stdout: int = -1, stderr: int = -1
     ) -> Process:
         """Start a process; a descriptor of -1 means /dev/null. Raises StartError."""
+        if self._over:
+            raise StartError("the mesh is ending")
         number = next(self._ids)
         request = msgspec.json.encode({"id": number, **msgspec.to_builtins(spec)})
         if len(request) > MAX_REQUEST_BYTES:

@@ -123,7 +123,7 @@ def _spawn(config: MeshConfig, folder: StateFolder) -> None:
             environment[name] = os.environ[name]
     with (folder.logs / SUPERVISOR_LOG).open("ab") as log:
         subprocess.run(
-            [sys.executable, "-m", "ambientctl.local.init", config.name],
+            [sys.executable, "-m", "ambientctl.local.daemon", config.name],
             input=msgspec.json.encode(config),
             stdout=log,
             stderr=log,

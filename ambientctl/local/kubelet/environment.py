@@ -22,7 +22,6 @@ def base_environment(pod: Mapping[str, Any]) -> dict[str, str]:
         "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
         # The programs write logs to a pipe; without this they would sit in a buffer.
         "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "KUBERNETES_SERVICE_HOST": API_SERVICE_ADDRESS,
         "KUBERNETES_SERVICE_PORT": "443",
         "KUBERNETES_SERVICE_PORT_HTTPS": "443",
