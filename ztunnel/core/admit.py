@@ -6,16 +6,18 @@ import msgspec
 
 from ambient.api.address import HostPort, IPAddress, NetworkAddress, parse_authority, parse_ip
 from ambient.api.ports import ILLEGAL_DESTINATIONS
-from ambient.api.service import Service
+from ambient.api.service import GatewayAddress, Service
 from ambient.api.spiffe import Identity
-from ambient.api.workload import Workload
+from ambient.api.workload import ApplicationTunnelProtocol, Workload
 from ambient.policy.core.decide import Connection, Verdict, decide
 from ambient.state.core.mesh import MeshState
+from ztunnel.core.balance import target_port
 from ztunnel.core.route import find_gateway
 
 BAD_REQUEST = 400
 DENIED = 401
 UNAVAILABLE = 503
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 class Permit(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,10 @@ class Permit(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     service: Service | None = None
     """The service that the client most likely asked for; telemetry only."""
+    keep_source: bool = True
+    """Dial as the client, so that the application sees its address."""
+    proxied: HostPort | None = None
+    """The application wants a PROXY header: what the client asked for, which the header names."""
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +59,17 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def admit_connect(
-    state: MeshState, workload: Workload, caller: Caller, local: HostPort
+    state: MeshState,
+    workload: Workload,
+    caller: Caller,
+    local: HostPort,
+    *,
+    localhost_tunnel: bool = True,
 ) -> Permit | Denial:
-    """Decide a CONNECT that reached ``workload`` on its address ``local`` (port 15008)."""
+    """Decide a CONNECT that reached ``workload`` on its address ``local`` (port 15008).
+
+    ``localhost_tunnel``: applications that want PROXY headers are reached by localhost.
+    """
     try:
         authority = parse_authority(caller.authority)
     except ValueError as error:
@@ -72,7 +86,8 @@ def admit_connect(
         service = state.service_by_hostname(authority.host, workload.namespace)
         if service is None:
             return Denial(status=UNAVAILABLE, reason=f"unknown service {authority.host}")
-        port = _target_port(service, workload, authority.port)
+        ports = workload.services.get(service.key, ())
+        port = target_port(service, workload, ports, authority.port)
         if not port:
             reason = f"requested service {authority} found, but cannot resolve port"
             return Denial(status=UNAVAILABLE, reason=reason)
@@ -84,7 +99,39 @@ def admit_connect(
     upstream = HostPort(local.host, port)
     service = service or guess_service(state, workload, port, caller.forwarded_host)
     decided = _judge(state, workload, caller.identity, caller.ip, upstream)
-    return msgspec.structs.replace(decided, service=service)
+    decided = msgspec.structs.replace(decided, service=service)
+    if isinstance(decided, Denial) or tunnel is None:
+        return decided
+    if tunnel.protocol is not ApplicationTunnelProtocol.PROXY:
+        return decided
+    return _through_application_tunnel(decided, workload, authority, localhost_tunnel)
+
+
+def _through_application_tunnel(
+    permit: Permit, workload: Workload, authority: HostPort, localhost: bool
+) -> Permit | Denial:
+    """The header takes the place of the client's address, so nothing has to be pretended."""
+    asked = authority
+    if authority.ip is None:
+        vip = _virtual_address(permit.service, workload.network)
+        if vip is None:
+            reason = f"service {authority.host} has no address that a PROXY header could name"
+            return Denial(status=UNAVAILABLE, reason=reason, service=permit.service)
+        asked = HostPort(str(vip), authority.port)
+    permit = msgspec.structs.replace(permit, proxied=asked)
+    if not localhost:
+        return permit
+    loopback = _LOOPBACK[permit.connection.destination_ip.version]
+    upstream = HostPort(loopback, permit.upstream.port)
+    return msgspec.structs.replace(permit, upstream=upstream, keep_source=False)
+
+
+def _virtual_address(service: Service | None, network: str) -> IPAddress | None:
+    """The best known address of a service: of our network, and IPv4 before IPv6."""
+    known = sorted(
+        service.addresses if service else (), key=lambda at: (at.network != network, at.ip.version)
+    )
+    return known[0].ip if known else None
 
 
 def admit_plaintext(
@@ -142,18 +189,21 @@ def _check_authority(
         return ""
     # A waypoint is asked for the addresses of the services and workloads that it fronts.
     target = NetworkAddress(workload.network, asked)
-    fronted = state.service_by_address(target) or state.workload_by_address(target)
-    if fronted is not None and fronted.waypoint is not None:
-        service, waypoint = find_gateway(state, fronted.waypoint)
-        if service is not None and service.key in workload.services:
+    service = state.service_by_address(target, workload.namespace)
+    fronted = service or state.workload_by_address(target)
+    for at in _waypoints_of(fronted):
+        owner, waypoint = find_gateway(state, at)
+        if owner is not None and owner.key in workload.services:
             return ""
         if waypoint is not None and waypoint.uid == workload.uid:
             return ""
     return f"ip mismatch: {asked} != {local.host}"
 
 
-def _target_port(service: Service, workload: Workload, service_port: int) -> int:
-    for port in (*workload.services.get(service.key, ()), *service.ports):
-        if port.service_port == service_port and port.target_port:
-            return port.target_port
-    return 0
+def _waypoints_of(fronted: Service | Workload | None) -> list[GatewayAddress]:
+    if fronted is None:
+        return []
+    found = [fronted.waypoint] if fronted.waypoint is not None else []
+    if isinstance(fronted, Service):
+        found += [weighted.destination for weighted in fronted.weighted_waypoints]
+    return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from ambient.api.address import HostPort
 from ambient.api.service import Service
 from ambient.api.spiffe import Identity
@@ -68,6 +70,20 @@ class Inbound(NamedTuple):
     """What the peer has proven."""
     authority: str = ""
     service: Service | None = None
+
+
+def client_of(known: Workload | None, told: Workload | None) -> Workload | None:
+    """Who called: what the control plane says, and where it says nothing, what the caller said."""
+    if known is None or told is None:
+        return known or told
+    return msgspec.structs.replace(
+        known,
+        cluster_id=known.cluster_id or told.cluster_id,
+        workload_name=known.workload_name or told.workload_name,
+        canonical_name=known.canonical_name or told.canonical_name,
+        canonical_revision=known.canonical_revision or told.canonical_revision,
+        locality=known.locality if known.locality.region else told.locality,
+    )
 
 
 def inbound(facts: Inbound) -> Described:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from ambient.api.address import HostPort, NetworkAddress, parse_ip
+from ambient.api.address import HostPort, IPAddress, NetworkAddress, parse_ip
 from ambient.api.errors import MeshError
 from ambient.api.workload import Workload
 from ambient.hbone.core.errors import ConnectionLostError
@@ -14,10 +14,17 @@ from ambient.net.io.sockets import connect_in, local_address, peer_address, tune
 from ambient.telemetry.core.access_record import Direction
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from ztunnel.core import describe
-from ztunnel.core.admit import UNAVAILABLE, Caller, Denial, admit_connect
-from ztunnel.core.headers import BAGGAGE, Headers, baggage, forwarded_host
-from ztunnel.io.failures import DeniedError
+from ztunnel.core import describe, proxy_header
+from ztunnel.core.admit import UNAVAILABLE, Caller, Denial, Permit, admit_connect
+from ztunnel.core.headers import (
+    BAGGAGE,
+    Headers,
+    baggage,
+    forwarded_host,
+    forwarded_network,
+    read_baggage,
+)
+from ztunnel.io.failures import ConnectionFailedError, DeniedError
 from ztunnel.io.mesh_view import UnknownWorkloadError
 from ztunnel.io.node import Node, PodParts
 
@@ -75,12 +82,18 @@ class _Connect:
         except UnknownWorkloadError as error:
             self._refuse(UNAVAILABLE, error)
             return
-        decision = admit_connect(node.view.state, server, caller, self._local)
+        decision = admit_connect(
+            node.view.state,
+            server,
+            caller,
+            self._local,
+            localhost_tunnel=node.settings.localhost_app_tunnel,
+        )
         if isinstance(decision, Denial) and decision.verdict is None:
             self._refuse(decision.status, DeniedError(decision))
             return
         facts = describe.Inbound(
-            client=node.view.state.workload_by_address(NetworkAddress(node.view.network, source)),
+            client=self._client(source),
             server=server,
             peer=self._peer,
             local=self._local,
@@ -95,18 +108,47 @@ class _Connect:
                 raise DeniedError(decision)
             node.connections.admitted(live, server, decision)
             try:
-                upstream = await connect_in(
-                    self._pod.netns,
-                    decision.upstream,
-                    mark=node.settings.packet_mark,
-                    bind_source=source if keep_source else None,
-                    keep_alive=node.keep_alive,
-                )
+                upstream = await self._dial(decision, source if keep_source else None)
             except MeshError:
                 stream.refuse(UNAVAILABLE)
                 raise
             stream.accept(self._response_headers(server))
             await stream.couple(upstream, live.counters)
+
+    async def _dial(self, permit: Permit, source: IPAddress | None) -> socket.socket:
+        """The application, which knows who is calling where it asked for that.
+
+        Raises ConnectError, ConnectionFailedError.
+        """
+        node = self._node
+        upstream = await connect_in(
+            self._pod.netns,
+            permit.upstream,
+            mark=node.settings.packet_mark,
+            bind_source=source if permit.keep_source else None,
+            keep_alive=node.keep_alive,
+        )
+        if permit.proxied is not None:
+            header = proxy_header.encode(self._peer, permit.proxied, self._stream.peer)
+            try:
+                sent = upstream.send(header)  # the first bytes on the socket: its buffer is empty
+            except OSError:
+                sent = 0
+            if sent != len(header):
+                upstream.close()
+                text = f"the application at {permit.upstream} took no PROXY header"
+                raise ConnectionFailedError(text, hint="does it listen there for PROXY protocol?")
+        return upstream
+
+    def _client(self, source: IPAddress) -> Workload | None:
+        """Who calls, for telemetry. An address of another network says nothing here."""
+        node, headers = self._node, self._stream.request.headers
+        told = read_baggage(headers) if node.settings.enable_response_baggage else None
+        network = forwarded_network(headers)
+        if network and network.lower() != node.view.network.lower():
+            return told
+        address = NetworkAddress(node.view.network, source)
+        return describe.client_of(node.view.state.workload_by_address(address), told)
 
     def _refuse(self, status: int, error: MeshError) -> None:
         attempt = describe.attempt(Direction.INBOUND, self._peer, self._local)

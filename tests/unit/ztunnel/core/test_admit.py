@@ -5,6 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, StringMatch
+from ambient.api.service import Visibility, WeightedWaypoint
 from ambient.api.spiffe import Identity
 from ambient.api.workload import ApplicationTunnel, ApplicationTunnelProtocol
 from tests.unit.ztunnel.core.mesh_builder import at, mesh, service, waypoint, workload
@@ -42,15 +43,22 @@ def principal(identity):
 STRICT = policy(Action.DENY, Match(not_principals=(ANY,)), name="strict")
 
 
-def connect(authority, *things, pod=POD, local=LOCAL, identity=WEB):
+def connect(authority, *things, pod=POD, local=LOCAL, identity=WEB, **more):
     caller = Caller(identity=identity, ip=ip_address("10.0.0.1"), authority=authority)
-    return admit_connect(mesh(pod, *things), pod, caller, local)
+    return admit_connect(mesh(pod, *things), pod, caller, local, **more)
 
 
-TUNNELLED = workload(
-    *("api", "10.0.0.2"),
-    application_tunnel=ApplicationTunnel(ApplicationTunnelProtocol.PROXY, 15088),
-)
+def sandwiched(protocol, port=15088, **more):
+    """A waypoint that speaks no HBONE: its tunnel does."""
+    return workload(
+        *("api", "10.0.0.2", "fd00::2"),
+        application_tunnel=ApplicationTunnel(protocol, port),
+        **more,
+    )
+
+
+TUNNELLED = sandwiched(ApplicationTunnelProtocol.NONE)
+PROXIED = sandwiched(ApplicationTunnelProtocol.PROXY, services={"wp.example": {}})
 WAYPOINT = workload("wp", "10.0.0.2", services={"wp.example": {15008: 15008}})
 WAYPOINT_SERVICE = service("wp.example", "10.96.0.9", port_map={15008: 15008})
 
@@ -80,6 +88,18 @@ PERMITTED = {
         WAYPOINT,
         "10.0.0.2:80",
     ),
+    "a waypoint is asked for a service that it fronts with others": (
+        "10.96.0.2:80",
+        [
+            service(
+                *("api.example", "10.96.0.2"),
+                weighted_waypoints=(WeightedWaypoint(waypoint("shop/wp.example"), 1),),
+            ),
+            WAYPOINT_SERVICE,
+        ],
+        WAYPOINT,
+        "10.0.0.2:80",
+    ),
     "an ALLOW policy that names the caller": (
         *("10.0.0.2:8080", [policy(Action.ALLOW, principal(WEB))], POD),
         "10.0.0.2:8080",
@@ -105,6 +125,23 @@ REFUSED = {
     "an unknown name": ("gone.example:80", [API], 503, "unknown service gone.example"),
     "a service port that leads nowhere": ("api.example:81", [API], 503, "cannot resolve port"),
     "ourselves": ("10.0.0.2:15006", [], 503, "recursive call"),
+    "another pod of the same service": (
+        "10.0.0.3:80",
+        [API, workload("api2", "10.0.0.3", services={"api.example": {80: 8080}})],
+        *(400, "ip mismatch: 10.0.0.3 != 10.0.0.2"),
+    ),
+    "HBONE inside HBONE, to ourselves": ("10.0.0.2:15008", [], 503, "recursive call"),
+    "a name that only another namespace sees": (
+        "hidden.example:80",
+        [
+            service(
+                *("hidden.example", "10.96.0.8"),
+                namespace="other",
+                visibility=Visibility.NAMESPACE,
+            )
+        ],
+        *(503, "unknown service hidden.example"),
+    ),
     "a DENY policy": (
         *("10.0.0.2:8080", [policy(Action.DENY, principal(WEB))]),
         *(401, "denied by shop/p"),
@@ -126,6 +163,60 @@ def test_refused(case):
     decision = connect(authority, *things)
     assert isinstance(decision, Denial), decision
     assert (decision.status, reason in decision.reason) == (status, True), decision
+
+
+WP = service("wp.example", "10.96.0.9", port_map={})
+
+
+@pytest.mark.parametrize(
+    ("authority", "localhost", "upstream", "proxied"),
+    [
+        ("10.96.0.2:80", True, "127.0.0.1:15088", "10.96.0.2:80"),
+        ("10.96.0.2:80", False, "10.0.0.2:15088", "10.96.0.2:80"),
+        ("[fd00::7]:80", True, "127.0.0.1:15088", "[fd00::7]:80"),
+        ("wp.example:443", True, "127.0.0.1:15088", "10.96.0.9:443"),
+    ],
+)
+def test_an_application_tunnel_with_proxy_headers(authority, localhost, upstream, proxied):
+    found = connect(authority, WP, pod=PROXIED, localhost_tunnel=localhost)
+    assert (str(found.upstream), str(found.proxied)) == (upstream, proxied)
+    assert found.keep_source is not localhost
+    # The policies judge what the pod is asked for, not by which door the application is reached.
+    assert (str(found.connection.destination_ip), found.connection.destination_port) == (
+        "10.0.0.2",
+        15088,
+    )
+
+
+def test_an_application_tunnel_over_ipv6_stays_there():
+    found = connect("[fd00::2]:80", pod=PROXIED, local=at("[fd00::2]:15008"))
+    assert found.upstream == at("[::1]:15088")
+
+
+def test_a_proxy_header_needs_an_address_to_name():
+    found = connect("wp.example:80", service("wp.example", port_map={}), pod=PROXIED)
+    assert (found.status, found.service.hostname) == (503, "wp.example")
+    assert "no address that a PROXY header could name" in found.reason
+
+
+def test_policies_judge_an_application_tunnel_first():
+    found = connect("10.96.0.2:80", policy(Action.DENY, principal(WEB)), pod=PROXIED)
+    assert (found.status, found.verdict.policy) == (401, "shop/p")
+
+
+NO_IDENTITY = Match(not_principals=(ANY,))
+EXCEPT_9090 = Authorization(
+    name="strict",
+    namespace="shop",
+    scope=Scope.NAMESPACE,
+    action=Action.DENY,
+    groups=(((NO_IDENTITY,), (Match(not_destination_ports=(9090,)),)),),
+)
+
+
+@pytest.mark.parametrize(("port", "kind"), [(9090, Permit), (8080, Denial)])
+def test_strict_with_a_port_as_exception(port, kind):
+    assert isinstance(plain(f"10.0.0.2:{port}", EXCEPT_9090), kind)
 
 
 def test_an_unproven_or_foreign_caller_is_refused():

@@ -5,6 +5,7 @@ from ambient.api.spiffe import Identity
 from ambient.telemetry.core.access_record import Direction
 from tests.unit.ztunnel.core.mesh_builder import at, mesh, service, workload
 from ztunnel.core import describe
+from ztunnel.core.headers import read_baggage
 from ztunnel.core.route import route
 
 WEB = workload("web-1", "10.0.0.1", workload_name="web", canonical_name="web", cluster_id="c")
@@ -81,3 +82,27 @@ def test_an_attempt_only_knows_addresses():
         "dst.addr": "10.0.0.2:80",
         "direction": "inbound",
     }
+
+
+FAR = read_baggage(
+    (("baggage", "k8s.namespace.name=far,k8s.deployment.name=api,service.name=api"),)
+)
+
+
+def test_at_the_end_of_a_double_tunnel_the_far_end_counts():
+    hop = route(STATE, WEB, at("10.96.0.1:80"), lambda: 0.0)
+    api = Identity("cluster.local", "far", "api")
+    record, labels = describe.outbound(WEB, PEER, hop, describe.FarEnd(api, FAR))
+    assert (record.destination.workload, record.destination.namespace) == ("api", "far")
+    assert record.destination.identity == api
+    assert labels.destination_principal == str(api)
+    assert labels.destination_workload == "api"
+
+
+def test_a_client_is_whom_the_control_plane_knows_else_what_it_says():
+    assert describe.client_of(None, None) is None
+    assert describe.client_of(None, FAR) is FAR
+    assert describe.client_of(WEB, None) is WEB
+    both = describe.client_of(PLAIN, FAR)
+    assert (both.namespace, both.canonical_name) == ("shop", "api")
+    assert describe.client_of(WEB, FAR).canonical_name == "web"

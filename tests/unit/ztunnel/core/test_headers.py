@@ -9,6 +9,8 @@ from ztunnel.core.headers import (
     baggage,
     forwarded,
     forwarded_host,
+    forwarded_network,
+    read_baggage,
     request_headers,
     trace_id,
     traceparent,
@@ -59,3 +61,36 @@ def test_every_connection_has_a_trace_id():
 @pytest.mark.parametrize("value", ["", "x" * 55, "00-12-34-00", f"00-{'g' * 32}-{'0' * 16}-00"])
 def test_a_malformed_trace_is_none(value):
     assert trace_id((("traceparent", value),)) == ""
+
+
+def test_baggage_reads_back_as_what_it_said():
+    told = read_baggage((("baggage", baggage(FULL)),))
+    assert baggage(told) == baggage(FULL)
+    assert told.namespace == FULL.namespace
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (("baggage", ""),),
+        (("baggage", "k8s.namespace.name="),),
+        (("baggage", "service.name=" + "x" * 254),),
+        (("forwarded", "service.name=x"),),
+    ],
+)
+def test_baggage_that_says_nothing(headers):
+    assert read_baggage(headers) is None
+
+
+def test_baggage_in_two_headers_and_of_another_kind():
+    told = read_baggage(
+        (("baggage", "k8s.job.name=import, service.name=imports"), ("baggage", "cloud.region=r"))
+    )
+    assert (told.workload_type.name, told.workload_name) == ("JOB", "import")
+    assert (told.canonical_name, told.locality.region) == ("imports", "r")
+
+
+def test_the_network_of_a_gateways_client():
+    assert forwarded_network((("x-forwarded-network", "west"),)) == "west"
+    assert forwarded_network(()) == ""
