@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 import msgspec
+import trio
 from rich.console import Console
 from rich.table import Table
 
-from ambient.api.errors import UsageError
+from ambient.api.errors import MeshError, UsageError
 from ambientctl.console import run
 from ambientctl.local.layout import MAX_NODES
 from ambientctl.local.log_files import plain
@@ -25,7 +26,7 @@ from ambientctl.local.manifest_files import sample_names
 from ambientctl.local.mesh import LocalMesh
 from ambientctl.local.mesh_status import MeshStatus
 from ambientctl.local.report import Report
-from ambientctl.local.up import UpOptions, down, up
+from ambientctl.local.up import Progress, UpOptions, down, up
 
 FOLLOW_LOOK_S = 0.2
 """How often ``logs -f`` looks for more."""
@@ -65,8 +66,8 @@ def up_command(nodes: int, sample: str, name: str, rootless: bool, api_port: int
     options = UpOptions(name=name, nodes=nodes, sample=sample, rootless=rootless, api_port=api_port)
     began = time.monotonic()
     console = Console(stderr=True)
-    with _progress(console) as told, _ctrl_c_is_an_error():
-        mesh = run(lambda: up(options, told))
+    with _progress(console) as told:
+        mesh = run(lambda: _up_or_interrupted(options, told))
     took_s = time.monotonic() - began
     named = "" if name == "default" else f" --name {name}"
     click.echo(f"mesh {name!r} is ready after {took_s:.1f} s")
@@ -185,7 +186,7 @@ def _run_on_terminal(name: str, request: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Any]:
+def _progress(console: Console) -> Iterator[Progress]:
     """A line that changes on a terminal, one line for each stage elsewhere."""
     if not console.is_terminal:
         stages: list[str] = []
@@ -201,22 +202,28 @@ def _progress(console: Console) -> Iterator[Any]:
         yield lambda report: status.update(f"{report.stage}: {report.detail}")
 
 
-@contextlib.contextmanager
-def _ctrl_c_is_an_error() -> Iterator[None]:
-    """SIGTERM ends a start as Ctrl-C does, so that no half-made mesh stays behind."""
+class InterruptedStartError(MeshError):
+    """Somebody pressed Ctrl-C, or ended us, before the mesh was ready."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    exit_code = 130  # POSIX: 128 + SIGINT
 
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, old)
+
+async def _up_or_interrupted(options: UpOptions, told: Progress) -> LocalMesh:
+    """``up``; a signal takes the half-made mesh down. Raises MeshError."""
+    mesh: LocalMesh | None = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            mesh = await up(options, told)
+            nursery.cancel_scope.cancel()
+    if mesh is None:
+        raise InterruptedStartError("the start was interrupted; nothing of it is left")
+    return mesh
 
 
 def _show(status: MeshStatus, console: Console) -> None:

@@ -180,6 +180,14 @@ def test_two_meshes_side_by_side_and_what_a_user_does_in_them(host: Host) -> Non
     assert "details v1 serves on port 9080" in host.local("logs", "details", "-n", "bookinfo")
     assert "no pod 'nobody'" in host.refused("exec", "nobody", "--", "true")
 
+    # A pod reaches itself through its service; a service without endpoints refuses at once.
+    own = ["exec", "details", "-n", "bookinfo", "--", "curl", "-s", "-m", "5"]
+    assert '"details"' in host.local(*own, "http://details:9080/details/0")
+    host.kubectl("scale", "-n", "bookinfo", "deployment/ratings", "--replicas=0")
+    until(lambda: host.run(AMBIENTCTL, "local", *own, "http://ratings:9080/").returncode == 7)
+    host.kubectl("scale", "-n", "bookinfo", "deployment/ratings", "--replicas=1")
+    until(lambda: [pod["ready"] for pod in pods_of(host, "ratings")] == [1])
+
     # A pod with an init container, live configuration and probes, by kubectl.
     host.kubectl("apply", "-f", "-", stdin=POD + "---\n" + BROKEN)
     host.kubectl("wait", "pod/probe", "--for=condition=Ready", f"--timeout={DEADLINE_S}s")
@@ -229,6 +237,20 @@ def test_a_crash_leaves_a_folder_that_the_next_start_replaces(host: Host) -> Non
     host.local("up", "--sample", "none", "--nodes", "1")
     assert host.status()["pid"] != pid
     host.local("down")
+    assert host.left() in ({}, {"files": {f"{host.state}/ambient-mesh"}})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_leaves_nothing(host: Host, number: int) -> None:
+    starting = subprocess.Popen(
+        [AMBIENTCTL, "local", "up"], env=host.environment, stderr=subprocess.PIPE, text=True
+    )
+    assert starting.stderr
+    assert starting.stderr.readline().startswith("network:")
+    starting.send_signal(number)
+    rest = starting.communicate(timeout=DEADLINE_S)[1]
+    assert starting.returncode == 130
+    assert "the start was interrupted; nothing of it is left" in rest
     assert host.left() in ({}, {"files": {f"{host.state}/ambient-mesh"}})
 
 
