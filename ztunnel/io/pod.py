@@ -11,7 +11,13 @@ from typing import Final
 
 import trio
 
-from ambient.api.ports import DNS_PORT, HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT
+from ambient.api.ports import (
+    DNS_PORT,
+    HBONE_PORT,
+    OUTBOUND_PORT,
+    PLAINTEXT_PORT,
+    SOCKS_PORT,
+)
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.server import Drain
 from ambient.net.core.wire import Add
@@ -19,7 +25,7 @@ from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import Listener, listen_in
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from ztunnel.io import inbound, outbound, plaintext
+from ztunnel.io import inbound, outbound, plaintext, socks
 from ztunnel.io.accept import Acceptor, Handler, last_handshakes
 from ztunnel.io.dns import DnsProxy, open_dns
 from ztunnel.io.mesh_view import UnknownWorkloadError
@@ -31,6 +37,8 @@ _HINTS: Final = {
     "another user",
     errno.EPERM: "the tunnel needs the capabilities NET_ADMIN, NET_RAW and SYS_ADMIN",
 }
+
+_PORTS: Final = (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT)
 
 log = get_logger("pod")
 
@@ -93,9 +101,13 @@ class Pod:
     def _listeners(self) -> Iterator[dict[int, Listener]]:
         with ExitStack() as opened:
             listeners = {}
-            for port in (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT):
+            options = dict.fromkeys(_PORTS, self._node.listen_options)
+            if self._node.settings.unstable_enable_socks5:
+                own = self._node.listen_options._replace(transparent=False, host="127.0.0.1")
+                options[SOCKS_PORT] = own
+            for port in options:
                 try:
-                    listener = listen_in(self.netns, port, self._node.listen_options)
+                    listener = listen_in(self.netns, port, options[port])
                 except OSError as error:
                     raise _cannot_listen(port, error) from None
                 opened.callback(listener.socket.close)
@@ -123,8 +135,9 @@ class Pod:
         log.warning(Event.SPOOF_OFF, pod=f"{self.info.namespace}/{self.info.name}")
 
     def _handler(self, parts: PodParts, port: int, listener: Listener) -> Handler:
-        if port == OUTBOUND_PORT:
-            return self._counted("source", partial(outbound.handle, self._node, parts))
+        if port in (OUTBOUND_PORT, SOCKS_PORT):
+            carry = outbound.handle if port == OUTBOUND_PORT else socks.handle
+            return self._counted("source", partial(carry, self._node, parts))
         serve = plaintext.handle if port == PLAINTEXT_PORT else inbound.handle
         handler = partial(serve, self._node, parts, keep_source=listener.transparent)
         return self._counted("destination", handler)
