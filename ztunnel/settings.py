@@ -46,6 +46,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     alt_ca_hostname: str = ""
     auth_token: str = "/var/run/secrets/tokens/istio-token"
     """File with our service account's token."""
+    xds_headers: dict[str, str] = field(default={}, name="XDS_HEADER_*")
+    """``XDS_HEADER_foo=bar`` sends the metadata ``foo: bar`` to the control plane."""
+    ca_headers: dict[str, str] = field(default={}, name="CA_HEADER_*")
+    xds_on_demand: bool = False
+    """Ask the control plane only for what connections need; our node's own pods come unasked."""
+    crl_path: str = ""
+    """File with certificate revocation lists; read again when it changes."""
     secret_ttl_s: Seconds = field(default=86400.0, name="SECRET_TTL")
     """Life of the workload certificates that we ask for."""
 

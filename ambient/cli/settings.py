@@ -1,8 +1,9 @@
 """Settings of a program: one frozen struct, read once from the environment.
 
 A field ``xds_address`` is the variable ``XDS_ADDRESS``; a field renamed with ``msgspec.field`` uses
-that name. Seconds (fields ending in ``_s``) may also be written as ``1m30s`` or ``500ms``; tuples
-and sets are comma-separated.
+that name; where it ends in ``*`` it is a dict of all variables that begin so, by the rest of their
+names. Seconds (fields ending in ``_s``) may also be written as ``1m30s`` or ``500ms``; tuples and
+sets are comma-separated.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def load_settings(kind: type[S], env: Mapping[str, str]) -> S:
     """
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
+        if field.encode_name.endswith("*"):
+            prefix = field.encode_name[:-1]
+            found = {k.removeprefix(prefix): v for k, v in env.items() if k.startswith(prefix)}
+            values[field.name] = {name: text for name, text in found.items() if name}
+            continue
         renamed = field.encode_name != field.name
         variable = field.encode_name if renamed else field.name.upper()
         text = env.get(variable)

@@ -96,6 +96,20 @@ class Authority:
             .sign(self._key, SHA256())
         )
 
+    def revoke(self, *certificates: x509.Certificate, age: datetime.timedelta = BACKDATED) -> bytes:
+        """A revocation list in PEM."""
+        made = datetime.datetime.now(datetime.UTC) - age
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(made)
+            .next_update(made + datetime.timedelta(days=1))
+        )
+        for certificate in certificates:
+            entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(made).build())
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
     def sign_csr(self, csr_pem: bytes, identity: Identity, *, ttl_s: float = 86_400) -> list[str]:
         """Leaf and root bundle, as a CA answers."""
         csr = x509.load_pem_x509_csr(csr_pem)

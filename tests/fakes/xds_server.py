@@ -25,12 +25,15 @@ from ambient.xds.core.wire import (
     AUTHORIZATION_TYPE,
     CONFIG_TYPE,
     Resource,
+    decode,
     encode,
     resource_name,
 )
 from tests.fakes.ca_server import FakeCa
 
 SERVER_NAME = "istiod.istio-system.svc"
+NODE_NAME = "node-1"
+"""Whose pods a client that asks by name gets unasked."""
 
 
 class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
@@ -45,6 +48,7 @@ class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             CONFIG_TYPE: {},
         }
         self._streams: set[queue.SimpleQueue] = set()
+        self._named: dict[queue.SimpleQueue, set[str]] = {}
         self._nonce = 0
         self.requests: list[pb.DeltaDiscoveryRequest] = []
         self.metadata: list[dict[str, str]] = []
@@ -55,7 +59,7 @@ class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         for value in values:
             url, raw = encode(value, labels=self._labels)
             version = hashlib.sha256(raw).hexdigest()[:16]
-            item = pb.Resource(name=resource_name(value), version=version)
+            item = pb.Resource(name=resource_name(value), version=version, aliases=_aliases(value))
             item.resource.type_url, item.resource.value = url, raw
             items.append((url, item))
         self._change(items, [])
@@ -98,13 +102,35 @@ class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
                 responses.append(self._response(url, added, names))
             for stream in self._streams:
                 for response in responses:
-                    stream.put(response)
+                    stream.put(self._seen_by(stream, response))
 
     def _response(self, url, items, removed) -> pb.DeltaDiscoveryResponse:
         self._nonce += 1
         return pb.DeltaDiscoveryResponse(
             type_url=url, resources=items, removed_resources=removed, nonce=str(self._nonce)
         )
+
+    def _seen_by(self, stream, response) -> pb.DeltaDiscoveryResponse:
+        """What a client that asks by name gets of it: what it named, and its own node's pods."""
+        wanted = self._named.get(stream)
+        if wanted is None or response.type_url != ADDRESS_TYPE:
+            return response
+        seen = pb.DeltaDiscoveryResponse(type_url=response.type_url, nonce=response.nonce)
+        for item in response.resources:
+            inner = decode(ADDRESS_TYPE, item.resource.value)
+            keys = {item.name, *item.aliases}
+            if keys & wanted or getattr(inner, "node", "") == NODE_NAME:
+                seen.resources.append(item)
+        seen.removed_resources.extend(response.removed_resources)
+        return seen
+
+    def _demand(self, stream, request) -> pb.DeltaDiscoveryResponse:
+        self._named[stream] |= set(request.resource_names_subscribe)
+        self._named[stream] -= set(request.resource_names_unsubscribe)
+        present = self._resources[request.type_url].values()
+        there = {key for item in present for key in (item.name, *item.aliases)}
+        missing = [name for name in request.resource_names_subscribe if name not in there]
+        return self._seen_by(stream, self._response(request.type_url, present, missing))
 
     def _first(self, request) -> pb.DeltaDiscoveryResponse:
         held = request.initial_resource_versions
@@ -129,8 +155,12 @@ class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
                         self.requests.append(request)
                         if request.type_url not in subscribed:
                             subscribed.add(request.type_url)
-                            outgoing.put(self._first(request))
+                            if "*" in request.resource_names_unsubscribe:
+                                self._named[outgoing] = {*request.resource_names_subscribe} - {"*"}
+                            outgoing.put(self._seen_by(outgoing, self._first(request)))
                             self._streams.add(outgoing)
+                        elif request.resource_names_subscribe:
+                            outgoing.put(self._demand(outgoing, request))
             except Exception:  # noqa: BLE001 - grpc raises a bare Exception when the call ends
                 return
             finally:
@@ -146,6 +176,14 @@ class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         finally:
             with self._lock:
                 self._streams.discard(outgoing)
+                self._named.pop(outgoing, None)
+
+
+def _aliases(value) -> list[str]:
+    """``network/ip``; workloads spell their addresses bare, services with the network."""
+    addresses = getattr(value, "addresses", ())
+    network = getattr(value, "network", "")
+    return [str(one) if "/" in str(one) else f"{network}/{one}" for one in addresses]
 
 
 class FakeControlPlane:

@@ -77,6 +77,10 @@ class ConnectionLostError(HboneStreamError):
         return False
 
 
+class PeerRevokedError(ConnectionLostError):
+    """The peer's certificate was revoked while the connection was open."""
+
+
 class HandshakeError(HboneError):
     """No HBONE connection came about; ``peer`` is whom we dialled or who dialled us."""
 

@@ -34,6 +34,7 @@ class ClientConnection(Connection):
     ) -> None:
         super().__init__(relay, sock, tls, timing, client=True)
         self._allowed = allowed
+        self.generation: int = getattr(tls, "generation", 0)
         self.max_streams = 0
         self.idle_s = 0.0
         self.on_disconnect: Callable[[ClientConnection], None] = lambda connection: None

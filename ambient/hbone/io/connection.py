@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -12,7 +13,12 @@ import trio
 from ambient.api.address import HostPort, parse_ip
 from ambient.api.errors import MeshError
 from ambient.api.spiffe import Identity
-from ambient.hbone.core.errors import ConnectionLostError, HandshakeError, PeerError
+from ambient.hbone.core.errors import (
+    ConnectionLostError,
+    HandshakeError,
+    PeerError,
+    PeerRevokedError,
+)
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.limits import CLIENT_LIMITS, SERVER_LIMITS
 from ambient.hbone.core.stream import Stream
@@ -20,6 +26,7 @@ from ambient.hbone.core.tunnel import Tunnel
 from ambient.hbone.io.record import RecordLayer, explain
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.socket_end import ERR, HUP, IN, OUT
+from ambient.identity.core.crl import REVOKED
 
 _DIRECT_BYTES: Final = 64 * 1024
 """From this size on a frame is a send's worth by itself, and copying it costs more than a send."""
@@ -73,6 +80,7 @@ class Connection:
         self._peer_deaf = False
         self._pong = trio.Event()
         self._life = trio.CancelScope()
+        self._leave_books: Callable[[], None] = lambda: None
 
     @property
     def is_closed(self) -> bool:
@@ -157,6 +165,8 @@ class Connection:
                 return
             self.peer = self._record.identity(str(self.peer_address))
             self.check_peer(self.peer)
+            reporter = "source" if self.tunnel.client else "destination"
+            self._leave_books = self._record.admit(reporter, self._revoked)
         except MeshError as error:
             self.close(error)
             return
@@ -198,6 +208,9 @@ class Connection:
         who = self.peer or "an unknown peer"
         message = f"the HBONE connection with {who} at {self.peer_address} is gone: {reason}"
         return ConnectionLostError(message, ErrorCode.CONNECT_ERROR)
+
+    def _revoked(self) -> None:
+        self.close(PeerRevokedError(f"connection closed: {REVOKED}", ErrorCode.CONNECT_ERROR))
 
     # Sending
 
@@ -285,6 +298,7 @@ class Connection:
         self.closed_event.set()
         self.ready.set()
         self._life.cancel()
+        self._leave_books()
         self.relay.disown(self)
         self.relay.unwatch(self._record.fd)
         loss = error if isinstance(error, ConnectionLostError) else None

@@ -48,8 +48,15 @@ class _Entry:
         self.connections: list[ClientConnection] = []
         self.dialling: _Attempt | None = None
 
-    def pick(self) -> ClientConnection | None:
-        """The oldest connection with room, so that later ones fall idle and end."""
+    def pick(self, generation: int = 0) -> ClientConnection | None:
+        """The oldest connection with room, so that later ones fall idle and end.
+
+        Connections that were opened with an older certificate than ``generation`` take no more
+        streams and close after their last one.
+        """
+        for connection in self.connections[:]:
+            if connection.generation < generation and connection.room > 0:
+                connection.leave()
         return next((c for c in self.connections if c.room > 0), None)
 
 
@@ -84,7 +91,7 @@ class Pool:
         await trio.lowlevel.checkpoint()
         while True:
             entry = self._entries.setdefault(key, _Entry())
-            connection = entry.pick()
+            connection = entry.pick(getattr(tls, "generation", 0))
             if connection is not None:
                 return connection.open(request)
             if entry.dialling is None:

@@ -10,10 +10,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.errors import HandshakeError
+from ambient.identity.core.crl import Revocation
 from ambient.identity.core.verify import peer_identity
 
 RECORD_BYTES: Final = 16_384
@@ -66,6 +67,16 @@ class RecordLayer:
             raise HandshakeError(peer, "the peer does not speak HTTP/2 (ALPN h2)")
         return peer_identity(self._tls.getpeercert() or {})
 
+    def admit(self, reporter: str, cut: Callable[[], None]) -> Callable[[], None]:
+        """Have the peer's chain judged now and whenever revocation lists change.
+
+        Answers how to end that. Raises RevokedError.
+        """
+        revocation: Revocation | None = getattr(self._tls.context, "revocation", None)
+        if revocation is None:
+            return lambda: None
+        return revocation.admit(_verified_chain(self._tls), reporter, cut)
+
     def read_into(self, view: memoryview) -> int:
         """Fill ``view`` (which is longer than a record) with what has arrived.
 
@@ -106,6 +117,15 @@ class RecordLayer:
             self._tls.unwrap()
         with suppress(OSError):
             self._tls.shutdown(socket.SHUT_WR)
+
+
+def _verified_chain(tls: ssl.SSLSocket) -> list[bytes]:
+    """The path that OpenSSL accepted, leaf first, in DER."""
+    public: Callable[[], list[bytes]] | None = getattr(tls, "get_verified_chain", None)
+    if public is not None:  # Python 3.13
+        return public()
+    inner: Any = tls._sslobj  # type: ignore[attr-defined]
+    return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_verified_chain()]
 
 
 def explain(peer: str, error: OSError) -> HandshakeError:

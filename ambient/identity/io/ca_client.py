@@ -43,6 +43,8 @@ class CaSettings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str
     cluster_id: str = "Kubernetes"
     alt_hostname: str = ""
+    headers: dict[str, str] = {}
+    """More metadata for every call."""
 
 
 class CaClient:
@@ -65,6 +67,7 @@ class CaClient:
         if impersonate:
             request.metadata.update({"ImpersonatedIdentity": str(identity)})
         metadata = [("clusterid", self._settings.cluster_id), *self._bearer()]
+        metadata += [(name.lower(), value) for name, value in self._settings.headers.items()]
         call = self._method()(request, timeout=CALL_TIMEOUT_S, metadata=metadata)
         try:
             return list((await _result(call)).cert_chain)

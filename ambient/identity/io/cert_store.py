@@ -1,12 +1,13 @@
 """The certificates of the identities that this process speaks for.
 
 One task for each identity fetches, renews at half life and backs off after failures. While a
-renewal fails the old certificate serves until it expires; afterwards callers fail at once with
-the last error instead of waiting.
+renewal fails the old certificate serves until it expires; afterwards callers are held for a few
+seconds in case the CA comes back, then fail with its last error.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import ssl
 import time
@@ -17,6 +18,7 @@ import trio
 
 from ambient.api.errors import MeshError
 from ambient.api.spiffe import Identity
+from ambient.identity.core.crl import Revocation
 from ambient.identity.core.csr import new_key_and_csr
 from ambient.identity.core.renewal import renew_at, retry_delay_s
 from ambient.identity.core.svid import Svid, SvidError, parse_svid
@@ -28,10 +30,15 @@ DEFAULT_TTL_S: Final = 86_400
 """What we ask for (Istio: SECRET_TTL)."""
 WARM_UP_AT_ONCE: Final = 4
 """Prefetches that run at the same time; a caller who waits never queues behind them."""
+HOLD_S: Final = 5.0
+"""How long callers are held once the CA has begun to fail: a retry may come in time, and then the
+connection never knew. Whoever comes later fails at once."""
 LONGEST_SLEEP_S: Final = 600.0
 """The wall clock may jump (suspend, time service), so the time of renewal is looked at again."""
 SOONEST_RENEWAL: Final = 0.1
 """Of the life that is left."""
+EARLY_SPREAD_S: Final = 5.0
+"""Renewals that something has caused for all identities at once are spread over this time."""
 
 log = get_logger("identity")
 
@@ -52,10 +59,22 @@ class _Entry:
         self.identity = identity
         self.svid: Svid | None = None
         self.error: MeshError | None = None
+        self.failures = 0
+        self.failing_since_s = math.inf
         self.answered = trio.Event()
+        self.changed = trio.Event()
+        """Set, and replaced, at every answer of the CA."""
+        self.renew = trio.Event()
+        """Set to renew before the time."""
         self.started = False
         self.scope = trio.CancelScope()
         self.contexts: dict[bool, ssl.SSLContext] = {}
+
+    def tell(self) -> None:
+        """Wake everybody who waits for an answer."""
+        self.answered.set()
+        self.changed.set()
+        self.changed = trio.Event()
 
 
 class CertStore:
@@ -70,12 +89,15 @@ class CertStore:
         impersonate: bool,
         *,
         ttl_s: int = DEFAULT_TTL_S,
+        revocation: Revocation | None = None,
         now: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """``revocation`` goes into every context that is handed out."""
         self._ca = ca
         self._impersonate = impersonate
         self._ttl_s = ttl_s
+        self._revocation = revocation
         self._now = now
         self._jitter = jitter
         self._entries: dict[Identity, _Entry] = {}
@@ -92,15 +114,21 @@ class CertStore:
                 nursery.start_soon(self._keep, entry)
 
     async def svid(self, identity: Identity) -> Svid:
-        """The current certificate; waits for the first one.
+        """The current certificate; waits for the first answer of the CA.
 
-        Raises the error of the last attempt where there is no usable certificate.
+        Where that is an error it waits for a better one, until ``HOLD_S`` after the first error,
+        then raises the last one.
         """
         entry = self._entry(identity)
         self._start(entry)
         await entry.answered.wait()
-        if entry.svid is not None and entry.svid.not_after_s > self._now():
-            return entry.svid
+        with trio.move_on_at(entry.failing_since_s + HOLD_S):
+            while (svid := self._usable(entry)) is None:
+                if self._entries.get(identity) is not entry:
+                    break  # forgotten: nobody will ask again
+                await entry.changed.wait()
+            else:
+                return svid
         raise _copy(entry.error, identity)
 
     async def client_context(self, identity: Identity) -> ssl.SSLContext:
@@ -124,7 +152,12 @@ class CertStore:
             entry.svid = None
             entry.contexts.clear()
             entry.scope.cancel()
-            entry.answered.set()
+            entry.tell()
+
+    def renew_all(self) -> None:
+        """Renew every certificate now (new roots come with it), spread over a few seconds."""
+        for entry in self._entries.values():
+            entry.renew.set()
 
     def states(self) -> dict[Identity, Svid | MeshError | None]:
         """For the admin page: a certificate, the last error, or None while fetching."""
@@ -153,32 +186,28 @@ class CertStore:
         svid = await self.svid(identity)
         contexts = self._entries[identity].contexts
         if server_side not in contexts:
-            contexts[server_side] = make_context(svid, server_side)
+            contexts[server_side] = make_context(svid, server_side, self._revocation)
         return contexts[server_side]
+
+    def _usable(self, entry: _Entry) -> Svid | None:
+        svid = entry.svid
+        return svid if svid is not None and svid.not_after_s > self._now() else None
 
     async def _keep(self, entry: _Entry) -> None:
         with entry.scope:
-            failures = 0
             while True:
+                entry.renew = trio.Event()
                 try:
                     svid = await self._fetch(entry.identity)
                 except MeshError as err:
-                    failures += 1
-                    delay = retry_delay_s(failures, self._jitter())
-                    log.warning(
-                        Event.CERT_FAILED,
-                        identity=str(entry.identity),
-                        error=str(err),
-                        retry_in_s=round(delay, 1),
-                    )
-                    entry.error = err
-                    entry.answered.set()
+                    delay = self._failed(entry, err)
                     await trio.sleep(delay)
                     continue
-                failures = 0
+                entry.failures = 0
+                entry.failing_since_s = math.inf
                 entry.svid, entry.error = svid, None
                 entry.contexts = {}
-                entry.answered.set()
+                entry.tell()
                 log.info(
                     Event.CERT_ISSUED,
                     identity=str(entry.identity),
@@ -186,7 +215,31 @@ class CertStore:
                 )
                 # One that arrives late in its life (back-dated, short) must not spin the CA.
                 soonest = self._now() + max(1.0, SOONEST_RENEWAL * (svid.not_after_s - self._now()))
-                await self._sleep_until(max(soonest, renew_at(svid, self._jitter())))
+                renewal = max(soonest, renew_at(svid, self._jitter()))
+                await self._sleep_until(renewal, entry.renew)
+                if entry.renew.is_set():
+                    await trio.sleep(self._jitter() * EARLY_SPREAD_S)
+
+    def _failed(self, entry: _Entry, error: MeshError) -> float:
+        """Note a failure; seconds until the next attempt."""
+        entry.failures += 1
+        entry.failing_since_s = min(entry.failing_since_s, trio.current_time())
+        delay = retry_delay_s(entry.failures, self._jitter())
+        valid = self._usable(entry)
+        if valid is not None:
+            # Not later than the end of what still serves.
+            delay = min(delay, max(1.0, valid.not_after_s - self._now()))
+        log.warning(
+            Event.CERT_FAILED,
+            identity=str(entry.identity),
+            error=str(error),
+            retry_in_s=round(delay, 1),
+            failures=entry.failures,
+            old_certificate="serves on" if valid else "none",
+        )
+        entry.error = error
+        entry.tell()
+        return delay
 
     async def _fetch(self, identity: Identity) -> Svid:
         key_pem, csr_pem = new_key_and_csr(identity)
@@ -198,10 +251,11 @@ class CertStore:
             raise SvidError(f"the CA's certificate for {identity} has already expired")
         return svid
 
-    async def _sleep_until(self, when_s: float) -> None:
+    async def _sleep_until(self, when_s: float, sooner: trio.Event) -> None:
         # No event says that the wall clock was set, so a long wait is cut into pieces.
-        while (left := when_s - self._now()) > 0:  # noqa: ASYNC110
-            await trio.sleep(min(left, LONGEST_SLEEP_S))
+        while (left := when_s - self._now()) > 0 and not sooner.is_set():
+            with trio.move_on_after(min(left, LONGEST_SLEEP_S)):
+                await sooner.wait()
 
 
 def _copy(error: MeshError | None, identity: Identity) -> MeshError:

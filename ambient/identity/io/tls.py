@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import ssl
 
+from ambient.identity.core.crl import Revocation
 from ambient.identity.core.svid import Svid
 
 HBONE_ALPN = "h2"
 
 
-def make_context(svid: Svid, server_side: bool) -> ssl.SSLContext:
+_generations = itertools.count(1)
+
+
+class PeerContext(ssl.SSLContext):
+    """A TLS context with what OpenSSL does not know about judging a peer."""
+
+    revocation: Revocation | None = None
+    """Asked for the peer's chain after every handshake."""
+    generation: int = 0
+    """Counts up in a process: of two contexts the later one has the newer certificate."""
+
+
+def make_context(
+    svid: Svid, server_side: bool, revocation: Revocation | None = None
+) -> PeerContext:
     """A context that shows ``svid`` and trusts its roots.
 
     Names are not checked here: peers are identified by SPIFFE id, after the handshake.
     """
     protocol = ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT
-    context = ssl.SSLContext(protocol)
+    context = PeerContext(protocol)
+    context.revocation = revocation
+    context.generation = next(_generations)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED

@@ -27,6 +27,7 @@ class Event(StrEnum):
     CONN_FAILED = "connection failed"
     POLICY_DENIED = "policy.denied"
     POLICY_DRY_RUN = "policy.dry_run"
+    POLICY_REJUDGED = "policy.judged_again"
 
     # xDS
     XDS_CONNECTED = "xds.connected"
@@ -37,6 +38,10 @@ class Event(StrEnum):
     # identity
     CERT_ISSUED = "cert.issued"
     CERT_FAILED = "cert.failed"
+    ROOTS_CHANGED = "roots.changed"
+    CRL_LOADED = "crl.loaded"
+    CRL_ABSENT = "crl.absent"
+    CRL_FAILED = "crl.failed"
 
     # ztunnel
     ZDS_CONNECTED = "zds.connected"
@@ -84,6 +89,17 @@ class Event(StrEnum):
     CERT_SIGNED = "cert.signed"
     CERT_REFUSED = "cert.refused"
     CA_READY = "ca.ready"
+    CA_CHANGED = "ca.changed"
+    CA_ROTATED = "ca.rotated"
+    CA_REFUSED = "ca.refused"
+    TRUSTED_ACCOUNTS = "ca.trusted_accounts"
+    TOKEN_STALE = "caller.stale_token"
+    API_SERVER_LOST = "api_server.lost"
+    API_SERVER_BACK = "api_server.back"
+    XDS_CLIENT_SLOW = "xds.client_slow"
+    XDS_CLIENT_LIMITED = "xds.client_limited"
+    ADMISSION_REFUSED = "admission.refused"
+    WEBHOOK_PATCHED = "webhook.patched"
     LEADER_ELECTED = "leader.elected"
     LEADER_LOST = "leader.lost"
     ROOT_PUBLISHED = "root.published"

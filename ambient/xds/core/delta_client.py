@@ -2,11 +2,14 @@
 
 What was accepted is remembered by version for the life of the process, so that a reconnect fetches
 only what changed. What was rejected is not: the server sends it again.
+
+A type on demand is not subscribed to as a whole; ``demand`` asks for single names, and the server
+adds what belongs to them (the workloads behind a service) and to our node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +28,10 @@ from ambient.xds.core.wire import (
 
 INVALID_ARGUMENT = 3
 """google.rpc.Code of a NACK."""
+WILDCARD = "*"
+MAX_ABSENT = 10_000
+"""Demanded names of nothing that stay subscribed, so that we hear when they become something: every
+address outside the mesh that a pod ever dialled."""
 MAX_REASON_BYTES = 4096
 """Of a NACK's message; gRPC would carry more, nobody would read it."""
 
@@ -72,14 +79,22 @@ class Received(msgspec.Struct, frozen=True):
     nonce: str
     versions: Mapping[str, str]
     """Of the resources in ``update.changed`` that were really readable."""
+    named: frozenset[str] = frozenset()
+    """Every name that the response says something about: also aliases and removals."""
 
 
 class DeltaClient:
-    """One subscription to every resource of some types."""
+    """One subscription to every resource of some types, and to single ones of others."""
 
-    def __init__(self, node: NodeInfo, types: Sequence[str]) -> None:
+    def __init__(
+        self, node: NodeInfo, types: Sequence[str], on_demand: Collection[str] = ()
+    ) -> None:
+        """``on_demand`` are those of ``types`` of which only demanded resources are wanted."""
         self._node = node
         self._types = tuple(types)
+        self._demanded: dict[str, set[str]] = {type_url: set() for type_url in on_demand}
+        self._absent: dict[str, None] = {}
+        """Demanded names behind which there is nothing, the oldest first."""
         self._held: dict[str, dict[str, str]] = {type_url: {} for type_url in types}
         self._answered: set[str] = set()
 
@@ -99,10 +114,36 @@ class DeltaClient:
             request = pb.DeltaDiscoveryRequest(
                 type_url=type_url, initial_resource_versions=self._held[type_url]
             )
+            if type_url in self._demanded:
+                # "Not everything": how istiod tells this from a client that names nothing.
+                request.resource_names_subscribe.append(WILDCARD)
+                request.resource_names_subscribe.extend(sorted(self._demanded[type_url]))
+                request.resource_names_unsubscribe.append(WILDCARD)
             request.node.id = self._node.id
             request.node.metadata.update(self._node.all_metadata())
             requests.append(request)
         return requests
+
+    def demand(self, type_url: str, name: str) -> pb.DeltaDiscoveryRequest | None:
+        """Subscribe to one name; None where that is not needed (any more)."""
+        names = self._demanded.get(type_url)
+        if names is None or name in names:
+            return None
+        names.add(name)
+        request = pb.DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=[name])
+        if len(self._absent) > MAX_ABSENT:
+            oldest = next(iter(self._absent))
+            self._absent.pop(oldest)
+            names.discard(oldest)
+            request.resource_names_unsubscribe.append(oldest)
+        return request
+
+    def _note_absent(self, received: Received) -> None:
+        for name in received.named.intersection(*self._demanded.values()):
+            if name in received.update.removed:
+                self._absent[name] = None
+            else:
+                self._absent.pop(name, None)
 
     def feed(self, response: pb.DeltaDiscoveryResponse) -> Received:
         """Read a response. Whatever it contains, the readable resources come out."""
@@ -125,6 +166,9 @@ class DeltaClient:
             tuple(rejected),
             response.nonce,
             versions,
+            frozenset(response.removed_resources).union(
+                *((item.name, *item.aliases) for item in response.resources)
+            ),
         )
 
     def answer(
@@ -143,6 +187,8 @@ class DeltaClient:
             for name in update.removed:
                 held.pop(name, None)
             self._answered.add(update.type_url)
+            if update.type_url in self._demanded:
+                self._note_absent(received)
         request = pb.DeltaDiscoveryRequest(type_url=update.type_url, response_nonce=received.nonce)
         if reasons := [str(bad) for bad in (*received.rejected, *late)]:
             request.error_detail.code = INVALID_ARGUMENT

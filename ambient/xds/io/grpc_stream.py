@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,8 @@ class XdsSettings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str
     cluster_id: str = "Kubernetes"
     alt_hostname: str = ""
+    headers: dict[str, str] = {}
+    """More metadata for every call."""
 
 
 class StreamEndedError(MeshError):
@@ -55,23 +57,22 @@ class StreamEndedError(MeshError):
         self.code = code
 
 
+Requests = queue.SimpleQueue[pb.DeltaDiscoveryRequest | None]
+"""The first request of each type, one for each response and each demand; None ends the stream. It
+stays short without a bound."""
 Answer = Callable[[pb.DeltaDiscoveryResponse, int], Awaitable[pb.DeltaDiscoveryRequest]]
 """Takes a response and its size in bytes, gives the ACK or NACK."""
 
 
-async def run_stream(
-    settings: XdsSettings, first: Iterable[pb.DeltaDiscoveryRequest], answer: Answer
-) -> None:
-    """One stream from its first requests to its end. Cancelling ends the call and its threads.
+async def run_stream(settings: XdsSettings, requests: Requests, answer: Answer) -> None:
+    """One stream until its end; sends ``requests`` as they come. Cancelling ends the call and its
+    threads.
 
     Always raises: StreamEndedError at the end, MeshError where our own files cannot be used.
     """
     metadata = [("clusterid", settings.cluster_id), *_bearer(settings)]
+    metadata += [(name.lower(), value) for name, value in settings.headers.items()]
     channel = _channel(settings)
-    # Two first requests, then one for each response: it stays short without a bound.
-    requests: queue.SimpleQueue[pb.DeltaDiscoveryRequest | None] = queue.SimpleQueue()
-    for request in first:
-        requests.put(request)
     call: Any = channel.stream_stream(
         METHOD,
         request_serializer=pb.DeltaDiscoveryRequest.SerializeToString,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import grpc
@@ -15,7 +15,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.delta_client import DeltaClient, NodeInfo, Update
 from ambient.xds.core.wire import BadResource
-from ambient.xds.io.grpc_stream import StreamEndedError, XdsSettings, run_stream
+from ambient.xds.io.grpc_stream import Requests, StreamEndedError, XdsSettings, run_stream
 from ambient.xds.io.stats import XdsStats
 
 __all__ = ["NodeInfo", "Update", "XdsSession", "XdsSettings"]
@@ -23,6 +23,8 @@ __all__ = ["NodeInfo", "Update", "XdsSession", "XdsSettings"]
 FIRST_RETRY_S: Final = 0.01
 LONGEST_RETRY_S: Final = 15.0
 """ztunnel src/xds/client.rs."""
+DEMAND_S: Final = 5.0
+"""A connection waits this long for what it asked for; upstream waits for ever."""
 
 log = get_logger("xds")
 
@@ -43,13 +45,16 @@ class XdsSession:
         types: Sequence[str],
         apply: Apply,
         *,
+        on_demand: Collection[str] = (),
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
-        self._client = DeltaClient(node, types)
+        self._client = DeltaClient(node, types, on_demand)
         self._apply = apply
         self._jitter = jitter
         self._failures = 0
+        self._requests: Requests = Requests()
+        self._wanted: dict[str, trio.Event] = {}
         self.synced = trio.Event()
         self.connected = False
         self.stats = XdsStats()
@@ -60,7 +65,10 @@ class XdsSession:
         while True:
             reason = "Error"
             try:
-                await run_stream(self._settings, self._client.connect(), self._receive)
+                self._requests = Requests()
+                for request in self._client.connect():
+                    self._requests.put(request)
+                await run_stream(self._settings, self._requests, self._receive)
             except StreamEndedError as err:
                 reason = _reason(err, self.connected)
                 self._report(err, reason)
@@ -72,6 +80,21 @@ class XdsSession:
             self._failures += 1
             # Half to all of it: the proxies of a whole cluster lose the control plane together.
             await trio.sleep(delay * (0.5 + 0.5 * self._jitter()))
+
+    async def demand(self, type_url: str, name: str) -> None:
+        """Have ``name`` in the state where the control plane knows it.
+
+        Returns at once for what was answered before; waits ``DEMAND_S`` at most.
+        """
+        answered = self._wanted.get(name)
+        if answered is None:
+            request = self._client.demand(type_url, name)
+            if request is None:
+                return
+            answered = self._wanted[name] = trio.Event()
+            self._requests.put(request)
+        with trio.move_on_after(DEMAND_S):
+            await answered.wait()
 
     async def _receive(
         self, response: pb.DeltaDiscoveryResponse, size: int
@@ -87,6 +110,8 @@ class XdsSession:
         for bad in (*received.rejected, *late):
             log.error(Event.XDS_REJECTED, type=response.type_url, name=bad.name, error=str(bad))
         request = self._client.answer(received, late)
+        for name in received.named.intersection(self._wanted):
+            self._wanted.pop(name).set()
         if self._client.synced and not self.synced.is_set():
             log.info(Event.XDS_SYNCED)
             self.synced.set()

@@ -33,6 +33,15 @@ def load(**env: str) -> Settings:
     return load_settings(Settings, BASE | env)
 
 
+def test_a_family_of_variables_is_one_field():
+    class Family(msgspec.Struct, frozen=True):
+        headers: dict[str, str] = msgspec.field(default={}, name="XDS_HEADER_*")
+
+    found = load_settings(Family, {"XDS_HEADER_x-tenant": "blue", "XDS_HEADER_": "", "XDS": "1"})
+    assert found.headers == {"x-tenant": "blue"}
+    assert load_settings(Family, {}).headers == {}
+
+
 def test_only_what_is_needed_is_read():
     assert load(UNRELATED="x") == Settings(xds_address="istiod:15012")
 

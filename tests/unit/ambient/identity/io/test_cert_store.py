@@ -119,14 +119,38 @@ async def test_while_renewals_fail_the_old_one_serves_until_it_expires(ca, store
     assert await store.svid(WEB) is not first
 
 
-async def test_failures_are_spaced_and_callers_do_not_wait_for_them(ca, store, autojump_clock):
+async def test_failures_are_spaced_and_only_the_first_callers_wait_for_them(
+    ca, store, autojump_clock
+):
     ca.failing = True
     for _ in range(2):
         with pytest.raises(CaError):
             await store.svid(WEB)
-    assert len(ca.asked) == 1
-    await trio.sleep(600)
+        assert now() - BASE == pytest.approx(5)
+    await trio.sleep(595)
     assert ca.times == [0, 1, 3, 7, 15, 31, 63, 127, 255, 405, 555]
+
+
+async def test_pain_02_a_ca_that_comes_back_within_seconds_is_never_noticed(
+    ca, store, autojump_clock
+):
+    ca.failing = True
+    async with trio.open_nursery() as users:
+        users.start_soon(store.svid, WEB)
+        await trio.sleep(2)
+        ca.failing = False
+    assert ca.times == [0, 1, 3]
+
+
+async def test_new_roots_are_fetched_for_everybody_at_once_without_a_gap(ca, store, autojump_clock):
+    identities = [WEB._replace(service_account=f"sa-{number}") for number in range(8)]
+    old = [await store.svid(identity) for identity in identities]
+    await trio.sleep(60)
+    store.renew_all()
+    await trio.sleep(10)
+    renewed = [await store.svid(one) for one in identities]
+    assert not any(one in old for one in renewed)
+    assert len(ca.asked) == 16
 
 
 async def test_a_certificate_that_arrives_late_in_its_life_does_not_spin(

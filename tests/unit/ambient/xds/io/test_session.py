@@ -3,8 +3,10 @@
 import re
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 import trio
+import trio.testing
 
 from ambient.api.address import NetworkAddress
 from ambient.api.pb import workload_pb2
@@ -38,11 +40,12 @@ POLICY = Authorization(name="p", namespace="shop", scope=Scope.NAMESPACE, action
 class Proxy:
     """A session that keeps a MeshState, and lets a test wait for what it knows."""
 
-    def __init__(self, control: FakeControlPlane) -> None:
+    def __init__(self, control: FakeControlPlane, on_demand=(), **headers) -> None:
         self.mesh = MeshState()
         self.updates = []
         self._changed = trio.Event()
-        self.session = XdsSession(XdsSettings(**control.settings()), NODE, TYPES, self.apply)
+        settings = XdsSettings(**control.settings(), headers=headers)
+        self.session = XdsSession(settings, NODE, TYPES, self.apply, on_demand=on_demand)
 
     def apply(self, update):
         self.updates.append(update)
@@ -189,3 +192,46 @@ async def test_a_missing_root_file_is_retried(tmp_path, nursery):
         with trio.fail_after(30):
             await proxy.session.synced.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_on_demand_only_what_is_asked_for_arrives_and_our_own_node(control, nursery):
+    control.xds.put(pod("a", "10.0.0.1"), pod("b", "10.0.0.2"), POLICY)
+    control.xds.put(msgspec.structs.replace(pod("local", "10.0.0.3"), node="node-1"))
+    proxy = Proxy(control, on_demand={ADDRESS_TYPE}, tenant="blue")
+    await nursery.start(proxy.session.run)
+    with trio.fail_after(30):
+        await proxy.session.synced.wait()
+    assert {w.name for w in proxy.mesh.workloads} == {"local"}
+    assert len(proxy.mesh.policies) == 1, "policies are never on demand"
+    assert control.xds.metadata[0]["tenant"] == "blue"
+
+    with trio.fail_after(30):
+        await proxy.session.demand(ADDRESS_TYPE, "/10.0.0.1")
+        assert {w.name for w in proxy.mesh.workloads} == {"local", "a"}
+        await proxy.session.demand(ADDRESS_TYPE, "/8.8.8.8")  # nothing is there, and that is known
+        await proxy.session.demand(ADDRESS_TYPE, "/8.8.8.8")
+    asked = [r for r in control.xds.requests if list(r.resource_names_subscribe) == ["/8.8.8.8"]]
+    assert len(asked) == 1
+
+    # what was asked for stays current, also over a reconnect; the rest stays away
+    control.xds.put(pod("c", "8.8.8.8"), pod("d", "10.0.0.9"))
+    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "c"))
+    control.xds.end_streams()
+    await poll(lambda: len(control.xds.metadata) == 2)
+    control.xds.put(msgspec.structs.replace(pod("a", "10.0.0.1"), canonical_name="new"))
+    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "a").canonical_name == "new")
+    assert {w.name for w in proxy.mesh.workloads} == {"local", "a", "c"}
+
+
+async def test_what_is_asked_for_while_the_control_plane_is_away_comes_with_it(control, nursery):
+    control.xds.put(pod("a", "10.0.0.1"))
+    proxy = Proxy(control, on_demand={ADDRESS_TYPE})
+    await nursery.start(proxy.session.run)
+    with trio.fail_after(30):
+        await proxy.session.synced.wait()
+        control.stop()
+        async with trio.open_nursery() as callers:
+            callers.start_soon(proxy.session.demand, ADDRESS_TYPE, "/10.0.0.1")
+            await trio.testing.wait_all_tasks_blocked()
+            control.start()
+    assert proxy.mesh.workload_of_pod("shop", "a")
