@@ -14,10 +14,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
 from ambient.api.errors import MeshError
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from ambient.api.type_urls import AUTHORIZATION_TYPE
 from ambient.hbone.io.relay import Relay
-from ambient.identity.io.ca_client import CaClient, CaSettings
-from ambient.identity.io.cert_store import CertStore
 from ambient.net.core.wire import Add
 from ambient.net.io.netns import Netns
 from ambient.state.core.mesh import MeshState
@@ -27,9 +25,10 @@ from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_h
 from ambient.telemetry.io.logs import get_logger, levels
 from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
 from ambient.xds.core.wire import BadResource
-from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
+from ambient.xds.io.session import Update
 from ztunnel.io.admin import admin_routes
 from ztunnel.io.connections import Connections
+from ztunnel.io.control_plane import ControlPlane
 from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.node import IdentityUse, Node
 from ztunnel.io.pod import Pod
@@ -40,7 +39,6 @@ from ztunnel.settings import Settings
 
 STATE_MANAGER: Final = "state manager"
 PROXY: Final = "proxy"
-XDS_TYPES: Final = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
 
 log = get_logger("app")
 
@@ -60,8 +58,8 @@ class _Tunnel:
         self._stopping = stopping
         self._view = MeshView(MeshState(), settings.network)
         self._metrics = TrafficMetrics()
-        self._ca = CaClient(_ca_settings(settings))
-        certs = CertStore(self._ca, impersonate=True, ttl_s=round(settings.secret_ttl_s))
+        self._control = ControlPlane(settings, self._apply)
+        certs = self._control.certs
         self._node = Node(
             settings=settings,
             view=self._view,
@@ -76,12 +74,14 @@ class _Tunnel:
         self._registry = CollectorRegistry()
         for collector in (self._metrics, self._node.dns_metrics, ProxyCounts(self._pods)):
             self._registry.register(collector)
+        if self._control.revocation is not None:
+            self._registry.register(self._control.revocation)
         ProcessCollector(registry=self._registry)
 
     async def run(self) -> None:
         """Start everything in order; end it in the reverse one."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._node.certs.run)
+            await nursery.start(self._control.run)
             await nursery.start(self._node.relay.run)
             await nursery.start(self._pods.run)
             for port, host, routes in self._endpoints():
@@ -95,7 +95,7 @@ class _Tunnel:
                     talking.cancel()
             await self._drain()
             nursery.cancel_scope.cancel()
-        self._ca.close()
+        self._control.close()
 
     def _endpoints(self) -> Iterator[tuple[int, str, Routes]]:
         settings = self._settings
@@ -114,10 +114,8 @@ class _Tunnel:
 
     async def _sync(self, nursery: trio.Nursery) -> None:
         """Wait for the first answer to everything that we asked the control plane for."""
-        if self._settings.xds_address:
-            session = XdsSession(
-                _xds_settings(self._settings), _node_info(self._settings), XDS_TYPES, self._apply
-            )
+        session = self._control.session
+        if session is not None:
             self._registry.register(session.stats)
             nursery.start_soon(session.run)
             async with trio.open_nursery() as either:
@@ -162,42 +160,3 @@ async def _serve(nursery: trio.Nursery, host: str, port: int, routes: Routes) ->
 async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-def _xds_settings(settings: Settings) -> XdsSettings:
-    address, plain = _split_scheme(settings.xds_address)
-    return XdsSettings(
-        address=address,
-        root_ca_file="" if plain else settings.xds_root_ca,
-        token_file=settings.auth_token,
-        cluster_id=settings.cluster_id,
-        alt_hostname=settings.alt_xds_hostname,
-    )
-
-
-def _ca_settings(settings: Settings) -> CaSettings:
-    address, plain = _split_scheme(settings.ca_address)
-    return CaSettings(
-        address=address,
-        root_ca_file="" if plain else settings.ca_root_ca,
-        token_file=settings.auth_token,
-        cluster_id=settings.cluster_id,
-        alt_hostname=settings.alt_ca_hostname,
-    )
-
-
-def _split_scheme(address: str) -> tuple[str, bool]:
-    """``host:port`` and whether it is spoken to in plain text (``http://``)."""
-    scheme, separator, rest = address.rpartition("://")
-    return rest.rstrip("/"), bool(separator) and scheme == "http"
-
-
-def _node_info(settings: Settings) -> NodeInfo:
-    return NodeInfo(
-        kind="ztunnel",
-        ip=settings.instance_ip,
-        name=settings.pod_name,
-        namespace=settings.pod_namespace,
-        node_name=settings.node_name,
-        metadata={"CLUSTER_ID": settings.cluster_id},
-    )
