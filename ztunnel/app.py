@@ -13,7 +13,6 @@ import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
-from ambient.api.errors import MeshError
 from ambient.api.type_urls import AUTHORIZATION_TYPE
 from ambient.hbone.io.relay import Relay
 from ambient.net.core.wire import Add
@@ -21,7 +20,7 @@ from ambient.net.io.netns import Netns
 from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
-from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
+from ambient.telemetry.io.http import Request, Response, Routes
 from ambient.telemetry.io.logs import get_logger, levels
 from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
 from ambient.xds.core.wire import BadResource
@@ -29,6 +28,7 @@ from ambient.xds.io.session import Update
 from ztunnel.io.admin import admin_routes
 from ztunnel.io.connections import Connections
 from ztunnel.io.control_plane import ControlPlane
+from ztunnel.io.endpoints import Endpoint
 from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.node import IdentityUse, Node
 from ztunnel.io.pod import Pod
@@ -56,7 +56,9 @@ class _Tunnel:
     def __init__(self, settings: Settings, stopping: trio.Event) -> None:
         self._settings = settings
         self._stopping = stopping
-        self._view = MeshView(MeshState(), settings.network)
+        self._view = MeshView(
+            MeshState(), settings.network, settings.node_name, settings.cluster_id
+        )
         self._metrics = TrafficMetrics()
         self._control = ControlPlane(settings, self._apply)
         certs = self._control.certs
@@ -77,6 +79,7 @@ class _Tunnel:
         if self._control.revocation is not None:
             self._registry.register(self._control.revocation)
         ProcessCollector(registry=self._registry)
+        self._endpoints = list(self._make_endpoints())
 
     async def run(self) -> None:
         """Start everything in order; end it in the reverse one."""
@@ -84,8 +87,8 @@ class _Tunnel:
             await nursery.start(self._control.run)
             await nursery.start(self._node.relay.run)
             await nursery.start(self._pods.run)
-            for port, host, routes in self._endpoints():
-                await _serve(nursery, host, port, routes)
+            for endpoint in self._endpoints:
+                await nursery.start(endpoint.run, self._settings.inpod_port_reuse)
             await self._sync(nursery)
             with trio.CancelScope() as talking:
                 async with trio.open_nursery() as agent:
@@ -97,17 +100,17 @@ class _Tunnel:
             nursery.cancel_scope.cancel()
         self._control.close()
 
-    def _endpoints(self) -> Iterator[tuple[int, str, Routes]]:
+    def _make_endpoints(self) -> Iterator[Endpoint]:
         settings = self._settings
         ready = Routes()
         ready.add("/healthz/ready", self._answer_ready, methods=("GET",))
-        yield settings.readiness_port, "", ready
+        yield Endpoint("", settings.readiness_port, ready)
         stats = Routes()
         for path in ("/metrics", "/stats/prometheus"):
             stats.add(path, metrics_handler(self._registry), methods=())
-        yield settings.stats_port, "", stats
+        yield Endpoint("", settings.stats_port, stats)
         admin = admin_routes(self._node, self._pods, self._stopping, str(levels))
-        yield settings.admin_port, "localhost", admin
+        yield Endpoint("localhost", settings.admin_port, admin)
 
     async def _answer_ready(self, _: Request) -> Response:
         return Response(*self._readiness.answer())
@@ -138,23 +141,13 @@ class _Tunnel:
             deadline_s=self._settings.drain_s,
         )
         self._readiness.wait_for(PROXY)
+        for endpoint in self._endpoints:
+            endpoint.give_way()
         self._pods.drain()
         await self._pods.finished()
 
     def _make_pod(self, info: Add, netns: Netns) -> Pod:
         return Pod(self._node, info, netns)
-
-
-async def _serve(nursery: trio.Nursery, host: str, port: int, routes: Routes) -> None:
-    try:
-        listeners = await listen(host, port)
-    except OSError as error:
-        raise MeshError(
-            f"cannot listen on port {port}: {error.strerror or error}",
-            hint="is another ztunnel running in this network namespace? "
-            "ADMIN_PORT, STATS_PORT and READINESS_PORT choose other ports",
-        ) from None
-    nursery.start_soon(serve_http, listeners, routes)
 
 
 async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:

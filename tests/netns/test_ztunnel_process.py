@@ -1,12 +1,10 @@
 """The program itself: started as a process, told by a control plane and a node agent."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -18,81 +16,12 @@ from ambient.net.io import nft
 from tests.fakes.xds_server import FakeControlPlane
 from tests.fakes.zds_agent import ZdsAgent
 from tests.netns.lan import echo, exchange, read_all
+from tests.netns.program import ztunnel
 from tests.netns.tunnel import workload
 
 pytestmark = pytest.mark.netns
 
-READY = "http://localhost:15021/healthz/ready"
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/"
-
-
-class Program:
-    """One running ztunnel and its output."""
-
-    def __init__(self, process, output):
-        self.process = process
-        self._output = output
-
-    def access_log(self):
-        lines = [json.loads(line) for line in self._output.read_text().splitlines()]
-        return [line for line in lines if line["scope"] == "access"]
-
-    def events(self):
-        return [json.loads(line)["message"] for line in self._output.read_text().splitlines()]
-
-    async def until_ready(self):
-        await self.until_answer(lambda answer: answer == "ready\n")
-
-    async def until_answer(self, condition):
-        async with httpx.AsyncClient(trust_env=False) as http:
-            with trio.fail_after(30):
-                while not condition(await self._ask(http)):
-                    assert self.process.poll() is None, self._output.read_text()
-                    await trio.sleep(0.02)
-
-    async def _ask(self, http):
-        try:
-            return (await http.get(READY)).text
-        except httpx.TransportError:
-            return ""
-
-    async def ended(self):
-        """Its exit code."""
-        with trio.fail_after(30):
-            while self.process.poll() is None:
-                await trio.sleep(0.02)
-        return self.process.returncode
-
-
-def start(output, env):
-    command = [sys.executable, "-m", "ztunnel", "proxy", "ztunnel"]
-    with output.open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=env)
-
-
-@asynccontextmanager
-async def ztunnel(tmp_path, control, agent_path, **more):
-    settings = control.settings()
-    output = tmp_path / f"ztunnel-{len(list(tmp_path.glob('ztunnel-*')))}.log"
-    env = os.environ | {
-        "XDS_ADDRESS": f"https://{settings['address']}",
-        "CA_ADDRESS": settings["address"],
-        "XDS_ROOT_CA": settings["root_ca_file"],
-        "CA_ROOT_CA": settings["root_ca_file"],
-        "AUTH_TOKEN": settings["token_file"],
-        "ALT_XDS_HOSTNAME": settings["alt_hostname"],
-        "ALT_CA_HOSTNAME": settings["alt_hostname"],
-        "INPOD_UDS": str(agent_path),
-        "LOG_FORMAT": "json",
-        "LOG_LEVEL": "debug",
-        **more,
-    }
-    process = start(output, env)
-    try:
-        yield Program(process, output)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

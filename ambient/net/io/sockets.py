@@ -194,6 +194,7 @@ def _bound(family: socket.AddressFamily, host: str, port: int, options: ListenOp
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(SOL_IPV6, socket.IPV6_V6ONLY, 1 if options.host else 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after one that has just left
         if options.reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         set_mark(sock, options.mark)
