@@ -12,7 +12,9 @@ from ambient.api.address import NetworkAddress
 from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, StringMatch
 from ambient.api.service import GatewayAddress, NamespacedHostname, Port, Service
 from ambient.net.core import rules
+from ambient.net.core.wire import Add
 from ambient.net.io import nft
+from ambient.net.io.netns import Netns
 from ambient.telemetry.io import logs
 from tests.netns.lan import echo, exchange, read_all, tell_peer
 from tests.netns.tunnel import Tunnel, capture_log, running, workload
@@ -307,6 +309,23 @@ async def test_an_application_cannot_use_the_tunnels_ports(lan, web, api, log):
                 assert await read_all(stream) is None
         for line in await log.wait(5, "connection failed"):
             assert "recursive call" in line["error"]
+
+
+async def test_pain_37_a_namespace_is_one_pods_and_only_with_its_address(lan, web, api, log):
+    tunnel = Tunnel()
+    async with running(tunnel) as nursery:
+        await api.serve(8080, tell_peer, nursery)
+        await both_enrolled(tunnel, web, api)
+        namespace = Netns.open(f"/proc/self/fd/{web.netns.fd}")
+        with pytest.raises(PodStartError, match=r"already served as that of shop/web \(uid web\)"):
+            await tunnel.pods.add(Add("other", "other", "shop", "other"), namespace)
+        tunnel.pods.delete("other")
+        # The control plane says that the pod is elsewhere: this namespace must not speak for it.
+        tunnel.know(msgspec.structs.replace(workload(web), addresses=(ip_address("10.9.9.9"),)))
+        async with await web.dial(api.ip, 8080) as stream:
+            assert await read_all(stream) is None
+        (line,) = await log.wait(1, "connection failed")
+        assert "has none of its addresses (10.9.9.9)" in line["error"]
 
 
 async def test_a_port_in_use_leaves_the_pod_pending_and_names_the_port(web, log):

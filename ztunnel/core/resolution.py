@@ -65,7 +65,7 @@ def read_answer(data: bytes, name: str, kind: int, number: int) -> Answer | None
     """
     try:
         record = DNSRecord.parse(data)
-    except DNSError:
+    except (DNSError, RecursionError):  # the latter: a chain of thousands of pointers
         return None
     asked = [(_plain(q.qname), q.qtype) for q in record.questions]
     if record.header.id != number or not record.header.qr or asked != [(name.lower(), kind)]:

@@ -7,6 +7,7 @@ import socket
 from ambient.api.address import HostPort, IPAddress, NetworkAddress, parse_ip
 from ambient.api.errors import MeshError
 from ambient.api.workload import Workload
+from ambient.hbone.core import proxy_status
 from ambient.hbone.core.errors import ConnectionLostError
 from ambient.hbone.io.server import serve
 from ambient.hbone.io.stream import HboneStream
@@ -24,8 +25,7 @@ from ztunnel.core.headers import (
     forwarded_network,
     read_baggage,
 )
-from ztunnel.io.failures import ConnectionFailedError, DeniedError
-from ztunnel.io.mesh_view import UnknownWorkloadError
+from ztunnel.io.failures import ConnectionFailedError, DeniedError, denied
 from ztunnel.io.node import Node, PodParts
 
 log = get_logger("inbound")
@@ -39,7 +39,7 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source:
         return  # gone before we got to it
     attempt = describe.attempt(Direction.INBOUND, peer, local)
     try:
-        server = await node.view.workload_of(pod.info)
+        server = await pod.identity.workload()
         tls = await node.certs.server_context(server.identity)
         tune(sock, None)
 
@@ -78,8 +78,8 @@ class _Connect:
             forwarded_host=forwarded_host(request.headers),
         )
         try:
-            server = await node.view.workload_of(self._pod.info)
-        except UnknownWorkloadError as error:
+            server = await self._pod.identity.workload()
+        except MeshError as error:
             self._refuse(UNAVAILABLE, error)
             return
         decision = admit_connect(
@@ -104,8 +104,9 @@ class _Connect:
         described = describe.inbound(facts)
         with node.connections.open(self._pod.info, described, "HBONE") as live:
             if isinstance(decision, Denial):
-                stream.refuse(decision.status)
-                raise DeniedError(decision)
+                error = denied(node.view.state, server, decision)
+                stream.refuse(decision.status, (proxy_status.denied(error.reason),))
+                raise error
             node.connections.admitted(live, server, decision)
             try:
                 upstream = await self._dial(decision, source if keep_source else None)

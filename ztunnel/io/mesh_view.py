@@ -27,9 +27,10 @@ class UnknownWorkloadError(MeshError):
 class MeshView:
     """One writer (the xDS session), many readers; all on one thread."""
 
-    def __init__(self, state: MeshState, network: str) -> None:
+    def __init__(self, state: MeshState, network: str, node: str = "", cluster: str = "") -> None:
         self.state: Final = state
         self.network: Final = network
+        self._home = (cluster, node)
         self._changed = trio.Event()
 
     def notify(self) -> None:
@@ -42,16 +43,13 @@ class MeshView:
         await self._changed.wait()
 
     def find(self, info: Add) -> Workload | None:
-        """Our pod as the control plane knows it: name, namespace and account must all agree."""
-        workload = self.state.workload_of_pod(info.namespace, info.name)
-        if workload is None or workload.service_account != info.service_account:
-            return None
-        return workload
+        """Our pod as the control plane knows it: name, namespace and account must all agree.
 
-    async def workload_of(self, info: Add) -> Workload:
-        """As ``find``, but wait for it. Raises UnknownWorkloadError after ``WORKLOAD_WAIT_S``."""
-        with trio.move_on_after(WORKLOAD_WAIT_S):
-            while (found := self.find(info)) is None:
-                await self.changed()
-            return found
-        raise UnknownWorkloadError(info)
+        Other clusters may have a pod of the same name; the one on our own node is ours.
+        """
+        found = [
+            one
+            for one in self.state.workloads_of_pod(info.namespace, info.name)
+            if one.service_account == info.service_account
+        ]
+        return max(found, key=lambda one: (one.cluster_id, one.node) == self._home, default=None)

@@ -17,6 +17,7 @@ from ambient.telemetry.io.metrics_http import TrafficMetrics
 from ztunnel.io.connections import Connections
 from ztunnel.io.dns_metrics import DnsMetrics
 from ztunnel.io.mesh_view import MeshView
+from ztunnel.io.pod_identity import PodIdentity
 from ztunnel.io.resolver import Resolver
 from ztunnel.settings import Settings
 
@@ -95,3 +96,5 @@ class PodParts:
     """Tunnels that we dial."""
     drain: Drain
     """Tunnels that we accepted."""
+    identity: PodIdentity
+    """Who it is."""

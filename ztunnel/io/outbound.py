@@ -52,7 +52,7 @@ async def carry(node: Node, pod: PodParts, client: Client) -> None:
     """Take a connection to wherever its destination leads, and stay with it to its end."""
     started_s = trio.current_time()
     try:
-        workload = await node.view.workload_of(pod.info)
+        workload = await pod.identity.workload()
         hop = _first_hop(node, workload, client.original)
     except MeshError as error:
         attempt = describe.attempt(Direction.OUTBOUND, client.peer, client.original)

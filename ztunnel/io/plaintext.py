@@ -10,7 +10,7 @@ from ambient.net.io.sockets import connect_in, original_destination, peer_addres
 from ambient.telemetry.core.access_record import Direction
 from ztunnel.core import describe
 from ztunnel.core.admit import Denial, admit_plaintext
-from ztunnel.io.failures import DeniedError, reset
+from ztunnel.io.failures import DeniedError, denied, reset
 from ztunnel.io.node import Node, PodParts
 
 
@@ -23,7 +23,7 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source:
     attempt = describe.attempt(Direction.INBOUND, peer, original)
     source = parse_ip(peer.host)
     try:
-        server = await node.view.workload_of(pod.info)
+        server = await pod.identity.workload()
         assert source is not None  # the kernel says where a connection comes from
         decision = admit_plaintext(node.view.state, server, source, original)
         if isinstance(decision, Denial) and decision.verdict is None:
@@ -43,7 +43,7 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source:
     with node.connections.open(pod.info, describe.inbound(facts), "TCP") as live:
         try:
             if isinstance(decision, Denial):
-                raise DeniedError(decision)
+                raise denied(node.view.state, server, decision)
             node.connections.admitted(live, server, decision)
             upstream = await connect_in(
                 pod.netns,

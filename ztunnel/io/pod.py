@@ -30,6 +30,7 @@ from ztunnel.io.accept import Acceptor, Handler, last_handshakes
 from ztunnel.io.dns import DnsProxy, open_dns
 from ztunnel.io.mesh_view import UnknownWorkloadError
 from ztunnel.io.node import Node, PodParts
+from ztunnel.io.pod_identity import ForeignNamespaceError, PodIdentity
 from ztunnel.io.pods import PodStartError
 
 _HINTS: Final = {
@@ -50,13 +51,14 @@ class Pod:
         self.info: Final = info
         self.netns: Final = netns
         self._node = node
+        self._identity = PodIdentity(node.view, info, netns)
         self._stopping = trio.Event()
         self._drain_s = 0.0
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Listen, serve, drain. Raises PodStartError where a port cannot be bound."""
         pool = Pool(self._node.relay, self._node.pool_settings)
-        parts = PodParts(self.info, self.netns, pool, Drain())
+        parts = PodParts(self.info, self.netns, pool, Drain(), self._identity)
         with self._listeners() as listeners, self._dns(parts) as dns, closing(pool):
             async with trio.open_nursery() as background:
                 background.start_soon(self._hold_certificate)
@@ -159,9 +161,9 @@ class Pod:
         """Have the certificate before the first connection asks for it; keep it until the end."""
         while True:
             try:
-                workload = await self._node.view.workload_of(self.info)
+                workload = await self._identity.workload()
                 break
-            except UnknownWorkloadError:
+            except (UnknownWorkloadError, ForeignNamespaceError):
                 continue  # the control plane is late; a connection would be told, we wait on
         self._node.identities.take(workload.identity)
         try:

@@ -132,6 +132,7 @@ class Pods:
                 return
             self._stop(info.uid, 0.0)
         try:
+            self._check_claim(info, netns)
             await nursery.start(self._own, self._make(info, netns))
         except PodStartError as error:
             scope = trio.CancelScope()
@@ -193,6 +194,7 @@ class Pods:
                     await trio.sleep(self._retry_s)
                     try:
                         assert self._nursery is not None  # we run in it
+                        self._check_claim(info, netns)
                         await self._nursery.start(self._own, self._make(info, netns))
                         served = True
                     except PodStartError as error:
@@ -203,6 +205,15 @@ class Pods:
             if self._pending.get(info.uid) is scope:
                 del self._pending[info.uid]
         self._update_readiness()
+
+    def _check_claim(self, info: Add, netns: Netns) -> None:
+        """A namespace is one pod's. Raises PodStartError where another one has it."""
+        for uid, proxy in self._running.items():
+            if uid != info.uid and proxy.netns.key == netns.key:
+                raise PodStartError(
+                    f"network namespace {netns.key[1]} of pod {_name(info)} (uid {info.uid}) is "
+                    f"already served as that of {_name(proxy.info)} (uid {uid})"
+                )
 
     def _stop(self, uid: str, drain_s: float) -> None:
         proxy = self._running.pop(uid, None)

@@ -80,7 +80,7 @@ async def _resolved(node: Node, pod: PodParts, target: HostPort) -> HostPort:
     """A name as the pod's own DNS would give it, mesh names first. Raises MeshError."""
     if target.ip is not None:
         return target
-    client = await node.view.workload_of(pod.info)
+    client = await pod.identity.workload()
     asker = Asker(client.namespace, client.network)
     settings = node.settings
     zone = Zone(settings.cluster_domain, settings.prefered_service_namespace, settings.ipv6_enabled)

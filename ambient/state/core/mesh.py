@@ -97,6 +97,11 @@ class MeshState:
 
     def workload_of_pod(self, namespace: str, name: str) -> Workload | None:
         """By the pod's name."""
+        found = self.workloads.of_pod(namespace, name)
+        return found[0] if found else None
+
+    def workloads_of_pod(self, namespace: str, name: str) -> tuple[Workload, ...]:
+        """By name, the likeliest pod first; other clusters may have pods of the same name."""
         return self.workloads.of_pod(namespace, name)
 
     def service(self, key: NamespacedHostname) -> Service | None:

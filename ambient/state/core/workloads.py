@@ -20,7 +20,7 @@ class Workloads:
     def __init__(self) -> None:
         self._by_uid: dict[str, Workload] = {}
         self._by_address: dict[NetworkAddress, tuple[Workload, ...]] = {}
-        self._by_pod: dict[tuple[str, str], tuple[Workload, ...]] = {}
+        self._by_name: dict[tuple[str, str], tuple[Workload, ...]] = {}
 
     def __iter__(self) -> Iterator[Workload]:
         return iter(self._by_uid.values())
@@ -38,8 +38,7 @@ class Workloads:
         self._by_uid[workload.uid] = workload
         for address in _indexed_addresses(workload):
             _add(self._by_address, address, workload)
-        if POD_MARK in workload.uid:
-            _add(self._by_pod, (workload.namespace, workload.name), workload)
+        _add(self._by_name, (workload.namespace, workload.name), workload)
         return old
 
     def remove(self, uid: str) -> Workload | None:
@@ -48,18 +47,16 @@ class Workloads:
         if old is not None:
             for address in _indexed_addresses(old):
                 _discard(self._by_address, address, old)
-            if POD_MARK in uid:
-                _discard(self._by_pod, (old.namespace, old.name), old)
+            _discard(self._by_name, (old.namespace, old.name), old)
         return old
 
     def at(self, address: NetworkAddress) -> tuple[Workload, ...]:
         """Every workload with this address, the likeliest owner first."""
         return self._by_address.get(address, ())
 
-    def of_pod(self, namespace: str, name: str) -> Workload | None:
-        """The workload that is this pod."""
-        found = self._by_pod.get((namespace, name), ())
-        return found[0] if found else None
+    def of_pod(self, namespace: str, name: str) -> tuple[Workload, ...]:
+        """Every workload of this name, pods first."""
+        return self._by_name.get((namespace, name), ())
 
 
 def _indexed_addresses(workload: Workload) -> list[NetworkAddress]:

@@ -1,11 +1,12 @@
 """Our own pods as the control plane knows them, and waiting for that."""
 
-import pytest
+import msgspec
 import trio
+import trio.testing
 
 from ambient.net.core.wire import Add
 from tests.unit.ztunnel.core.mesh_builder import mesh, workload
-from ztunnel.io.mesh_view import MeshView, UnknownWorkloadError
+from ztunnel.io.mesh_view import MeshView
 
 WEB = workload("web-1", "10.0.0.1", service_account="web")
 
@@ -17,21 +18,17 @@ def test_name_namespace_and_account_must_all_agree():
     assert view.find(Add("u", "web-1", "other", "web")) is None
 
 
-async def test_a_connection_waits_for_its_workload(autojump_clock):
+def test_the_pod_on_our_own_node_is_ours():
+    here = workload("web-1", "10.0.0.1", service_account="web", node="n1", cluster_id="c1")
+    there = msgspec.structs.replace(here, uid="c2//Pod/shop/web-1", node="n1", cluster_id="c2")
+    elsewhere = msgspec.structs.replace(here, uid="c0//Pod/shop/web-1", node="n2")
+    view = MeshView(mesh(elsewhere, here, there), "", "n1", "c1")
+    assert view.find(Add("u", "web-1", "shop", "web")) == here
+
+
+async def test_whoever_waits_hears_of_a_change(autojump_clock):
     view = MeshView(mesh(), "")
-
-    async def arrive_late():
-        await trio.sleep(4.9)
-        view.state.apply("type.googleapis.com/istio.workload.Address", {"": WEB})
-        view.notify()
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(arrive_late)
-        assert await view.workload_of(Add("u", "web-1", "shop", "web")) == WEB
-
-
-async def test_but_not_for_ever(autojump_clock):
-    view = MeshView(mesh(), "")
-    with pytest.raises(UnknownWorkloadError, match="shop/web-1"):
-        await view.workload_of(Add("u", "web-1", "shop", "web"))
-    assert trio.current_time() == pytest.approx(5.0)
+        nursery.start_soon(view.changed)
+        await trio.testing.wait_all_tasks_blocked()
+        view.notify()

@@ -126,8 +126,9 @@ async def test_a_deleted_pod_drains(agent, tunnel, netns):
 async def test_a_lost_agent_leaves_pods_alone_and_the_next_snapshot_reaps(agent, tunnel, netns):
     async with agent.connection() as link:
         await link.add(netns, "stays")
-        await link.add(netns, "kept")
-        await link.add(netns, "leaves")
+        for uid in ("kept", "leaves"):
+            with netns_elsewhere() as own:
+                await link.add(own, uid)
         await link.snapshot()
     await tunnel.until(lambda: not tunnel.readiness.ready)
     assert set(tunnel.pods.running) == {"stays", "kept", "leaves"}
@@ -139,6 +140,18 @@ async def test_a_lost_agent_leaves_pods_alone_and_the_next_snapshot_reaps(agent,
         assert set(tunnel.pods.running) == {"stays", "kept"}
         assert len(tunnel.made) == 3
         assert tunnel.readiness.ready
+
+
+async def test_pain_37_a_namespace_that_is_another_pods_is_refused(agent, tunnel, netns):
+    async with agent.connection() as link:
+        await link.add(netns, "u1", "web")
+        refused = await link.add(netns, "u2", "other")
+        assert f"namespace {netns.key[1]} of pod shop/other (uid u2)" in refused
+        assert "already served as that of shop/web (uid u1)" in refused
+        await link.snapshot()
+        assert set(tunnel.pods.running) == {"u1"}
+        await link.ask(Del("u1"))  # the mistake was the first one
+        await tunnel.until(lambda: set(tunnel.pods.running) == {"u2"})
 
 
 async def test_a_pod_that_fails_is_refused_and_tried_again(agent, tunnel, netns):
