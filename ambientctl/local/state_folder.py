@@ -51,7 +51,9 @@ class StateFolder:
         """
         try:
             self.remove()
-            self.logs.mkdir(parents=True, mode=0o700)
+            with contextlib.suppress(FileNotFoundError):  # another mesh took the parent away
+                self.logs.mkdir(parents=True, mode=0o700)
+            self.logs.mkdir(parents=True, mode=0o700, exist_ok=True)
             self.path.chmod(0o700)
         except OSError as error:
             raise MeshError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,7 +28,6 @@ ENVIRONMENT = {
     "CA_ROOT_CA": "/var/run/secrets/istio/root-cert.pem",
     "AUTH_TOKEN": "/var/run/secrets/tokens/istio-token",
     "RUST_LOG": "info",
-    "ISTIO_META_DNS_CAPTURE": "false",
 }
 
 pytestmark = pytest.mark.skipif(
@@ -74,7 +74,10 @@ def pin(daemon_set: dict[str, object], node: str) -> None:
 
 
 @pytest.mark.parametrize("node", ["node-1", "node-2"])
-async def test_the_story_holds_with_a_real_ztunnel_on(node: str) -> None:
+async def test_the_story_holds_with_a_real_ztunnel_on(
+    node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     outcomes = []
     async with mesh_with_peer_on(node) as stage, echo_connection(stage):
         await play(STORY, stage, outcomes.append)
