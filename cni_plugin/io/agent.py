@@ -30,6 +30,7 @@ from ambient.kube.io.client import KubeClient
 from ambient.net.core import rules
 from ambient.net.io import nft, tunnel_flows
 from ambient.net.io.netns import Netns
+from ambient.net.io.zds_link import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from cni_plugin.core import enrol
@@ -44,7 +45,7 @@ from cni_plugin.core.reconcile import (
 )
 from cni_plugin.io import discover, kube_reports, records
 from cni_plugin.io.kube_reports import ENROLMENT_FAILED, UNKNOWN_LABEL_VALUE, EventRecorder
-from cni_plugin.io.zds_server import Workload, ZdsServer
+from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
 
 DRAIN_LOOK_S: Final = 0.5

@@ -8,20 +8,16 @@ closed, and gets the whole picture again when it comes back.
 
 from __future__ import annotations
 
-import os
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
 from ambient.api.errors import MeshError
-from ambient.net.core import wire
-from ambient.net.io.agent_socket import AgentListener, AgentSocket, PacketError
-from ambient.net.io.netns import Netns
+from ambient.net.io.agent_socket import AgentListener, AgentSocket
+from ambient.net.io.zds_link import ConnectionLostError, Workload, ZdsLink
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 
-HELLO_TIMEOUT_S: Final = 5.0  # Istio's, like the next
-ACK_TIMEOUT_S: Final = 5.0
 CONNECT_WAIT_S: Final = 3.0
 """How long an enrolment waits for a first ztunnel: both may have been started just now."""
 MAX_CONNECTIONS: Final = 16
@@ -37,33 +33,13 @@ class NoTunnelError(TunnelError):
     """No ztunnel is connected."""
 
 
-class Workload(NamedTuple):
-    """A pod that belongs into the mesh."""
-
-    uid: str
-    name: str
-    namespace: str
-    service_account: str
-    netns: Netns | None
-    """None where it could not be found: a ztunnel that has the pod already keeps it."""
-
-    @property
-    def key(self) -> tuple[int, int] | None:
-        """Which namespace it is."""
-        return None if self.netns is None else self.netns.key
-
-
-class ConnectionLostError(Exception):
-    """This ztunnel is gone, or broke the protocol; the text says how."""
-
-
 class ZdsServer:
     """Owns the listening socket and one task per connection."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._workloads: dict[str, Workload] = {}
-        self._connections: list[_Connection] = []
+        self._connections: list[ZdsLink] = []
         self._connected = trio.Event()
 
     @property
@@ -118,7 +94,7 @@ class ZdsServer:
                 task_status.started()
                 await listener.serve(self._connection, nursery)
 
-    async def _newest(self) -> _Connection:
+    async def _newest(self) -> ZdsLink:
         with trio.move_on_after(CONNECT_WAIT_S):
             while not self._connections:
                 await self._connected.wait()
@@ -142,7 +118,7 @@ class ZdsServer:
         if len(self._connections) >= MAX_CONNECTIONS:
             log.warning(Event.ZDS_REFUSED, connections=len(self._connections))
             return
-        connection = _Connection(sock, self._workloads)
+        connection = ZdsLink(sock, self._workloads)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.read)
@@ -160,7 +136,7 @@ class ZdsServer:
             if connection in self._connections:
                 await self._forget(connection)
 
-    async def _forget(self, connection: _Connection) -> None:
+    async def _forget(self, connection: ZdsLink) -> None:
         was_newest = self._connections[-1] is connection
         self._connections.remove(connection)
         log.info(Event.ZDS_DISCONNECTED, reason=connection.why, connections=self.connected)
@@ -174,119 +150,3 @@ class ZdsServer:
                     await successor.sync(uid)
             except ConnectionLostError:
                 return
-
-
-class _Connection:
-    """One ztunnel."""
-
-    def __init__(self, sock: AgentSocket, workloads: dict[str, Workload]) -> None:
-        self._socket = sock
-        self._workloads = workloads
-        self._told: dict[str, tuple[int, int] | None] = {}
-        self._turn = trio.Lock()
-        self._snapshot_sent = False
-        self._send, self._answers = trio.open_memory_channel[bytes](1)
-        self._awaiting = True  # the hello
-        self.ended = trio.Event()
-        self.why = ""
-
-    def end(self, why: str) -> None:
-        """Wake everybody who waits for this ztunnel; the first reason stays."""
-        if not self.ended.is_set():
-            self.why = why
-            self.ended.set()
-        self._send.close()
-        self._socket.close()
-
-    async def read(self) -> None:
-        """Receive until the end; whatever was not asked for ends the connection."""
-        try:
-            while True:
-                data, fd = await self._socket.recv()
-                if fd is not None:
-                    os.close(fd)
-                    raise ConnectionLostError("it sent a descriptor")
-                if not data:
-                    raise ConnectionLostError("it closed the connection")
-                if not self._awaiting:
-                    raise ConnectionLostError("it spoke without being asked")
-                self._awaiting = False
-                self._send.send_nowait(data)
-        except (OSError, PacketError, trio.ClosedResourceError) as error:
-            self.end(str(error))
-        except ConnectionLostError as lost:
-            self.end(str(lost))
-
-    async def hello(self) -> None:
-        """Wait for its first message. Raises ConnectionLostError."""
-        try:
-            version = wire.decode_hello(await self._answer(HELLO_TIMEOUT_S, "hello")).version
-        except wire.WireError as error:
-            raise ConnectionLostError(f"its hello is none: {error}") from None
-        if version != wire.VERSION_1:
-            raise ConnectionLostError(f"it speaks version {version}, not {wire.VERSION_1}")
-
-    async def snapshot(self) -> None:
-        """Name every pod, then say so. Raises ConnectionLostError."""
-        for uid in list(self._workloads):
-            error = await self.sync(uid)
-            if error:
-                log.warning(Event.ZDS_POD_REFUSED, uid=uid, error=error)
-        async with self._turn:
-            await self._request(wire.SnapshotSent())
-            self._snapshot_sent = True
-
-    async def sync(self, uid: str) -> str:
-        """Tell what is true now about one pod, unless it was told already.
-
-        Returns ztunnel's refusal, empty when all is well. Raises ConnectionLostError.
-        """
-        async with self._turn:
-            workload = self._workloads.get(uid)
-            if workload is None:
-                known = self._told.pop(uid, ()) != ()
-                return await self._request(wire.Del(uid)) if known else ""
-            if uid in self._told and self._told[uid] == workload.key:
-                return ""
-            if workload.netns is None:
-                if self._snapshot_sent:
-                    return "its network namespace is not known"
-                error = await self._request(wire.Keep(uid))
-            else:
-                add = wire.Add(uid, workload.name, workload.namespace, workload.service_account)
-                error = await self._request(add, workload.netns.fd)
-            # A refused pod counts as told: ztunnel keeps trying it, and must hear of its departure.
-            self._told[uid] = None if error else workload.key
-            return error
-
-    async def _request(self, message: wire.Request, fd: int | None = None) -> str:
-        """Send one message and wait for its answer; the lock is held."""
-        if self.ended.is_set():
-            raise ConnectionLostError(self.why)
-        copy = None if fd is None else os.dup(fd)  # the pod may be released meanwhile
-        try:
-            self._awaiting = True
-            with trio.fail_after(ACK_TIMEOUT_S):
-                await self._socket.send(wire.encode(message), copy)
-            return wire.decode_ack(await self._answer(ACK_TIMEOUT_S, "answer")).error
-        except trio.TooSlowError:
-            self.end("it does not read")
-        except (OSError, trio.ClosedResourceError, wire.WireError) as error:
-            self.end(str(error))
-        except trio.Cancelled:
-            # Its answer would be taken for that of the next request.
-            self.end("a request was abandoned")
-            raise
-        finally:
-            if copy is not None:
-                os.close(copy)
-        raise ConnectionLostError(self.why)
-
-    async def _answer(self, timeout_s: float, what: str) -> bytes:
-        with trio.move_on_after(timeout_s):
-            try:
-                return await self._answers.receive()
-            except trio.EndOfChannel:
-                raise ConnectionLostError(self.why) from None
-        self.end(f"no {what} within {timeout_s:g} s")
-        raise ConnectionLostError(self.why)

@@ -13,7 +13,8 @@ from ambient.api.service import Port, Service
 from ambient.api.workload import NamespacedHostname
 from ambient.net.core import rules
 from ambient.net.io import nft
-from cni_plugin.io.zds_server import Workload, ZdsServer
+from ambient.net.io.zds_link import Workload
+from cni_plugin.io.zds_server import ZdsServer
 from tests.fakes.xds_server import FakeControlPlane
 from tests.netns.lan import echo, exchange
 from tests.netns.program import ztunnel

@@ -14,15 +14,8 @@ import trio
 from ambient.net.core import wire
 from ambient.net.io.agent_socket import AgentSocket
 from ambient.net.io.netns import Netns
-from cni_plugin.io.zds_server import (
-    ACK_TIMEOUT_S,
-    CONNECT_WAIT_S,
-    HELLO_TIMEOUT_S,
-    NoTunnelError,
-    TunnelError,
-    Workload,
-    ZdsServer,
-)
+from ambient.net.io.zds_link import ACK_TIMEOUT_S, HELLO_TIMEOUT_S, Workload
+from cni_plugin.io.zds_server import CONNECT_WAIT_S, NoTunnelError, TunnelError, ZdsServer
 
 WEB_ADD = wire.Add("web", "web-0", "shop", "sa")
 
