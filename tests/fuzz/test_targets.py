@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.fuzz import dns_packets, mutation
+from tests.fuzz import dns_answers, dns_packets, mutation
 
-TARGETS = [dns_packets]
+TARGETS = [dns_answers, dns_packets]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__.rpartition(".")[2])
