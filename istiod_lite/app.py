@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC
+from datetime import timedelta
 from typing import Any, Final
 
 import trio
@@ -15,7 +15,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import listen, serve_http
 from ambient.telemetry.io.logs import get_logger
 from ambient.telemetry.io.metrics_http import serve_metrics
-from istiod_lite.core.certificates import Authority
+from istiod_lite.core.certificates import Lifetimes
 from istiod_lite.core.changes import Changes
 from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.index import Index
@@ -25,12 +25,15 @@ from istiod_lite.core.waypoint_objects import WaypointPlan
 from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.bridge import Bridge
 from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
-from istiod_lite.io.ca_store import load_authority
-from istiod_lite.io.grpc_server import GrpcServer, ServingCertificate
+from istiod_lite.io.ca_source import Source, open_source
+from istiod_lite.io.grpc_server import GrpcServer
+from istiod_lite.io.issuer import Issuer
 from istiod_lite.io.leader import Leader
 from istiod_lite.io.metrics import Metrics
-from istiod_lite.io.root_certs import RootCertificates
+from istiod_lite.io.root_certs import CRL, ROOTS, Distribution
+from istiod_lite.io.serving import ServingCertificate
 from istiod_lite.io.status_pages import StatusPages
+from istiod_lite.io.trusted_accounts import TrustedAccounts
 from istiod_lite.io.watches import Watches
 from istiod_lite.io.waypoint_controller import WaypointController
 from istiod_lite.io.xds_server import XdsService
@@ -94,7 +97,11 @@ class ControlPlane:
         )
         self._metrics.clients.labels("ambient-mesh").set_function(lambda: len(self._xds.streams))
         self._waypoints = WaypointController(kube, self.index, self._plan())
-        self._roots: RootCertificates | None = None
+        self._trusted = TrustedAccounts(
+            kube, settings.pod_namespace, settings.ca_trusted_node_accounts
+        )
+        self._published: tuple[Distribution, ...] = ()
+        self._source: Source | None = None
         self._pages = StatusPages(settings, self.index, self._missing)
         self._pages.xds = self._xds
         self._pages.authenticator = self._authenticator
@@ -122,19 +129,19 @@ class ControlPlane:
                 "MONITORING_PORT",
                 settings.monitoring_port,
             )
-            authority = await self._prepare(nursery)
+            issuer = await self._prepare(nursery)
             server = GrpcServer(
                 settings,
                 self._xds,
                 CaService(
                     self._bridge,
                     self._authenticator,
-                    authority,
+                    issuer,
                     self.index.inputs,
-                    CaRules(settings.trust_domain, settings.ca_trusted_node_accounts),
+                    self._ca_rules(),
                     self._metrics,
                 ),
-                ServingCertificate(authority, settings.serving_names),
+                ServingCertificate(issuer, settings.serving_names),
             )
             self.ports |= dict(zip(("xds_port", "xds_plaintext_port"), server.ports, strict=True))
             server.start()
@@ -150,7 +157,7 @@ class ControlPlane:
                     await trio.to_thread.run_sync(server.stop)
                     await leader.release()
 
-    async def _prepare(self, nursery: trio.Nursery) -> Authority:
+    async def _prepare(self, nursery: trio.Nursery) -> Issuer:
         """Fill the index and get the authority, both at once."""
         listed = trio.Event()
 
@@ -159,21 +166,26 @@ class ControlPlane:
             listed.set()
 
         nursery.start_soon(list_all)
-        authority = await load_authority(
-            self._kube, self._settings.pod_namespace, self._settings.trust_domain
+        nursery.start_soon(self._trusted.run)
+        self._source, authority = await open_source(self._kube, self._settings)
+        issuer = Issuer(authority, self._metrics)
+        self._published = (
+            Distribution(self._kube, self.index, ROOTS, lambda: issuer.roots_pem),
+            Distribution(self._kube, self.index, CRL, lambda: issuer.crl_pem),
         )
-        expiry = authority.certificate.not_valid_after_utc.astimezone(UTC)
-        self._metrics.root_expiry.set(expiry.timestamp())
-        self._roots = RootCertificates(self._kube, self.index, authority.roots_pem)
+        issuer.changed += [one.look_at_all for one in self._published]
+        nursery.start_soon(self._source.follow, issuer)
         self._pending.remove(CERTIFICATES)
         await listed.wait()
-        return authority
+        return issuer
 
     async def _write(self) -> None:
         """What only the leader does."""
-        assert self._roots is not None
+        assert self._source is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._roots.run)
+            nursery.start_soon(self._source.lead)
+            for one in self._published:
+                nursery.start_soon(one.run)
             nursery.start_soon(self._waypoints.run)
 
     def _publish(self, changes: Changes, first: float) -> None:
@@ -182,8 +194,8 @@ class ControlPlane:
         delta = self._publisher.advance(self.index, changes)
         self._xds.publish(self._publisher.snapshot, delta)
         self._waypoints.look_at(changes.gateways)
-        if self._roots is not None:
-            self._roots.look_at(changes.namespaces)
+        for one in self._published:
+            one.look_at(changes.namespaces)
         for remark in changes.remarks:
             log.warning(
                 Event.OBJECT_REMARK,
@@ -211,6 +223,14 @@ class ControlPlane:
         if not is_encrypted(context):
             return None
         return self._bridge.call(self._authenticator.caller, context.invocation_metadata())
+
+    def _ca_rules(self) -> CaRules:
+        settings = self._settings
+        lifetimes = Lifetimes(
+            timedelta(seconds=settings.default_workload_cert_ttl_s),
+            timedelta(seconds=settings.max_workload_cert_ttl_s),
+        )
+        return CaRules(settings.trust_domain, lambda: self._trusted.current, lifetimes)
 
     def _missing(self) -> list[str]:
         return [*self._pending, *self._watches.missing]

@@ -10,6 +10,7 @@ from msgspec import Meta
 from ambient.api.ports import (
     CONTROL_HTTP_PORT,
     CONTROL_METRICS_PORT,
+    WEBHOOK_PORT,
     XDS_PLAINTEXT_PORT,
     XDS_PORT,
 )
@@ -32,8 +33,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     network: str = ""
     token_audiences: str = "istio-ca"
     """The audience that callers' tokens must be for."""
-    ca_trusted_node_accounts: frozenset[str] = frozenset({"istio-system/ztunnel"})
-    """``namespace/account`` of those who may ask for identities of pods on their node."""
+    ca_trusted_node_accounts: frozenset[str] = frozenset()
+    """``namespace/account`` of those who may ask for identities of pods on their node; unset means
+    the account of the ztunnel DaemonSet in our namespace."""
+    revision: str = "default"
+    """Objects with another ``istio.io/rev`` are another control plane's."""
+    root_ca_dir: str = "/etc/cacerts"
+    """A folder with a plugged-in CA (the mounted Secret cacerts); may be absent."""
+    istio_multiroot_mesh: bool = False
+    """Whether a plugged-in CA may change its roots while the mesh runs, in overlapping steps."""
+    default_workload_cert_ttl_s: Annotated[float, Meta(ge=60)] = 24 * 3600.0
+    max_workload_cert_ttl_s: Annotated[float, Meta(ge=60)] = 90 * 24 * 3600.0
+    """Longer requests are refused; also how long two self-signed roots overlap in a rotation."""
+    citadel_self_signed_ca_cert_ttl_s: Annotated[float, Meta(ge=60)] = 3650 * 24 * 3600.0
+    citadel_self_signed_root_cert_grace_period_percentile: Annotated[int, Meta(ge=1, le=90)] = 20
+    """Rotation begins when less than this share of the root's life is left, in percent."""
     istiod_custom_host: tuple[str, ...] = ()
     """More names for our serving certificate."""
     bind_address: str = "0.0.0.0"
@@ -47,6 +61,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest that changes may wait while more keep coming."""
     max_streams: Annotated[int, Meta(gt=0)] = 1000
     """xDS streams; each holds two threads."""
+    max_streams_per_client: Annotated[int, Meta(gt=0)] = 16
+    """Of one pod (or address, in plain text): one client cannot keep others out."""
+    https_port: PortNumber = WEBHOOK_PORT
+    """The validating webhook."""
     waypoint_image: str = "ambient-mesh/waypoint:latest"
     waypoint_command: tuple[str, ...] = ("waypoint",)
     waypoint_replicas: Annotated[int, Meta(ge=1)] = 1
@@ -67,4 +85,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         services = ("istiod", "istiod-remote", "istio-pilot")
         full = f"istiod.{namespace}.svc.{self.cluster_domain}"
         names = {f"{service}.{namespace}.svc" for service in services}
+        if self.revision != "default":
+            names.add(f"istiod-{self.revision}.{namespace}.svc")
         return sorted({*names, full, *self.istiod_custom_host})

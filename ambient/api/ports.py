@@ -28,6 +28,8 @@ XDS_PORT: Final = 15012
 CONTROL_HTTP_PORT: Final = 8080
 """``/ready`` and ``/debug`` of istiod_lite."""
 CONTROL_METRICS_PORT: Final = 15014
+WEBHOOK_PORT: Final = 15017
+"""``/validate`` (Istio: istiod webhooks)."""
 
 PROXY_MARK: Final = 0x539
 """SO_MARK of every socket that ztunnel opens inside a pod (Istio: 1337)."""

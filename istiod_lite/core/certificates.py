@@ -1,9 +1,9 @@
-"""The certificate authority: what it signs and what it refuses. Keys never leave this object."""
+"""The certificate authority: what it signs. Keys never leave this object."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ambient.api.errors import MeshError
 from ambient.api.spiffe import Identity
+from istiod_lite.core.csr_checks import checked_key
 
 DEFAULT_TTL: Final = timedelta(hours=24)
 """Istio: DEFAULT_WORKLOAD_CERT_TTL."""
@@ -23,55 +24,102 @@ BACKDATED: Final = timedelta(minutes=2)
 """Clocks of nodes differ a little (Istio: ClockSkewGracePeriod)."""
 ROOT_TTL: Final = timedelta(days=3650)
 SERVING_TTL: Final = timedelta(days=90)
-MAX_CSR_BYTES: Final = 16 * 1024
-"""An RSA 4096 request with a SAN has under 2 KiB."""
-RSA_BITS: Final = range(2048, 4097)
-_CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
+MAX_CHAIN: Final = 10
+"""Certificates from the signing one up to its root; real ones have two or three."""
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-
-class CsrError(Exception):
-    """The request cannot be signed; the text may go to the caller."""
 
 
 class TtlError(Exception):
     """The lifetime asked for is longer than allowed."""
 
 
+class UnusableError(MeshError):
+    """This is no certificate authority; never contains the key."""
+
+
+class Lifetimes(NamedTuple):
+    """How long workload certificates live."""
+
+    usual: timedelta = DEFAULT_TTL
+    """For callers that do not ask for a lifetime."""
+    longest: timedelta = MAX_TTL
+
+    def granted(self, asked_s: int) -> timedelta:
+        """The lifetime for a request, in seconds. Raises TtlError."""
+        if asked_s <= 0:
+            return self.usual
+        if asked_s > self.longest.total_seconds():
+            longest = int(self.longest.total_seconds())
+            raise TtlError(f"{asked_s} s are longer than MAX_WORKLOAD_CERT_TTL, {longest} s")
+        return timedelta(seconds=asked_s)
+
+
+class Material(NamedTuple):
+    """An authority as files hold it, PEM. ``chain``: certificates between signer and root."""
+
+    certificate: bytes
+    key: bytes
+    roots: bytes
+    chain: bytes = b""
+    crl: bytes = b""
+
+    def __repr__(self) -> str:
+        return "Material(...)"  # it holds a key, and representations end up in logs
+
+
 class Authority:
     """A signing certificate with its key, and the roots that peers are told to trust."""
 
-    def __init__(self, certificate_pem: bytes, key_pem: bytes, roots_pem: bytes) -> None:
-        """Raises MeshError that never contains the key."""
+    def __init__(self, material: Material) -> None:
+        """Raises UnusableError, which never contains the key."""
         try:
-            self.certificate = x509.load_pem_x509_certificate(certificate_pem)
-            key = serialization.load_pem_private_key(key_pem, password=None)
-            x509.load_pem_x509_certificates(roots_pem)
+            self.certificate, *rest = x509.load_pem_x509_certificates(material.certificate)
+            key = serialization.load_pem_private_key(material.key, password=None)
+            self.roots = tuple(x509.load_pem_x509_certificates(material.roots))
+            if material.chain.strip():
+                rest += x509.load_pem_x509_certificates(material.chain)
+            if material.crl.strip():
+                x509.load_pem_x509_crl(material.crl)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise _unusable("it holds no PEM certificate and key") from None
+            raise _unusable("a part of it is no PEM certificate, key or CRL") from None
         if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
             raise _unusable("its key is neither EC nor RSA")
         if key.public_key() != self.certificate.public_key():
             raise _unusable("its key does not belong to its certificate")
+        if not _may_sign(self.certificate):
+            raise _unusable("it is no CA certificate (basicConstraints)")
         self._key: PrivateKey = key
-        self.roots_pem = roots_pem.decode().strip() + "\n"
+        above = _path(self.certificate, rest, self.roots)
+        is_root = self.certificate in self.roots
+        self.intermediates = above if is_root else (self.certificate, *above)
+        """What stands between a leaf and its root; peers are sent it."""
+        self.roots_pem = material.roots.decode().strip() + "\n"
+        self.crl_pem = material.crl.decode().strip() + "\n" if material.crl.strip() else ""
+
+    @property
+    def ends(self) -> datetime:
+        """When the first certificate of the signing chain expires."""
+        chain = (self.certificate, *self.intermediates)
+        return min(one.not_valid_after_utc for one in chain)
+
+    @property
+    def root_ends(self) -> datetime:
+        """When the root above us expires."""
+        last = (self.certificate, *self.intermediates)[-1]
+        return next(root.not_valid_after_utc for root in self.roots if _issued(last, root))
 
     def issue(
-        self, csr_pem: str, identity: Identity, ttl_s: int, *, now: datetime, serial: int
+        self, csr_pem: str, identity: Identity, ttl: timedelta, *, now: datetime, serial: int
     ) -> list[str]:
-        """A workload's chain: the leaf, then the whole root bundle as the last element.
+        """A workload's chain: leaf, intermediates, the whole root bundle as the last element.
 
-        Only the key of the request counts; names and extensions that it asks for are ignored.
-        Raises CsrError or TtlError.
+        Only the key of the request counts. Raises CsrError.
         """
-        public_key = _requested_key(csr_pem)
-        ttl = timedelta(seconds=ttl_s) if ttl_s > 0 else DEFAULT_TTL
-        if ttl > MAX_TTL:
-            raise TtlError(f"{ttl_s} s are longer than {int(MAX_TTL.total_seconds())} s")
+        public_key = checked_key(csr_pem, identity)
         san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
         leaf = self._leaf(public_key, san, ttl, now=now, serial=serial)
-        return [leaf, self.roots_pem]
+        return [leaf, *map(_pem, self.intermediates), self.roots_pem]
 
     def serving(
         self, names: list[str], key: ec.EllipticCurvePrivateKey, *, now: datetime, serial: int
@@ -79,7 +127,13 @@ class Authority:
         """Our own server certificate chain, as PEM."""
         san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
         leaf = self._leaf(key.public_key(), san, SERVING_TTL, now=now, serial=serial)
-        return leaf + self.roots_pem
+        return leaf + "".join(map(_pem, self.intermediates)) + self.roots_pem
+
+    def same_as(self, other: Authority) -> bool:
+        """Whether it signs and trusts the same."""
+        return (self.certificate, self.intermediates, self.roots_pem, self.crl_pem) == (
+            (other.certificate, other.intermediates, other.roots_pem, other.crl_pem)
+        )
 
     def _leaf(
         self,
@@ -90,9 +144,9 @@ class Authority:
         now: datetime,
         serial: int,
     ) -> str:
-        until = min(now + ttl, self.certificate.not_valid_after_utc)
+        until = min(now + ttl, self.ends)
         if until <= now:
-            raise _unusable("it has expired")
+            raise _unusable(f"it has expired at {self.ends.isoformat()}")
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = (
             x509.CertificateBuilder()
@@ -113,10 +167,16 @@ class Authority:
 
 
 def self_signed(
-    key: ec.EllipticCurvePrivateKey, trust_domain: str, *, now: datetime, serial: int
+    key: ec.EllipticCurvePrivateKey,
+    trust_domain: str,
+    *,
+    now: datetime,
+    serial: int,
+    ttl: timedelta = ROOT_TTL,
 ) -> bytes:
     """A root certificate as PEM."""
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain)])
+    # Two roots of one name are told apart by this identifier.
     key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
         x509.CertificateBuilder()
@@ -125,7 +185,7 @@ def self_signed(
         .public_key(key.public_key())
         .serial_number(serial)
         .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + ROOT_TTL)
+        .not_valid_after(now + ttl)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(key_id, critical=False)
@@ -142,31 +202,36 @@ def key_pem(key: PrivateKey) -> bytes:
     )
 
 
-def _requested_key(csr_pem: str) -> CertificatePublicKeyTypes:
-    """The key that the requester has proved to hold. Raises CsrError."""
-    if len(csr_pem) > MAX_CSR_BYTES:
-        raise CsrError(f"the request has more than {MAX_CSR_BYTES} bytes")
+def _path(
+    certificate: x509.Certificate,
+    between: list[x509.Certificate],
+    roots: tuple[x509.Certificate, ...],
+) -> tuple[x509.Certificate, ...]:
+    """The certificates from above ``certificate`` to below a root. Raises UnusableError."""
+    found: list[x509.Certificate] = []
+    current = certificate
+    while not any(_issued(current, root) for root in roots):
+        above = next((one for one in between if one != current and _issued(current, one)), None)
+        if above is None or above in found or len(found) >= MAX_CHAIN:
+            raise _unusable("its chain does not lead to any of the root certificates")
+        found.append(above)
+        current = above
+    return tuple(found)
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
-        csr = x509.load_pem_x509_csr(csr_pem.encode())
-        key = csr.public_key()
-        # The size first: checking a signature with a huge key is slow.
-        _check_key(key)
-        valid = csr.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature, TypeError):
-        raise CsrError("this is no certificate request in PEM") from None
-    if not valid:
-        raise CsrError("the request is not signed with its own key")
-    return key
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return _may_sign(issuer)
 
 
-def _check_key(key: object) -> None:
-    match key:
-        case ec.EllipticCurvePublicKey() if key.curve.name in _CURVES:
-            return
-        case rsa.RSAPublicKey() if key.key_size in RSA_BITS:
-            return
-        case _:
-            raise CsrError("the key is neither P-256, P-384, P-521 nor RSA of 2048 to 4096 bits")
+def _may_sign(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
@@ -196,8 +261,5 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _unusable(reason: str) -> MeshError:
-    return MeshError(
-        f"the signing certificate cannot be used: {reason}",
-        hint="correct or delete Secret istio-ca-secret; deleting it makes a new root",
-    )
+def _unusable(reason: str) -> UnusableError:
+    return UnusableError(f"the signing certificate cannot be used: {reason}")

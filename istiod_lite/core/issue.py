@@ -19,11 +19,13 @@ class RefusedError(Exception):
     """Not for this caller; the text is for our log, the caller learns only that it was refused.
 
     ``may_pass``: the reason is a pod that is not known, which may be a matter of moments.
+    ``public``: the reason is about the caller alone, who is who it says; it may read it.
     """
 
-    def __init__(self, reason: str, *, may_pass: bool = False) -> None:
+    def __init__(self, reason: str, *, may_pass: bool = False, public: bool = False) -> None:
         super().__init__(reason)
         self.may_pass = may_pass
+        self.public = public
 
 
 class Caller(NamedTuple):
@@ -73,7 +75,13 @@ def impersonated(
 ) -> Identity:
     """The identity that a node's tunnel may have for a pod of its own node. Raises RefusedError."""
     if caller.account not in trusted_accounts:
-        raise RefusedError(f"{caller.account} may not ask for other identities")
+        trusted = ", ".join(sorted(trusted_accounts)) or "nobody"
+        raise RefusedError(
+            f"account {caller.account} may not ask for other identities, only {trusted} may: "
+            "run the node tunnel as that account, or set CA_TRUSTED_NODE_ACCOUNTS on the "
+            f"control plane to {caller.account}",
+            public=True,
+        )
     try:
         identity = Identity.parse(requested)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -15,11 +16,13 @@ from ambient.api.pb import citadel_pb2_grpc
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from istiod_lite.core import issue
-from istiod_lite.core.certificates import Authority, CsrError, TtlError
+from istiod_lite.core.certificates import Lifetimes, TtlError
+from istiod_lite.core.csr_checks import CsrError, CsrFault
 from istiod_lite.core.inputs import Inputs
 from istiod_lite.core.issue import Caller, RefusedError
 from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.bridge import Bridge
+from istiod_lite.io.issuer import Issuer
 from istiod_lite.io.metrics import Metrics
 
 IMPERSONATED: Final = "ImpersonatedIdentity"
@@ -35,7 +38,8 @@ class CaRules(NamedTuple):
     """Whose identities are issued, and who may ask for others' on its node."""
 
     trust_domain: str
-    trusted_accounts: frozenset[str]
+    trusted_accounts: Callable[[], Collection[str]]
+    lifetimes: Lifetimes = Lifetimes()
 
 
 class CaService(citadel_pb2_grpc.IstioCertificateServiceServicer):
@@ -45,14 +49,14 @@ class CaService(citadel_pb2_grpc.IstioCertificateServiceServicer):
         self,
         bridge: Bridge,
         authenticator: Authenticator,
-        authority: Authority,
+        issuer: Issuer,
         inputs: Inputs,
         rules: CaRules,
         metrics: Metrics,
     ) -> None:
         self._bridge = bridge
         self._authenticator = authenticator
-        self._authority = authority
+        self._issuer = issuer
         self._inputs = inputs
         self._rules = rules
         self._metrics = metrics
@@ -70,8 +74,12 @@ class CaService(citadel_pb2_grpc.IstioCertificateServiceServicer):
         except RefusedError as error:
             self._metrics.csr_refused.inc()
             log.warning(Event.CERT_REFUSED, peer=context.peer(), reason=str(error))
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure")
+            text = str(error) if error.public else "request authenticate failure"
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
         except CsrError as error:
+            self._metrics.csr_faults.labels(error.fault.value).inc()
+            if error.fault is CsrFault.UNREADABLE:
+                self._metrics.csr_unreadable.inc()
             self._failed("CSR_ERROR", context, grpc.StatusCode.INVALID_ARGUMENT, error)
         except TtlError as error:
             self._failed("TTL_ERROR", context, grpc.StatusCode.INVALID_ARGUMENT, error)
@@ -96,10 +104,10 @@ class CaService(citadel_pb2_grpc.IstioCertificateServiceServicer):
             identity = await self._impersonated(caller, requested)
         else:
             identity = issue.own_identity(caller, self._rules.trust_domain)
-        chain = self._authority.issue(
+        chain = self._issuer.authority.issue(
             request.csr,
             identity,
-            request.validity_duration,
+            self._rules.lifetimes.granted(request.validity_duration),
             now=datetime.now(UTC),
             serial=x509.random_serial_number(),
         )
@@ -116,7 +124,7 @@ class CaService(citadel_pb2_grpc.IstioCertificateServiceServicer):
                     requested,
                     self._inputs,
                     trust_domain=self._rules.trust_domain,
-                    trusted_accounts=self._rules.trusted_accounts,
+                    trusted_accounts=self._rules.trusted_accounts(),
                 )
             except RefusedError as error:
                 if not error.may_pass or trio.current_time() >= deadline:

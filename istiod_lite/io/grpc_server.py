@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from ambient.api.address import HostPort
 from ambient.api.errors import MeshError
-from istiod_lite.core.certificates import SERVING_TTL, Authority, key_pem
 from istiod_lite.io.ca_server import CaService
+from istiod_lite.io.serving import Keypair, ServingCertificate
 from istiod_lite.io.xds_server import XdsService
 from istiod_lite.settings import Settings
 
@@ -37,28 +34,21 @@ _OPTIONS: Final = (
 )
 
 
-class ServingCertificate:
-    """Our own certificate; renewed at half its life, without closing the listener."""
+class GrpcCertificate:
+    """Hands it to gRPC, which asks at every handshake."""
 
-    def __init__(self, authority: Authority, names: list[str]) -> None:
-        self._authority = authority
-        self._names = names
+    def __init__(self, serving: ServingCertificate) -> None:
+        self._serving = serving
         self._lock = threading.Lock()
-        self._renew_at = datetime.min.replace(tzinfo=UTC)
+        self._pair: Keypair | None = None
 
     def renewed(self) -> Any:
         """A certificate configuration if a new one is due, else None; from gRPC's threads."""
-        now = datetime.now(UTC)
         with self._lock:
-            if now < self._renew_at:
+            if self._pair is not None and self._serving.is_current(self._pair):
                 return None
-            key = ec.generate_private_key(ec.SECP256R1())
-            chain = self._authority.serving(
-                self._names, key, now=now, serial=x509.random_serial_number()
-            )
-            self._renew_at = now + SERVING_TTL / 2
-        pair = (key_pem(key), chain.encode())
-        return grpc.ssl_server_certificate_configuration([pair])
+            self._pair = pair = self._serving.made()
+        return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a listener. Clients prove themselves by token, not by certificate."""
@@ -80,7 +70,7 @@ class GrpcServer:
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(xds, self._server)
         ca.add_to(self._server)
         host = settings.bind_address
-        credentials = serving.credentials()
+        credentials = GrpcCertificate(serving).credentials()
         self.ports = (
             _bind(
                 lambda at: self._server.add_secure_port(at, credentials),

@@ -2,64 +2,170 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
+
+PUSH_BUCKETS: Final = (0.01, 0.1, 0.5, 1, 3, 5, 10, 20, 30)
+CONVERGENCE_BUCKETS: Final = (0.1, 0.5, 1, 3, 5, 10, 20, 30)
+SIZE_BUCKETS: Final = (1, 1e4, 1e6, 4e6, 1e7, 4e7)
+VERSION: Final = "ambient-mesh"
+SHORT_TYPES: Final = {
+    ADDRESS_TYPE: "wds",
+    WORKLOAD_TYPE: "workload",
+    AUTHORIZATION_TYPE: "wads",
+    CONFIG_TYPE: "config",
+}
+
+
+def short_type(type_url: str) -> str:
+    """The label of a type; clients may not make up new ones, since every label costs memory."""
+    return SHORT_TYPES.get(type_url, "unknown")
 
 
 class Metrics:
     """One registry a process; ``_total`` is appended by the exposition."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.pushes = Counter(
-            "pilot_xds_pushes", "Responses sent for changes.", ["type"], registry=registry
+        self.registry = CollectorRegistry()
+        self._add_xds()
+        self._add_pipeline()
+        self._add_index()
+        self._add_authority()
+        self._add_admission()
+
+    def watch_expiry(self, name: str, ends: Callable[[], datetime]) -> None:
+        """``citadel_server_<name>_expiry_{timestamp,seconds}``, read at every scrape."""
+        stamp, left = (
+            self._gauge(f"citadel_server_{name}_expiry_{unit}", f"When the {name} ends: {text}.")
+            for unit, text in (("timestamp", "Unix time"), ("seconds", "seconds from now"))
         )
-        self.rejects = Counter(
-            "pilot_total_xds_rejects", "Responses refused by clients.", ["type"], registry=registry
+        stamp.set_function(lambda: ends().timestamp())
+        left.set_function(lambda: (ends() - datetime.now(UTC)).total_seconds())
+
+    def _add_xds(self) -> None:
+        self.pushes = self._counter("pilot_xds_pushes", "Responses sent for changes.", "type")
+        self.rejects = self._counter(
+            "pilot_total_xds_rejects", "Responses refused by clients.", "type"
         )
-        self.clients = Gauge("pilot_xds", "Connected clients.", ["version"], registry=registry)
-        self.services = Gauge("pilot_services", "Services of the mesh.", registry=registry)
-        self.workloads = Gauge(
-            "ambient_istiod_workloads", "Workloads of the mesh.", registry=registry
+        self.expired_nonces = self._counter(
+            "pilot_xds_expired_nonce", "Requests about a response that was not the last.", "type"
         )
-        self.policies = Gauge(
-            "ambient_istiod_authorizations", "L4 policies of the mesh.", registry=registry
+        self.internal_errors = self._counter(
+            "pilot_total_xds_internal_errors", "Streams that ended by a mistake of ours."
         )
-        self.rejected_configs = Gauge(
-            "pilot_total_rejected_configs",
-            "Objects about which there is a remark.",
-            registry=registry,
+        self.write_timeouts = self._counter(
+            "pilot_xds_write_timeout", "Streams ended because the client did not read."
         )
-        self.debounce = Histogram(
-            "pilot_debounce_time",
-            "Seconds from the first change to its push.",
-            buckets=(0.01, 0.1, 0.5, 1, 3, 5, 10, 20, 30),
-            registry=registry,
+        self.limited = self._counter(
+            "ambient_istiod_xds_refused", "Streams refused or ended by a limit.", "limit"
         )
-        self.index_seconds = Histogram(
+        self.clients = self._gauge("pilot_xds", "Connected clients.", "version")
+        self.config_size = self._histogram(
+            "pilot_xds_config_size_bytes", "Size of a response.", SIZE_BUCKETS, "type"
+        )
+        self.send_time = self._histogram(
+            "pilot_xds_send_time", "Seconds until gRPC took a response.", PUSH_BUCKETS
+        )
+        info = self._gauge("pilot_info", "Always 1.", "version")
+        info.labels(VERSION).set(1)
+        begun = time.time()
+        uptime = self._gauge("istiod_uptime_seconds", "Seconds since the start.")
+        uptime.set_function(lambda: time.time() - begun)
+
+    def _add_pipeline(self) -> None:
+        self.updates = self._counter(
+            "pilot_inbound_updates", "Objects that were new, changed or deleted.", "type"
+        )
+        self.triggers = self._counter("pilot_push_triggers", "Why proxies were told.", "type")
+        self.debounce = self._histogram(
+            "pilot_debounce_time", "Seconds from the first change to its push.", PUSH_BUCKETS
+        )
+        self.queue_time = self._histogram(
+            "pilot_proxy_queue_time",
+            "Seconds that a change waited for one client.",
+            CONVERGENCE_BUCKETS,
+        )
+        self.convergence = self._histogram(
+            "pilot_proxy_convergence_time",
+            "Seconds from a change until a client was sent it.",
+            CONVERGENCE_BUCKETS,
+        )
+        self.push_time = self._histogram(
+            "pilot_xds_push_time", "Seconds to make a response.", PUSH_BUCKETS, "type"
+        )
+        self.index_seconds = self._histogram(
             "pilot_pushcontext_init_seconds",
             "Seconds to translate and encode what changed.",
-            buckets=(0.001, 0.01, 0.1, 0.5, 1, 3, 5),
-            registry=registry,
+            (0.001, 0.01, 0.1, 0.5, 1, 3, 5),
         )
-        self.csr = Counter(
-            "citadel_server_csr_count", "Certificate requests received.", registry=registry
+
+    def _add_index(self) -> None:
+        self.services = self._gauge("pilot_services", "Services of the mesh.")
+        self.workloads = self._gauge("ambient_istiod_workloads", "Workloads of the mesh.")
+        self.policies = self._gauge("ambient_istiod_authorizations", "L4 policies of the mesh.")
+        self.rejected_configs = self._gauge(
+            "pilot_total_rejected_configs", "Objects about which there is a remark."
         )
-        self.csr_refused = Counter(
+        self.stale = self._gauge(
+            "ambient_istiod_stale_seconds",
+            "How long the API server has been away; 0 while it answers.",
+        )
+
+    def _add_authority(self) -> None:
+        self.csr = self._counter("citadel_server_csr_count", "Certificate requests received.")
+        self.csr_refused = self._counter(
             "citadel_server_authentication_failure_count",
             "Certificate requests of callers that may not make them.",
-            registry=registry,
         )
-        self.csr_failed = Counter(
+        self.csr_unreadable = self._counter(
+            "citadel_server_csr_parsing_err_count", "Certificate requests that are none."
+        )
+        self.no_identity = self._counter(
+            "citadel_server_id_extraction_err_count", "Callers without a usable identity."
+        )
+        self.csr_failed = self._counter(
             "citadel_server_csr_sign_err_count",
             "Certificate requests that could not be signed.",
-            ["error"],
-            registry=registry,
+            "error",
         )
-        self.issued = Counter(
-            "citadel_server_success_cert_issuance_count", "Certificates issued.", registry=registry
+        self.csr_faults = self._counter(
+            "ambient_istiod_csr_faults", "Certificate requests refused for what they ask.", "fault"
         )
-        self.root_expiry = Gauge(
-            "citadel_server_root_cert_expiry_timestamp",
-            "When the root certificate ends, Unix time.",
-            registry=registry,
+        self.issued = self._counter(
+            "citadel_server_success_cert_issuance_count", "Certificates issued."
         )
+
+    def _add_admission(self) -> None:
+        labels = ("group", "version", "resource")
+        self.admitted = self._counter("galley_validation_passed", "Objects admitted.", *labels)
+        self.not_admitted = self._counter(
+            "galley_validation_failed", "Objects refused.", *labels, "reason"
+        )
+        self.admission_errors = self._counter(
+            "galley_validation_http_error", "Calls that were no admission review.", "status"
+        )
+        self.webhook_updates = self._counter(
+            "galley_validation_config_updates", "Writes of the webhook configuration."
+        )
+        self.webhook_update_errors = self._counter(
+            "galley_validation_config_update_error",
+            "Writes of the webhook configuration that failed.",
+            "reason",
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

@@ -1,8 +1,9 @@
-"""ConfigMap istio-ca-root-cert in every namespace: how pods verify the control plane."""
+"""ConfigMaps in every namespace: how pods verify the control plane, and what is revoked."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -17,8 +18,16 @@ from ambient.telemetry.io.logs import get_logger
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
 
-CONFIG_MAP: Final = "istio-ca-root-cert"
-KEY: Final = "root-cert.pem"
+
+class Published(NamedTuple):
+    """A ConfigMap and the one key in it."""
+
+    config_map: str
+    key: str
+
+
+ROOTS: Final = Published("istio-ca-root-cert", "root-cert.pem")
+CRL: Final = Published("istio-ca-crl", "ca-crl.pem")
 SKIPPED: Final = frozenset({"kube-public", "kube-node-lease", "local-path-storage"})
 """Namespaces without pods of the mesh (Istio's list)."""
 RETRY_S: Final = 2.0
@@ -26,14 +35,17 @@ RETRY_S: Final = 2.0
 log = get_logger("roots")
 
 
-class RootCertificates:
-    """Writes what is missing or different; ``namespaces`` wakes it."""
+class Distribution:
+    """Writes what is missing or different; nothing while there is nothing to publish."""
 
-    def __init__(self, kube: KubeClient, index: Index, roots_pem: str) -> None:
+    def __init__(
+        self, kube: KubeClient, index: Index, what: Published, content: Callable[[], str]
+    ) -> None:
         self._kube = kube
         self._index = index
-        self._roots = roots_pem
-        self._current: set[str] = set()
+        self._what = what
+        self._content = content
+        self._present: dict[str, str] = {}
         self._dirty: dict[str, None] = {}
         self._wake = trio.Event()
 
@@ -42,14 +54,18 @@ class RootCertificates:
         self._dirty |= dict.fromkeys(namespaces)
         self._wake.set()
 
+    def look_at_all(self) -> None:
+        """The content has changed."""
+        self.look_at(frozenset(key.name for key in self._index.inputs.namespaces))
+
     async def run(self) -> None:
         """Until cancelled; run by the leader only."""
-        self._current.clear()
+        self._present.clear()
         synced = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow, synced)
             await synced.wait()
-            self.look_at(frozenset(key.name for key in self._index.inputs.namespaces))
+            self.look_at_all()
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
@@ -59,50 +75,53 @@ class RootCertificates:
 
     async def _follow(self, synced: trio.Event) -> None:
         """Somebody may edit or delete the ConfigMaps."""
-        field = f"metadata.name={CONFIG_MAP}"
+        field = f"metadata.name={self._what.config_map}"
         async with follow(self._kube, CONFIG_MAPS, field_selector=field) as events:
             async for event in events:
                 if event.kind is EventKind.SYNCED:
                     synced.set()
                     continue
                 namespace = str(event.object["metadata"].get("namespace", ""))
-                if event.kind is not EventKind.DELETED and self._is_right(event.object):
-                    self._current.add(namespace)
+                if event.kind is EventKind.DELETED:
+                    self._present.pop(namespace, None)
                 else:
-                    self._current.discard(namespace)
+                    self._present[namespace] = self._read(event.object)
+                if self._present.get(namespace) != self._content():
                     self.look_at(frozenset({namespace}))
 
-    def _is_right(self, config_map: dict[str, Any]) -> bool:
-        return (config_map.get("data") or {}).get(KEY) == self._roots
+    def _read(self, config_map: dict[str, Any]) -> str:
+        return str((config_map.get("data") or {}).get(self._what.key, ""))
 
     async def _ensure(self, name: str) -> None:
+        content = self._content()
         namespace = self._index.inputs.namespaces.get(ObjectKey("", name))
         if (
-            namespace is None
+            not content
+            or namespace is None
             or name in SKIPPED
-            or name in self._current
+            or self._present.get(name) == content
             or namespace.metadata.deletion_timestamp is not None
         ):
             return
         body = {
             "metadata": {
-                "name": CONFIG_MAP,
+                "name": self._what.config_map,
                 "namespace": name,
                 "labels": {"istio.io/config": "true"},
             },
-            "data": {KEY: self._roots},
+            "data": {self._what.key: content},
         }
         try:
             try:
                 await self._kube.create(CONFIG_MAPS, body)
             except Conflict:
-                await self._kube.patch(CONFIG_MAPS, CONFIG_MAP, body, namespace=name)
+                await self._kube.patch(CONFIG_MAPS, self._what.config_map, body, namespace=name)
         except NotFound:
             return  # the namespace has gone in between
         except MeshError as error:
             log.warning(
                 Event.CONTROLLER_RETRY,
-                what=f"ConfigMap {name}/{CONFIG_MAP}",
+                what=f"ConfigMap {name}/{self._what.config_map}",
                 error=str(error),
                 hint=error.hint,
                 wait_s=RETRY_S,
@@ -111,4 +130,4 @@ class RootCertificates:
             self.look_at(frozenset({name}))
             return
         # Whether it is right is for the watch to say: somebody may have changed it already.
-        log.info(Event.ROOT_PUBLISHED, namespace=name)
+        log.info(Event.ROOT_PUBLISHED, namespace=name, config_map=self._what.config_map)
