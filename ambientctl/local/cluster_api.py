@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import secrets
@@ -174,8 +175,6 @@ def own_objects() -> list[KubeObject]:
 
 def write_kubeconfig(folder: StateFolder, config: MeshConfig, ca: bytes, token: str) -> None:
     """The administrator's way in, readable by the owner only."""
-    import base64
-
     name = f"ambient-{config.name}"
     server = {
         "server": f"https://127.0.0.1:{config.api_port}",

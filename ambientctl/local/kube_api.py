@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import trio
 
-from ambient.kube.core.resources import CONFIG_MAPS, SECRETS, KubeObject, Resource
+from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.core.watch import EventKind, WatchEvent
 
 
@@ -93,6 +93,3 @@ class Objects:
     def all(self, kind: Resource) -> Mapping[tuple[str, str], KubeObject]:
         """All objects of a kind by (namespace, name)."""
         return self._objects[kind]
-
-
-VOLUME_KINDS = (CONFIG_MAPS, SECRETS)

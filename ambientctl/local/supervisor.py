@@ -84,25 +84,19 @@ class Supervisor:
         self._stage("api server", f"https://127.0.0.1:{self._config.api_port}")
         cluster = await ClusterApi.start(nursery, self._config, self._folder)
         api = cluster.direct("ambientctl-local")
-        objects = self._objects = Objects(
-            api,
-            NODES,
-            PODS,
-            SERVICES,
-            ENDPOINT_SLICES,
-            CONFIG_MAPS,
-            SECRETS,
-            DEPLOYMENTS,
-            DAEMON_SETS,
-        )
-        nursery.start_soon(objects.run)
+        objects = self._objects = Objects(api, NODES, PODS, DEPLOYMENTS, DAEMON_SETS)
+        # Apart from those, which change all the time while pods start.
+        services = Objects(api, SERVICES, ENDPOINT_SLICES)
         kubelet_api = cluster.direct("kubelet")
+        content = Objects(kubelet_api, CONFIG_MAPS, SECRETS)
+        for followed in (objects, services, content):
+            nursery.start_soon(followed.run)
         for node in nodes:
-            kubelet = Kubelet(node, self._runtime, kubelet_api, objects, self._folder.logs)
+            kubelet = Kubelet(node, self._runtime, kubelet_api, content, self._folder.logs)
             self._kubelets.append(kubelet)
             nursery.start_soon(kubelet.run)
-        nursery.start_soon(service_proxy.run, self._runtime, nodes, objects)
-        nursery.start_soon(dns.serve, dns.Zone(objects), FABRIC_ADDRESS)
+        nursery.start_soon(service_proxy.run, self._runtime, nodes, services)
+        nursery.start_soon(dns.serve, dns.Zone(services), FABRIC_ADDRESS)
         control = Control(self._runtime, self._kubelets, self._status)
         nursery.start_soon(control.serve, self._folder.bind_control(SOCKET_NAME))
         self._stage("manifests", self._config.sample)

@@ -160,13 +160,10 @@ spec:
 
 
 def test_two_meshes_side_by_side_and_what_a_user_does_in_them(host: Host) -> None:
-    starting = subprocess.Popen(
-        [AMBIENTCTL, "local", "up", "--name", "other", "--sample", "none", "--nodes", "1"],
-        env=host.environment,
-        stdout=subprocess.DEVNULL,
-    )
-    host.local("up")
-    assert starting.wait(DEADLINE_S) == 0
+    other = [AMBIENTCTL, "local", "up", "--name", "other", "--sample", "none", "--nodes", "1"]
+    with subprocess.Popen(other, env=host.environment, stdout=subprocess.DEVNULL) as starting:
+        host.local("up")
+    assert starting.returncode == 0
 
     # Services, DNS and host network from inside and outside of the sample's namespace.
     page = json.loads(
@@ -242,13 +239,14 @@ def test_a_crash_leaves_a_folder_that_the_next_start_replaces(host: Host) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_start_leaves_nothing(host: Host, number: int) -> None:
-    starting = subprocess.Popen(
-        [AMBIENTCTL, "local", "up"], env=host.environment, stderr=subprocess.PIPE, text=True
-    )
-    assert starting.stderr
-    assert starting.stderr.readline().startswith("network:")
-    starting.send_signal(number)
-    rest = starting.communicate(timeout=DEADLINE_S)[1]
+    command = [AMBIENTCTL, "local", "up"]
+    with subprocess.Popen(
+        command, env=host.environment, stderr=subprocess.PIPE, text=True
+    ) as starting:
+        assert starting.stderr
+        assert starting.stderr.readline().startswith("network:")
+        starting.send_signal(number)
+        rest = starting.communicate(timeout=DEADLINE_S)[1]
     assert starting.returncode == 130
     assert "the start was interrupted; nothing of it is left" in rest
     assert host.left() in ({}, {"files": {f"{host.state}/ambient-mesh"}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,8 +114,6 @@ def _one_key(
 
 def object_data(obj: KubeObject) -> dict[str, bytes]:
     """The keys of a ConfigMap or a Secret as bytes."""
-    import base64
-
     if obj.get("kind", "") == "Secret" or "type" in obj:
         return {key: base64.b64decode(text) for key, text in (obj.get("data") or {}).items()}
     data = {key: text.encode() for key, text in (obj.get("data") or {}).items()}
