@@ -70,6 +70,16 @@ def test_refusals(inputs, caller, requested, reason):
         ask(inputs, caller, requested)
 
 
+def test_pain_33_the_refusal_names_both_accounts(inputs):
+    caller = Caller("mesh", "node-tunnel", "zt-1", "zt-uid")
+    with pytest.raises(RefusedError) as caught:
+        ask(inputs, caller, WEB)
+    assert "mesh/node-tunnel" in str(caught.value)
+    assert "istio-system/ztunnel" in str(caught.value)
+    assert "CA_TRUSTED_NODE_ACCOUNTS" in str(caught.value)
+    assert caught.value.public
+
+
 def test_a_borrowed_pod_name_does_not_help(inputs):
     raw = pod("zt-1", "istio-system", "10.0.0.1", account="other", node="n1", uid="zt-uid")
     inputs.pods.put(ObjectKey("istio-system", "zt-1"), decode(raw, Pod))
