@@ -58,7 +58,7 @@ class Expression(msgspec.Struct, frozen=True):
 class Meta(Expression, frozen=True):
     """Load packet metadata, under nft's name for it."""
 
-    key: Literal["mark", "iifname", "oifname", "nfproto", "l4proto"]
+    key: Literal["mark", "iifname", "oifname", "nfproto", "l4proto", "skuid"]
 
 
 class Ct(Expression, frozen=True):
@@ -111,6 +111,18 @@ class Redirect(Expression, frozen=True):
     """Send the connection to the port in the register, on this host."""
 
 
+class Lookup(Expression, frozen=True):
+    """Leave the rule unless the register is an element of this set of the same table."""
+
+    set_name: str
+
+
+class SourceNat(Expression, frozen=True):
+    """Give the connection the source address in the register."""
+
+    version: Literal[4, 6]
+
+
 class Verdict(Expression, frozen=True):
     """End the chain for this packet."""
 
@@ -139,9 +151,24 @@ class Chain(msgspec.Struct, frozen=True):
 
     name: str
     kind: str  # filter | nat | route
-    hook: str  # prerouting | input | output
+    hook: str  # prerouting | input | forward | output | postrouting
     priority: int
     rules: tuple[Rule, ...] = ()
+
+
+class Element(NamedTuple):
+    """One address of a set, and whose it is."""
+
+    ip: IPv4Address | IPv6Address
+    comment: str
+
+
+class AddressSet(msgspec.Struct, frozen=True):
+    """A set of addresses of one IP version, which rules look into."""
+
+    name: str
+    version: int  # 4 or 6; 0 for a set of something else, which is never wanted
+    elements: frozenset[Element] = frozenset()
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -149,6 +176,7 @@ class Table(msgspec.Struct, frozen=True):
 
     name: str
     chains: tuple[Chain, ...]
+    sets: tuple[AddressSet, ...] = ()
 
 
 class ReplyRouting(NamedTuple):
@@ -163,10 +191,11 @@ class ReplyRouting(NamedTuple):
 
 
 class Ruleset(msgspec.Struct, frozen=True):
-    """All that we keep in one pod's network namespace."""
+    """All that we keep in one network namespace."""
 
     tables: tuple[Table, ...] = ()
-    routing: frozenset[ReplyRouting] = frozenset()
+    routing: frozenset[ReplyRouting] | None = frozenset()
+    """None: not ours to look at, as in the node's own namespace."""
 
 
 class Options(msgspec.Struct, frozen=True):

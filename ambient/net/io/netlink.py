@@ -29,6 +29,7 @@ _SOL_NETLINK, _CAP_ACK = 270, 10
 
 _TIMEOUT_S: Final = 5.0
 _BUFFER_BYTES: Final = 1 << 18
+_BATCH_BYTES: Final = 1 << 20
 _DUMP_TRIES: Final = 10
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _ERROR: Final = struct.Struct("=i")
@@ -52,6 +53,8 @@ class Netlink:
         self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         self._socket.settimeout(_TIMEOUT_S)
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        # A batch is one packet; the kernel takes as much of the wish as net.core.wmem_max allows.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BATCH_BYTES)
         self._sequence = itertools.count(1)
 
     def send(self, messages: Sequence[Any]) -> None:

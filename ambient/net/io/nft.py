@@ -1,16 +1,15 @@
 """Bring the rules of a network namespace to a wanted state, over netlink.
 
 ``apply`` reads what is there, sends the difference as one transaction and reads again, so applying
-twice changes nothing. The only file that knows nf_tables' message format; the messages are
-pyroute2's.
+twice changes nothing. What is sent is made by ``nft_messages``; here answers are read.
 """
 
 from __future__ import annotations
 
 import errno
+from ipaddress import ip_address
 from typing import Any, Final, assert_never
 
-from pyroute2.netlink.nfnetlink import nfgen_msg
 from pyroute2.netlink.nfnetlink import nftsocket as nf
 
 from ambient.api.errors import MeshError
@@ -18,37 +17,31 @@ from ambient.net.core import rules
 from ambient.net.core.rule_diff import (
     AddChain,
     AddRule,
+    AddSet,
     AddTable,
     Change,
     Command,
     DeleteTable,
+    DropElement,
     FlushChain,
+    PutElement,
     diff,
 )
 from ambient.net.core.rules import (
+    AddressSet,
     Chain,
+    Element,
     Rule,
     Ruleset,
     Table,
 )
 from ambient.net.io import reply_routing
-from ambient.net.io.netlink import (
-    NLM_F_ACK,
-    NLM_F_APPEND,
-    NLM_F_CREATE,
-    Netlink,
-    NetlinkError,
-)
+from ambient.net.io.netlink import Netlink, NetlinkError
 from ambient.net.io.netns import Netns
-from ambient.net.io.nft_expressions import decode, encode
+from ambient.net.io.nft_expressions import decode
+from ambient.net.io.nft_messages import ACCEPT, ADDRESS_TYPES, HOOKS, batch, query
 
 _NETLINK_NETFILTER: Final = 12  # linux/netlink.h
-_SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
-_INET: Final = 1  # NFPROTO_INET
-_HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
-_ACCEPT: Final = 1  # NF_ACCEPT as a chain's policy
-
 _MISSING: Final = frozenset(
     {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}
 )
@@ -87,14 +80,13 @@ def _apply_here(wanted: Ruleset) -> Change:
 
 
 def _commit(commands: tuple[Command, ...]) -> None:
-    messages = [_batch(_BATCH_BEGIN), *(_message(each) for each in commands), _batch(_BATCH_END)]
+    messages, origins = batch(commands)
     try:
         with Netlink(_NETLINK_NETFILTER) as netlink:
             netlink.send(messages)
     except OSError as error:
         position = error.position if isinstance(error, NetlinkError) else 0
-        failed = commands[position - 1] if 0 < position <= len(commands) else None
-        raise _explained(error, failed) from None
+        raise _explained(error, origins[position]) from None
 
 
 def _read_here() -> Ruleset:
@@ -115,6 +107,8 @@ def _explained(error: OSError, command: Command | None) -> MeshError:
         case AddChain(table, chain):
             what = f"chain {chain.name} of type {chain.kind} in {table}"
             needs = "CONFIG_NFT_NAT (module nft_chain_nat)"
+        case AddSet(_, AddressSet(name)) | PutElement(_, name) | DropElement(_, name):
+            what, needs = f"address set {name}", "CONFIG_NF_TABLES (its sets)"
         case AddTable(table) | DeleteTable(table) | FlushChain(table, _):
             what, needs = f"table {table}", "CONFIG_NF_TABLES_INET (module nf_tables)"
         case None:
@@ -129,72 +123,16 @@ def _explained(error: OSError, command: Command | None) -> MeshError:
     return MeshError(f"{what}: {error.strerror or error}")
 
 
-# Encoding: one message a command.
-
-
-def _batch(kind: int) -> Any:
-    message = nfgen_msg()
-    message["header"]["type"] = kind
-    message["header"]["flags"] = 0
-    message["res_id"] = _SUBSYSTEM
-    return message
-
-
-def _message(command: Command) -> Any:
-    match command:
-        case AddTable(table):
-            return _request(nf.nft_table_msg, nf.NFT_MSG_NEWTABLE, {"TABLE_NAME": table})
-        case DeleteTable(table):
-            return _request(nf.nft_table_msg, nf.NFT_MSG_DELTABLE, {"TABLE_NAME": table}, flags=0)
-        case AddChain(table, chain):
-            hook = {"HOOK_HOOKNUM": _HOOKS[chain.hook], "HOOK_PRIORITY": chain.priority}
-            fields = {
-                "CHAIN_TABLE": table,
-                "CHAIN_NAME": chain.name,
-                "CHAIN_HOOK": _nested(hook),
-                "CHAIN_POLICY": _ACCEPT,
-                "CHAIN_TYPE": chain.kind,
-            }
-            return _request(nf.nft_chain_msg, nf.NFT_MSG_NEWCHAIN, fields)
-        case FlushChain(table, name):
-            fields = {"RULE_TABLE": table, "RULE_CHAIN": name}
-            return _request(nf.nft_rule_msg, nf.NFT_MSG_DELRULE, fields, flags=0)
-        case AddRule(table, name, rule):
-            fields = {
-                "RULE_TABLE": table,
-                "RULE_CHAIN": name,
-                "RULE_EXPRESSIONS": [encode(step) for step in rule.steps],
-                "RULE_USERDATA": {"value": rule.comment},
-            }
-            flags = NLM_F_CREATE | NLM_F_APPEND
-            return _request(nf.nft_rule_msg, nf.NFT_MSG_NEWRULE, fields, flags=flags)
-        case never:
-            assert_never(never)
-
-
-def _request(kind: Any, number: int, fields: dict[str, Any], *, flags: int = NLM_F_CREATE) -> Any:
-    message = kind()
-    message["header"]["type"] = (_SUBSYSTEM << 8) | number
-    message["header"]["flags"] = NLM_F_ACK | flags
-    message["nfgen_family"] = _INET
-    message["attrs"] = _nested(fields)["attrs"]
-    return message
-
-
-def _nested(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"attrs": [(f"NFTA_{name}", value) for name, value in fields.items()]}
-
-
 # Decoding: the exact reverse.
 
 
 def _tables(netlink: Netlink) -> tuple[Table, ...]:
-    listed = netlink.dump(_query(nf.nft_table_msg, nf.NFT_MSG_GETTABLE), nf.nft_table_msg)
+    listed = netlink.dump(query(nf.nft_table_msg, nf.NFT_MSG_GETTABLE), nf.nft_table_msg)
     names = [message.get_attr("NFTA_TABLE_NAME") for message in listed]
     ours = [name for name in rules.TABLES if name in names]
     if not ours:
         return ()
-    chains = netlink.dump(_query(nf.nft_chain_msg, nf.NFT_MSG_GETCHAIN), nf.nft_chain_msg)
+    chains = netlink.dump(query(nf.nft_chain_msg, nf.NFT_MSG_GETCHAIN), nf.nft_chain_msg)
     return tuple(
         Table(
             name,
@@ -203,23 +141,20 @@ def _tables(netlink: Netlink) -> tuple[Table, ...]:
                 for message in chains
                 if message.get_attr("NFTA_CHAIN_TABLE") == name
             ),
+            _sets(netlink, name),
         )
         for name in ours
     )
-
-
-def _query(kind: Any, number: int, fields: dict[str, Any] | None = None) -> Any:
-    return _request(kind, number, fields or {}, flags=0)
 
 
 def _chain(message: Any, table_rules: dict[str, list[Rule]]) -> Chain:
     name = message.get_attr("NFTA_CHAIN_NAME")
     found = tuple(table_rules.get(name, ()))
     hook = message.get_attr("NFTA_CHAIN_HOOK")
-    if hook is None or message.get_attr("NFTA_CHAIN_POLICY") != _ACCEPT:
+    if hook is None or message.get_attr("NFTA_CHAIN_POLICY") != ACCEPT:
         return Chain(name, "", "", 0, found)  # a chain of somebody else's making
     number = hook.get_attr("NFTA_HOOK_HOOKNUM")
-    names = {value: key for key, value in _HOOKS.items()}
+    names = {value: key for key, value in HOOKS.items()}
     return Chain(
         name,
         message.get_attr("NFTA_CHAIN_TYPE"),
@@ -230,9 +165,9 @@ def _chain(message: Any, table_rules: dict[str, list[Rule]]) -> Chain:
 
 
 def _rules(netlink: Netlink, table: str) -> dict[str, list[Rule]]:
-    query = _query(nf.nft_rule_msg, nf.NFT_MSG_GETRULE, {"RULE_TABLE": table})
+    question = query(nf.nft_rule_msg, nf.NFT_MSG_GETRULE, {"RULE_TABLE": table})
     found: dict[str, list[Rule]] = {}
-    for message in netlink.dump(query, nf.nft_rule_msg):
+    for message in netlink.dump(question, nf.nft_rule_msg):
         if message.get_attr("NFTA_RULE_TABLE") != table:
             continue
         steps = message.get_attr("NFTA_RULE_EXPRESSIONS") or ()
@@ -242,3 +177,36 @@ def _rules(netlink: Netlink, table: str) -> dict[str, list[Rule]]:
         )
         found.setdefault(message.get_attr("NFTA_RULE_CHAIN"), []).append(rule)
     return found
+
+
+def _sets(netlink: Netlink, table: str) -> tuple[AddressSet, ...]:
+    """Named sets; those without a name belong to somebody's rules and are none of ours."""
+    found = []
+    question = query(nf.nft_set_msg, nf.NFT_MSG_GETSET, {"SET_TABLE": table})
+    versions = {number: version for version, number in ADDRESS_TYPES.items()}
+    for message in netlink.dump(question, nf.nft_set_msg):
+        version = versions.get(message.get_attr("NFTA_SET_KEY_TYPE"))
+        name = message.get_attr("NFTA_SET_NAME")
+        if message.get_attr("NFTA_SET_TABLE") == table and not name.startswith("__"):
+            elements = _elements(netlink, table, name) if version else frozenset()
+            found.append(AddressSet(name, version or 0, elements))
+    return tuple(found)
+
+
+def _elements(netlink: Netlink, table: str, name: str) -> frozenset[Element]:
+    fields = {"SET_ELEM_LIST_TABLE": table, "SET_ELEM_LIST_SET": name}
+    question = query(nf.nft_set_elem_list_msg, nf.NFT_MSG_GETSETELEM, fields)
+    found = set()
+    for message in netlink.dump(question, nf.nft_set_elem_list_msg):
+        for each in message.get_attr("NFTA_SET_ELEM_LIST_ELEMENTS") or ():
+            packed = bytes(each.get_attr("NFTA_SET_ELEM_KEY").get_attr("NFTA_DATA_VALUE"))
+            found.add(Element(ip_address(packed), _comment(each)))
+    return frozenset(found)
+
+
+def _comment(element: Any) -> str:
+    data = element.get_attr("NFTA_SET_ELEM_USERDATA")
+    if not isinstance(data, list):
+        return ""
+    comments = (value for kind, value in data if kind == "NFTNL_UDATA_SET_ELEM_COMMENT")
+    return bytes(next(comments, b"")).decode(errors="replace")

@@ -7,7 +7,7 @@ kernel shows becomes ``Foreign``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ambient.net.core.rules import (
     Bitwise,
@@ -17,20 +17,31 @@ from ambient.net.core.rules import (
     Expression,
     Foreign,
     Load,
+    Lookup,
     Meta,
     Payload,
     Redirect,
     SetCt,
     SetMeta,
+    SourceNat,
     Verdict,
 )
 
 # Numbers of linux/netfilter/nf_tables.h, under our names for them.
 _HEADERS: Final = {"network": 1, "transport": 2}  # NFT_PAYLOAD_*_HEADER
-_META: Final = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
+_META: Final = {
+    "mark": 3,
+    "iifname": 6,
+    "oifname": 7,
+    "skuid": 10,
+    "nfproto": 15,
+    "l4proto": 16,
+}
 _CT: Final = {"mark": 3, "zone": 17}
 _COMPARE: Final = {"eq": 0, "neq": 1}
 _VERDICTS: Final = {"drop": 0, "accept": 1}
+_NAT_FAMILIES: Final[dict[Literal[4, 6], int]] = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+_SNAT: Final = 0  # NFT_NAT_SNAT
 _REGISTER: Final = 1  # NFT_REG_1
 _VERDICT_REGISTER: Final = 0
 
@@ -54,6 +65,8 @@ def _encoded(step: Expression) -> tuple[str, dict[str, Any]]:
     """nf_tables' name of the expression and its attributes."""
     into, out_of = {"DREG": _REGISTER}, {"SREG": _REGISTER}
     match step:
+        case Verdict() | Redirect() | SourceNat() | Count():
+            return _encoded_statement(step)
         case Meta(key):
             return "meta", {"KEY": _META[key], **into}
         case SetMeta(key):
@@ -71,15 +84,25 @@ def _encoded(step: Expression) -> tuple[str, dict[str, Any]]:
             return "cmp", {"OP": _COMPARE[op], "DATA": _value(data), **out_of}
         case Load(data):
             return "immediate", {"DATA": _value(data), **into}
+        case Lookup(set_name):
+            return "lookup", {"SET": set_name, **out_of}
+        case _:
+            raise ValueError(f"{step} is no expression of ours")
+
+
+def _encoded_statement(step: Verdict | Redirect | SourceNat | Count) -> tuple[str, dict[str, Any]]:
+    """What does something with the packet, rather than with the register."""
+    match step:
         case Verdict(code):
             verdict = _nested({"DATA_VERDICT": _nested({"VERDICT_CODE": _VERDICTS[code]})})
             return "immediate", {"DREG": _VERDICT_REGISTER, "DATA": verdict}
         case Redirect():
             return "redir", {"REG_PROTO_MIN": _REGISTER}
+        case SourceNat(version):
+            source = {"TYPE": _SNAT, "FAMILY": _NAT_FAMILIES[version]}
+            return "nat", {**source, "REG_ADDR_MIN": _REGISTER}
         case Count():
             return "counter", {}
-        case _:
-            raise ValueError(f"{step} is no expression of ours")
 
 
 def decode(shown: Any) -> Expression:
@@ -113,6 +136,11 @@ def _decoded(name: str, field: Callable[[str], Any]) -> Expression | None:
             return _immediate(field)
         case "redir" if field("REG_PROTO_MIN") == "NFT_REG_1":
             return Redirect()
+        case "lookup" if not field("FLAGS"):  # NFT_LOOKUP_F_INV
+            return Lookup(field("SET"))
+        case "nat" if field("TYPE") == "NFT_NAT_SNAT" and field("REG_PROTO_MIN") is None:
+            version = next((v for v, n in _NAT_FAMILIES.items() if n == field("FAMILY")), None)
+            return SourceNat(version) if version else None
         case "counter":
             return Count()
         case _:

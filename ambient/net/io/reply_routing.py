@@ -44,7 +44,7 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT})
 
 def possible(wanted: Ruleset) -> Ruleset:
     """``wanted`` without IPv6 routing where this namespace has no IPv6."""
-    if _has_ipv6():
+    if wanted.routing is None or _has_ipv6():
         return wanted
     routing = frozenset(each for each in wanted.routing if each.version == 4)
     return msgspec.structs.replace(wanted, routing=routing)
