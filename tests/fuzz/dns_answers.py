@@ -18,13 +18,14 @@ def _seeds():
     for line in ("A 192.0.2.1", "CNAME other.example.com", "TXT hello"):
         reply.add_answer(*RR.fromZone(f"{NAME} 60 IN {line}"))
     yield reply.pack()
-    # A TXT record that holds a long chain of pointers, and a record whose name is its end.
+    # A record of a private type that holds a long chain of pointers; the name of the next record
+    # is its end.
     start = bytes.fromhex("0102818000010002000000000161000001 0001".replace(" ", ""))
     base = len(start) + 11
     chain = bytes(2) + b"".join((0xC000 | base + 2 * n).to_bytes(2, "big") for n in range(4000))
-    text = b"\0" + bytes.fromhex("00100001000000000000")[:8] + len(chain).to_bytes(2, "big") + chain
+    private = b"\0" + bytes.fromhex("ff00000100000000") + len(chain).to_bytes(2, "big") + chain
     name = (0xC000 | base + len(chain) - 2).to_bytes(2, "big")
-    yield start + text + name + bytes.fromhex("00010001000000010004c0000201")
+    yield start + private + name + bytes.fromhex("00010001000000010004c0000201")
 
 
 SEEDS = [bytes(seed) for seed in _seeds()]

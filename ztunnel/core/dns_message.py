@@ -186,7 +186,7 @@ def read_reply(query: Query, number: int, data: bytes) -> Reply | None:
     header = DNSHeader.parse(DNSBuffer(data[:_HEADER_BYTES]))
     if not header.qr or header.opcode != query.opcode:
         return None
-    if not _answers_question(query, data, header.q, header.rcode):
+    if not _answers_question(query, data, header):
         return None
     return Reply(header.rcode, bool(header.tc), header.a)
 
@@ -241,10 +241,10 @@ def _opt_record(rcode: int) -> bytes:
     return b"\0" + _RECORD_TAIL.pack(_OPT, UDP_BYTES, rcode >> 4 << 24, 0)
 
 
-def _answers_question(query: Query, data: bytes, questions: int, rcode: int) -> bool:
-    if not query.question or questions == 0:
-        # Errors and answers to updates may come without a question.
-        return not query.question or rcode != 0 or query.opcode != _QUERY
+def _answers_question(query: Query, data: bytes, header: DNSHeader) -> bool:
+    if not query.question or header.q == 0:
+        # Errors, answers to updates and cut answers may come without the question.
+        return not query.question or bool(header.rcode or header.tc) or query.opcode != _QUERY
     end = _HEADER_BYTES + len(query.question)
     # Only letters differ in case: label lengths are below "A", and the type is compared exactly.
     name = slice(_HEADER_BYTES, end - 4)
