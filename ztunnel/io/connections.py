@@ -13,6 +13,7 @@ from ambient.api.workload import Workload
 from ambient.hbone.core.counters import Counters
 from ambient.net.core.wire import Add
 from ambient.policy.core.decide import Verdict
+from ambient.policy.core.explain import nearest_miss
 from ambient.telemetry.core.access_record import (
     DRAINED,
     POLICY_CHANGED,
@@ -106,7 +107,7 @@ class Connections:
             live.record.error = str(error)
             flag = flag_of(error)
             if isinstance(error, DeniedError) and error.denial.verdict is not None:
-                _tell_denial(live, error.denial.verdict)
+                _tell_denial(live, error.denial.verdict, error.nearest)
         except trio.Cancelled:
             live.record.error = DRAINED
             raise
@@ -123,10 +124,11 @@ class Connections:
             denials = ", ".join(permit.verdict.dry_run_denials)
             policy_log.info(Event.POLICY_DRY_RUN, **_parties(live), would_be_denied_by=denials)
 
-    def judge_again(self, changed: frozenset[str] | None = None) -> None:
+    def judge_again(self, changed: frozenset[str] | None = None) -> int:
         """Policies have changed, or (``changed``) only these workloads: cut what is no longer
-        allowed and leave the others alone.
+        allowed and leave the others alone. Answers how many were cut.
         """
+        judged = closed = 0
         for live in self.live:
             if live.permit is None or live.cut:
                 continue
@@ -136,9 +138,17 @@ class Connections:
             if workload is None:
                 continue  # Its pod is being replaced or removed; the node agent decides that.
             verdict = judge_again(self._view.state, workload, live.permit.connection)
+            judged += 1
             if not verdict.allowed:
-                _tell_denial(live, verdict)
+                policies = self._view.state.policies_for(workload)
+                nearest = "" if verdict.policy else nearest_miss(policies, live.permit.connection)
+                _tell_denial(live, verdict, nearest)
                 live.end(POLICY_CHANGED)
+                closed += 1
+        if judged:
+            tell = policy_log.info if closed else policy_log.debug
+            tell(Event.POLICY_REJUDGED, judged=judged, closed=closed)
+        return closed
 
     def _log_end(self, live: LiveConnection, duration_s: float) -> None:
         record = live.record
@@ -148,9 +158,10 @@ class Connections:
         write(record.event, **record.fields())
 
 
-def _tell_denial(live: LiveConnection, verdict: Verdict) -> None:
+def _tell_denial(live: LiveConnection, verdict: Verdict, nearest: str = "") -> None:
+    more = {"nearest": nearest} if nearest else {}
     policy_log.info(
-        Event.POLICY_DENIED, **_parties(live), policy=verdict.policy, reason=verdict.reason
+        Event.POLICY_DENIED, **_parties(live), policy=verdict.policy, reason=verdict.reason, **more
     )
 
 

@@ -8,14 +8,22 @@ from contextlib import suppress
 
 from ambient.api.errors import MeshError
 from ambient.api.ports import HBONE_PORT
-from ambient.hbone.core.errors import HandshakeError
+from ambient.api.workload import Workload
+from ambient.hbone.core.errors import HandshakeError, PeerRevokedError
+from ambient.identity.core.crl import RevokedError
 from ambient.identity.core.svid import SvidError
 from ambient.identity.core.verify import PeerIdentityError
 from ambient.identity.io.ca_client import CaError
 from ambient.net.io.sockets import ConnectError
+from ambient.policy.core.explain import nearest_miss
+from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.metric_names import ResponseFlag
 from ztunnel.core.admit import Denial
 
+_NO_IDENTITY = (
+    "the client came in plain text, so it has no identity: it is outside the mesh, or its tunnel "
+    "is not there yet"
+)
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
@@ -30,21 +38,34 @@ class ConnectionFailedError(MeshError):
 class DeniedError(ConnectionFailedError):
     """An inbound connection that may not reach its pod."""
 
-    def __init__(self, denial: Denial) -> None:
+    def __init__(self, denial: Denial, nearest: str = "") -> None:
+        """``nearest``: of the rules that could have allowed it, how the closest one missed."""
+        self.reason = denial.reason + (f"; nearest: {nearest}" if nearest else "")
         if denial.verdict is None:
-            super().__init__(denial.reason)
+            super().__init__(self.reason)
         else:
             super().__init__(
-                f"connection closed due to policy rejection: {denial.reason}",
+                f"connection closed due to policy rejection: {self.reason}",
+                hint=_NO_IDENTITY if denial.connection and not denial.connection.source else "",
                 flag=ResponseFlag.DENY,
             )
         self.denial = denial
+        self.nearest = nearest
+
+
+def denied(state: MeshState, server: Workload, denial: Denial) -> DeniedError:
+    """A policy's denial; where no policy allowed it, with the rule that came closest."""
+    if denial.connection is None or denial.verdict is None or denial.verdict.policy:
+        return DeniedError(denial)
+    return DeniedError(denial, nearest_miss(state.policies_for(server), denial.connection))
 
 
 def flag_of(error: BaseException) -> str:
     """The ``response_flags`` of a connection that this error ended."""
     if isinstance(error, ConnectionFailedError):
         return error.flag
+    if isinstance(error, (RevokedError, PeerRevokedError)):
+        return ResponseFlag.CERT_REVOKED
     if isinstance(error, (CaError, SvidError)):
         return ResponseFlag.IDENTITY_ERROR
     if isinstance(error, (HandshakeError, PeerIdentityError)):

@@ -104,9 +104,9 @@ class _Connect:
         described = describe.inbound(facts)
         with node.connections.open(self._pod.info, described, "HBONE") as live:
             if isinstance(decision, Denial):
-                error = denied(node.view.state, server, decision)
-                stream.refuse(decision.status, (proxy_status.denied(error.reason),))
-                raise error
+                refusal = denied(node.view.state, server, decision)
+                stream.refuse(decision.status, (proxy_status.denied(refusal.reason),))
+                raise refusal
             node.connections.admitted(live, server, decision)
             try:
                 upstream = await self._dial(decision, source if keep_source else None)

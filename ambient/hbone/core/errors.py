@@ -93,12 +93,14 @@ class HandshakeError(HboneError):
 class ConnectRefused(HboneError):  # noqa: N818 - reads as the event that it is
     """The peer answered CONNECT with a status other than 200."""
 
-    def __init__(self, authority: str, status: int) -> None:
+    def __init__(self, authority: str, status: int, reason: str = "") -> None:
         hints = {
             400: "does the address belong to the pod that was dialled?",
             401: "an authorization policy on the destination denied it",
             503: "does the application listen on that port?",
         }
-        message = f"CONNECT {authority} was refused with status {status}"
+        message = f"CONNECT {authority} was refused with status {status}" + (
+            f": {reason}" if reason else ""
+        )
         super().__init__(message, hint=hints.get(status, ""))
         self.status = status

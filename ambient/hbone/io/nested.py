@@ -13,7 +13,8 @@ from functools import partial
 
 from ambient.hbone.core.connect import ConnectRequest, ConnectResponse
 from ambient.hbone.core.counters import Counters
-from ambient.hbone.core.errors import ConnectRefused, HboneStreamError
+from ambient.hbone.core.errors import HboneStreamError
+from ambient.hbone.core.proxy_status import refusal
 from ambient.hbone.io.client import Allowed, ClientConnection
 from ambient.hbone.io.connection import DEFAULT_TIMING, Timing
 from ambient.hbone.io.relay import Relay
@@ -49,7 +50,7 @@ async def connect_inside(
         raise
     if response.status != 200:
         stream.reset()
-        raise ConnectRefused(request.authority, response.status)
+        raise refusal(request.authority, response)
     return stream, response
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import trio
 
 from ambient.hbone.core.connect import ConnectRequest, ConnectResponse
-from ambient.hbone.core.errors import ConnectionLostError, ConnectRefused, HboneStreamError
+from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError
+from ambient.hbone.core.proxy_status import refusal
 from ambient.hbone.io.client import Allowed, ClientConnection, connect
 from ambient.hbone.io.connection import DEFAULT_TIMING, Timing
 from ambient.hbone.io.relay import Relay
@@ -131,7 +132,7 @@ class Pool:
             if response.status == 200:
                 return stream, response
             stream.reset()
-            raise ConnectRefused(request.authority, response.status)
+            raise refusal(request.authority, response)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _dial(

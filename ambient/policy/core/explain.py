@@ -73,6 +73,20 @@ def explain(
     return tuple(_explain(policy, facts) for policy in compiled)
 
 
+def nearest_miss(policies: PolicySet, connection: Connection) -> str:
+    """Of the rules that could have allowed a connection, the one that missed by the least."""
+    facts = facts_of(connection)
+    best: tuple[int, str] | None = None
+    for compiled in policies.allow:
+        by_rule: dict[int, list[Miss]] = {}
+        for miss in _misses(compiled, facts):
+            by_rule.setdefault(miss.rule, []).append(miss)
+        for misses in by_rule.values():
+            if best is None or len(misses) < best[0]:
+                best = len(misses), f"{compiled.key} " + ", ".join(map(str, misses))
+    return best[1] if best else ""
+
+
 def _explain(compiled: CompiledPolicy, facts: Facts) -> Explanation:
     policy = compiled.policy
     rule = next((n for n, group in enumerate(compiled.groups, 1) if group_matches(group, facts)), 0)
