@@ -35,3 +35,17 @@ def test_a_bad_value_is_named(env):
     ((name, value),) = env.items()
     with pytest.raises(SettingsError, match=f"{name}='{value}'"):
         load_settings(Settings, env)
+
+
+@pytest.mark.parametrize(
+    ("env", "wanted"),
+    [
+        ({}, True),
+        ({"DNS_CAPTURE": "false"}, False),
+        ({"ISTIO_META_DNS_CAPTURE": "false"}, False),
+        ({"DNS_CAPTURE": "false", "ISTIO_META_DNS_CAPTURE": "true"}, True),
+        ({"DNS_CAPTURE": "true", "ISTIO_META_DNS_CAPTURE": ""}, True),
+    ],
+)
+def test_whether_pods_get_a_dns_proxy(env, wanted):
+    assert load_settings(Settings, env).dns_proxy is wanted
