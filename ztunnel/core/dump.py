@@ -6,10 +6,12 @@ Empty and default values are left out, as upstream does, except for the few that
 from __future__ import annotations
 
 import base64
+import platform
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -127,6 +129,39 @@ def certificate(identity: Identity, found: Svid | MeshError | None) -> Json:
         "certChain": _pem_entries(found.certificate_chain_pem),
         "rootCerts": _pem_entries(found.roots_pem),
     }
+
+
+def build(version: str) -> Json:
+    """``version``: istioctl shows the first two; upstream's other keys say what we are instead."""
+    return {
+        "version": version,
+        "gitRevision": "unknown",
+        "rustVersion": f"none (Python {platform.python_version()})",
+        "buildProfile": "release",
+        "buildStatus": "Clean",
+        "istioVersion": "unknown",
+        "cryptoProvider": "openssl",
+    }
+
+
+def config(settings: msgspec.Struct) -> Json:
+    """``config``: every setting by its name in camel case; a time as seconds and nanoseconds.
+
+    Headers are left out, because they may carry credentials.
+    """
+    shown: Json = {}
+    for one in msgspec.structs.fields(settings):
+        if one.name.endswith("_headers"):
+            continue
+        value = getattr(settings, one.name)
+        seconds = one.name.endswith("_s")
+        name = one.name.removesuffix("_s") if seconds else one.name
+        if seconds and value is not None:
+            whole = int(value)
+            value = {"secs": whole, "nanos": round((value - whole) * 1e9)}
+        head, *rest = name.split("_")
+        shown[head + "".join(part.capitalize() for part in rest)] = msgspec.to_builtins(value)
+    return shown
 
 
 def _pem_entries(pem: bytes) -> list[dict[str, str]]:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
-import msgspec
 import trio
 
+from ambient.api.address import parse_ip
 from ambient.telemetry.core.access_record import Direction
-from ambient.telemetry.io.http import Request, Response, Routes
+from ambient.telemetry.io.http import Handler, Request, Response, Routes
 from ambient.telemetry.io.logs import levels
 from ztunnel.core import dump
 from ztunnel.io.connections import LiveConnection
 from ztunnel.io.node import Node
 from ztunnel.io.pods import Pods
+from ztunnel.io.profile import profile_routes
 
 JSON: Final = "application/json"
+INDEX: Final = """\
+/config_dump              the mesh state, certificates and connections, as istioctl reads them
+/connections              live connections, and the policy that lets each of them live
+/logging                  log levels; POST ?level=<level> or ?level=<scope>=<level>, ?reset
+/debug/pprof/profile      where the time goes: ?seconds=10&frequency=100, collapsed stacks
+/debug/pprof/heap         what the memory is for
+/quitquitquit             POST: drain and end
+"""
 LOGGING_HELP: Final = (
     "usage: POST /logging                      show the levels\n"
     "       POST /logging?level=<level>        set the level of everything\n"
@@ -34,9 +42,25 @@ def admin_routes(node: Node, pods: Pods, stopping: trio.Event, default_levels: s
     routes.add("/", admin.index, methods=())
     routes.add("/config_dump", admin.config_dump, methods=())
     routes.add("/connections", admin.connections)
-    routes.add("/logging", admin.logging, methods=("GET", "POST"))
-    routes.add("/quitquitquit", admin.quit, methods=("POST",))
+    routes.add("/logging", local_only(admin.logging), methods=("GET", "POST"))
+    routes.add("/quitquitquit", local_only(admin.quit), methods=("POST",))
+    routes.include(profile_routes())
     return routes
+
+
+def local_only(handler: Handler) -> Handler:
+    """What changes something is not answered over the network, wherever the port was bound.
+
+    A peer without an address is on a socket that only this process could hand out.
+    """
+
+    async def checked(request: Request) -> Response:
+        ip = parse_ip(request.peer) if request.peer else None
+        if request.method != "GET" and request.peer and (ip is None or not ip.is_loopback):
+            return Response(403, "only from this machine\n")
+        return await handler(request)
+
+    return checked
 
 
 class _Admin:
@@ -48,7 +72,7 @@ class _Admin:
 
     async def index(self, _: Request) -> Response:
         """What there is."""
-        return Response(200, "/config_dump\n/connections\n/logging\n/quitquitquit (POST)\n")
+        return Response(200, INDEX)
 
     async def config_dump(self, _: Request) -> Response:
         """Everything that decisions depend on, in ztunnel's JSON."""
@@ -62,8 +86,10 @@ class _Admin:
                 for one in sorted(state.services, key=lambda s: s.hostname)
             ],
             "policies": [dump.policy(one) for one in sorted(state.policies, key=lambda p: p.key)],
-            "version": {"version": version("ambient-mesh"), "buildStatus": "Clean"},
-            "config": _camel_keys(msgspec.to_builtins(self._node.settings)),
+            "stagedServices": {},  # an endpoint without its service has no place of its own
+            "staticConfig": {"workloads": [], "policies": [], "services": []},
+            "version": dump.build(version("ambient-mesh")),
+            "config": dump.config(self._node.settings),
             "certificates": [
                 dump.certificate(identity, found)
                 for identity, found in self._node.certs.states().items()
@@ -137,15 +163,6 @@ def _connection(live: LiveConnection) -> dict[str, Any]:
         "policy": verdict.policy if verdict else "",
         "reason": verdict.reason if verdict else live.reason,
     }
-
-
-def _camel_keys(settings: Mapping[str, object]) -> dict[str, object]:
-    """``pool_max_streams`` is ``poolMaxStreams``."""
-    named = {}
-    for key, value in settings.items():
-        head, *rest = key.lower().split("_")
-        named[head + "".join(part.capitalize() for part in rest)] = value
-    return named
 
 
 def _json(body: object) -> Response:

@@ -67,6 +67,10 @@ class Routes:
         """Serve ``path``. An empty ``methods`` allows all."""
         self._by_path[path] = (frozenset(methods), handler)
 
+    def include(self, other: Routes) -> None:
+        """Serve everything that ``other`` serves."""
+        self._by_path.update(other._by_path)
+
     @property
     def paths(self) -> list[str]:
         """Every path that is served."""

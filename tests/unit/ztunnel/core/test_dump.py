@@ -21,6 +21,7 @@ from ambient.identity.core.svid import parse_svid
 from tests.fakes.ca_server import Authority
 from tests.unit.ztunnel.core.mesh_builder import mesh, service, waypoint, workload
 from ztunnel.core import dump
+from ztunnel.settings import Settings
 
 WEB = Identity("cluster.local", "shop", "web")
 
@@ -103,3 +104,11 @@ def test_a_certificate_says_whether_it_is_there():
     assert "PRIVATE" not in json.dumps(shown)
     assert dump.certificate(WEB, None)["state"] == "Initializing"
     assert dump.certificate(WEB, MeshError("no"))["state"] == "Unavailable: no"
+
+
+def test_settings_are_in_camel_case_with_times_as_upstream_writes_them():
+    settings = Settings(xds_headers={"authorization": "s3cr3t"}, pool_unused_release_timeout_s=1.5)
+    shown = dump.config(settings)
+    assert shown["poolUnusedReleaseTimeout"] == {"secs": 1, "nanos": 500_000_000}
+    assert shown["xdsAddress"].startswith("https://")
+    assert "s3cr3t" not in json.dumps(shown)

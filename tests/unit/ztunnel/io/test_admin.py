@@ -15,9 +15,9 @@ def stopping():
     logs.configure("info")
 
 
-async def ask(stopping, method, path, **query):
+async def ask(stopping, method, path, peer="127.0.0.1", **query):
     routes = admin_routes(None, None, stopping, "info")
-    return await routes(Request(method=method, path=path, query=query, headers={}))
+    return await routes(Request(method=method, path=path, query=query, headers={}, peer=peer))
 
 
 async def test_levels_are_shown_set_and_reset(stopping):
@@ -42,3 +42,43 @@ async def test_shutdown_needs_a_post(stopping):
     assert not stopping.is_set()
     assert (await ask(stopping, "POST", "/quitquitquit")).body == "shutdown now\n"
     assert stopping.is_set()
+
+
+async def test_what_changes_something_is_only_for_this_machine(stopping):
+    for path in ("/quitquitquit", "/logging"):
+        assert (await ask(stopping, "POST", path, peer="10.1.2.3", level="debug")).status == 403
+    assert not stopping.is_set()
+    assert (await ask(stopping, "GET", "/logging", peer="10.1.2.3")).status == 200
+    assert (await ask(stopping, "POST", "/logging", peer="::ffff:127.0.0.1")).status == 200
+    assert (await ask(stopping, "POST", "/quitquitquit", peer="::1")).status == 200
+
+
+async def test_a_profile_names_the_function_that_works(stopping):
+    working = True
+
+    def spin_in_this_test():
+        while working:
+            sum(range(1000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, spin_in_this_test)
+        answer = await ask(stopping, "GET", "/debug/pprof/profile", seconds="1", frequency="50")
+        working = False
+    assert answer.status == 200
+    assert "spin_in_this_test" in answer.body
+    stack, _, count = answer.body.splitlines()[0].rpartition(" ")
+    assert ";" in stack
+    assert int(count) > 0
+
+
+@pytest.mark.parametrize("query", [{"seconds": "0"}, {"seconds": "1e3"}, {"frequency": "2000"}])
+async def test_a_profile_has_bounds(stopping, query):
+    answer = await ask(stopping, "GET", "/debug/pprof/profile", **query)
+    assert answer.status == 400
+    assert "whole number from 1 to" in answer.body
+
+
+async def test_the_heap_page_names_types_and_counts(stopping):
+    text = (await ask(stopping, "GET", "/debug/pprof/heap")).body
+    assert "builtins.function" in text
+    assert int(text.split("resident_kb ")[1].split()[0]) > 1000
