@@ -12,6 +12,7 @@ from typing import Final
 import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
+from structlog.contextvars import bind_contextvars
 
 from ambient.api.type_urls import AUTHORIZATION_TYPE
 from ambient.hbone.io.relay import Relay
@@ -34,7 +35,8 @@ from ztunnel.io.node import IdentityUse, Node
 from ztunnel.io.pod import Pod
 from ztunnel.io.pods import Pods
 from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit
-from ztunnel.io.zds import follow_agent
+from ztunnel.io.worker_http import Channels, PassedEndpoint
+from ztunnel.io.zds import follow_agent, follow_supervisor
 from ztunnel.settings import Settings
 
 STATE_MANAGER: Final = "state manager"
@@ -50,11 +52,21 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
     await _Tunnel(settings, stopping).run()
 
 
+async def run_worker(channels: Channels, settings: Settings, stopping: trio.Event) -> None:
+    """As ``run``, for the pods that the supervisor gives us (``ztunnel/supervisor.py``)."""
+    bind_contextvars(worker=channels.number)
+    raise_descriptor_limit()
+    await _Tunnel(settings, stopping, channels).run()
+
+
 class _Tunnel:
     """Every part of the process."""
 
-    def __init__(self, settings: Settings, stopping: trio.Event) -> None:
+    def __init__(
+        self, settings: Settings, stopping: trio.Event, supervisor: Channels | None = None
+    ) -> None:
         self._settings = settings
+        self._supervisor = supervisor
         self._stopping = stopping
         self._view = MeshView(
             MeshState(), settings.network, settings.node_name, settings.cluster_id
@@ -92,7 +104,7 @@ class _Tunnel:
             await self._sync(nursery)
             with trio.CancelScope() as talking:
                 async with trio.open_nursery() as agent:
-                    agent.start_soon(follow_agent, self._settings.inpod_uds, self._pods)
+                    agent.start_soon(self._serve_pods)
                     self._readiness.done(PROXY)
                     await self._stopping.wait()
                     talking.cancel()
@@ -100,16 +112,27 @@ class _Tunnel:
             nursery.cancel_scope.cancel()
         self._control.close()
 
-    def _make_endpoints(self) -> Iterator[Endpoint]:
+    async def _serve_pods(self) -> None:
+        """Do what the agent says, or the supervisor, without whom a worker does not go on."""
+        if self._supervisor is None:
+            await follow_agent(self._settings.inpod_uds, self._pods)
+        else:
+            await follow_supervisor(self._supervisor.zds_fd, self._pods)
+            self._stopping.set()
+
+    def _make_endpoints(self) -> Iterator[Endpoint | PassedEndpoint]:
         settings = self._settings
         ready = Routes()
         ready.add("/healthz/ready", self._answer_ready, methods=("GET",))
-        yield Endpoint("", settings.readiness_port, ready)
         stats = Routes()
         for path in ("/metrics", "/stats/prometheus"):
             stats.add(path, metrics_handler(self._registry), methods=())
-        yield Endpoint("", settings.stats_port, stats)
         admin = admin_routes(self._node, self._pods, self._stopping, str(levels))
+        if self._supervisor is not None:
+            yield PassedEndpoint(self._supervisor.http_fd, (ready, stats, admin))
+            return
+        yield Endpoint("", settings.readiness_port, ready)
+        yield Endpoint("", settings.stats_port, stats)
         yield Endpoint("localhost", settings.admin_port, admin)
 
     async def _answer_ready(self, _: Request) -> Response:

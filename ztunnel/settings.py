@@ -56,6 +56,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     secret_ttl_s: Seconds = field(default=86400.0, name="SECRET_TTL")
     """Life of the workload certificates that we ask for."""
 
+    local_xds_path: str = ""
+    """File with mesh state; read again when it changes. Other state comes from ``xds_address``."""
+    local_xds: str = ""
+    """The same as a text."""
+    local_cert_dir: str = ""
+    """Folder with certificates, instead of a CA: ``<namespace>/<service account>/*.pem``."""
+
     inpod_uds: str = "/var/run/ztunnel/ztunnel.sock"
     """The node agent's socket."""
     inpod_port_reuse: bool = True
@@ -99,6 +106,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     keepalive_retries: Annotated[int, Meta(ge=1)] = 9
     enable_response_baggage: bool = True
     """Tell the client's side in the CONNECT response who answers."""
+
+    worker_threads: str = field(default="1", name="ZTUNNEL_WORKER_THREADS")
+    """How many processes share this node's pods: a number, 0 for one a core, or 50% of the cores.
+    Istio's counts threads and is 2 or more by default."""
 
     admin_port: Port = ADMIN_PORT
     """On localhost."""

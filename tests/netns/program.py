@@ -28,6 +28,11 @@ class Program:
     def events(self):
         return [json.loads(line)["message"] for line in self._output.read_text().splitlines()]
 
+    def worker_pid(self, number):
+        lines = [json.loads(line) for line in self._output.read_text().splitlines()]
+        started = [one for one in lines if one["message"] == "worker.started"]
+        return [one["pid"] for one in started if one["worker"] == number][-1]
+
     async def until_ready(self):
         await self.until_answer(lambda answer: answer == "ready\n")
 

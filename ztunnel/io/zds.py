@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import trio
 
@@ -24,22 +24,44 @@ from ambient.net.io.agent_socket import AgentSocket, PacketError
 from ambient.net.io.netns import Netns
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from ztunnel.io.pods import Pods, PodStartError, SnapshotError
+from ztunnel.io.pods import PodStartError, SnapshotError
 
 FIRST_DELAY_S: Final = 0.02  # ztunnel: doubles from 10 ms, so it first sleeps 20 ms
 LONGEST_DELAY_S: Final = 15.0
 
+FAILURE: Final = "failure to start proxy: "
+"""How the refusal of a pod begins, as upstream's does."""
+
 log = get_logger("zds")
 
 
-async def follow_agent(path: str, pods: Pods) -> None:
+class PodBook(Protocol):
+    """Who does what the agent says: this process's ``Pods``, or a supervisor's ``Shares``."""
+
+    def begin_session(self) -> None:
+        """The agent will name every pod again."""
+
+    async def add(self, info: Add, netns: Netns) -> None:
+        """Serve a pod. Takes over ``netns``. Raises PodStartError."""
+
+    def keep(self, uid: str) -> None:
+        """Leave a pod as it is. Raises SnapshotError."""
+
+    def delete(self, uid: str) -> None:
+        """The pod has left."""
+
+    def snapshot_sent(self) -> None:
+        """Pods that were not named have left. Raises SnapshotError."""
+
+
+async def follow_agent(path: str, pods: PodBook) -> None:
     """Do what the agent at ``path`` asks for; reconnect with back-off and leave live pods alone."""
     delay_s = FIRST_DELAY_S
     told = ""
     while True:
         session = _Session(path, pods)
         try:
-            await session.run()
+            await session.run(await AgentSocket.connect(path))
             reason, hint = "the agent closed the connection", ""
         except UnavailableError as error:
             reason, hint = str(error), error.hint
@@ -53,21 +75,29 @@ async def follow_agent(path: str, pods: Pods) -> None:
         await trio.sleep(delay_s)
 
 
+async def follow_supervisor(fd: int, pods: PodBook) -> None:
+    """As ``follow_agent`` on a connection that we were started with; returns when it ends.
+
+    Raises what breaks the protocol: both ends are one program.
+    """
+    await _Session("the supervisor", pods).run(AgentSocket.from_fd(fd))
+
+
 class _Session:
     """One connection to the agent."""
 
-    def __init__(self, path: str, pods: Pods) -> None:
+    def __init__(self, path: str, pods: PodBook) -> None:
         self._path = path
         self._pods = pods
         self.answered = False
         """The agent has sent a request, so it is a working one."""
 
-    async def run(self) -> None:
-        """Returns when the agent has closed; raises UnavailableError where there is none.
+    async def run(self, connected: AgentSocket) -> None:
+        """Returns when the agent has closed; takes over the socket.
 
         A request that breaks the protocol is answered with its error, then raised.
         """
-        with await AgentSocket.connect(self._path) as agent:
+        with connected as agent:
             self._pods.begin_session()
             await agent.send(encode(Hello()))
             while True:
@@ -105,7 +135,7 @@ class _Session:
                 try:
                     await self._pods.add(request, Netns.from_fd(fd))
                 except PodStartError as error:
-                    return f"failure to start proxy: {error}"
+                    return f"{FAILURE}{error}"
             case Keep(uid):
                 self._pods.keep(uid)
             case Del(uid):

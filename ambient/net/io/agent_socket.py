@@ -62,6 +62,20 @@ class AgentSocket:
             raise
         return cls(sock)
 
+    @classmethod
+    def from_fd(cls, fd: int) -> AgentSocket:
+        """Take over a descriptor that this process was started with. Raises OSError."""
+        return cls(trio.socket.from_stdlib_socket(_adopt(fd)))
+
+    @classmethod
+    def pair(cls) -> tuple[AgentSocket, int]:
+        """A connection with a process to be started: our end, and the descriptor of the other.
+
+        The descriptor is the caller's to pass on and to close.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(trio.socket.from_stdlib_socket(ours)), theirs.detach()
+
     def peer(self) -> Peer:
         """The process that made the other end."""
         raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
@@ -170,6 +184,11 @@ class AgentListener:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _adopt(fd: int) -> socket.socket:
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=fd)
 
 
 def _remove_stale(path: Path) -> None:

@@ -32,6 +32,8 @@ ACTIVE_PROXIES: Final = "workload_manager_active_proxy_count"
 PENDING_PROXIES: Final = "workload_manager_pending_proxy_count"
 PROXIES_STARTED: Final = "workload_manager_proxies_started"
 PROXIES_STOPPED: Final = "workload_manager_proxies_stopped"
+WORKERS: Final = "ztunnel_workers"
+WORKER_RESTARTS: Final = "ztunnel_worker_restarts"
 
 REQUESTS: Final = "istio_requests"
 """HTTP requests of a waypoint."""
