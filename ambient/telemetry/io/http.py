@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -90,17 +90,21 @@ async def _not_found(request: Request) -> Response:
 
 
 async def serve_http(
-    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    listeners: Sequence[trio.abc.Listener[Any]],
     handler: Handler,
     *,
+    max_body_bytes: int = MAX_BODY_BYTES,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests on ``listeners`` until cancelled; the listeners are closed at the end."""
+    """Answer requests on ``listeners`` until cancelled; the listeners are closed at the end.
+
+    A listener may also give TLS streams.
+    """
     limit = trio.CapacityLimiter(MAX_CONNECTIONS)
 
-    async def connection(stream: trio.SocketStream) -> None:
+    async def connection(stream: trio.abc.Stream) -> None:
         async with limit:
-            await _Connection(stream, handler).run()
+            await _Connection(stream, handler, max_body_bytes).run()
 
     task_status.started()
     await trio.serve_listeners(connection, list(listeners))
@@ -114,8 +118,11 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
 class _Connection:
     """One client, until it closes, misbehaves or stays silent."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, handler: Handler) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, handler: Handler, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
         self._stream = stream
+        self._max_body_bytes = max_body_bytes
         self._handler = handler
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
 
@@ -142,8 +149,8 @@ class _Connection:
                 if not isinstance(event, h11.Data):
                     return False
                 body += event.data
-                if len(body) > MAX_BODY_BYTES:
-                    await self._refuse(413, f"a body may have {MAX_BODY_BYTES} bytes")
+                if len(body) > self._max_body_bytes:
+                    await self._refuse(413, f"a body may have {self._max_body_bytes} bytes")
                     return False
         if timeout.cancelled_caught:
             return False
@@ -209,7 +216,8 @@ class _Connection:
         with trio.move_on_after(HEAD_TIMEOUT_S):
             await self._stream.send_all(wire)
             # Closing with unread bytes resets the connection, and a reset may overtake the answer.
-            await self._stream.send_eof()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
             while await self._stream.receive_some(READ_BYTES):
                 pass
 
