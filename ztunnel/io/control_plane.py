@@ -9,6 +9,7 @@ import trio
 
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from ambient.identity.io.ca_client import CaClient, CaSettings
+from ambient.identity.io.cert_files import CertFiles
 from ambient.identity.io.cert_store import CertStore
 from ambient.identity.io.crl_file import revocation_of
 from ambient.identity.io.file_watch import follow_file
@@ -16,6 +17,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
+from ztunnel.io.local_state import LocalState
 from ztunnel.settings import Settings
 
 XDS_TYPES: Final = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
@@ -26,19 +28,20 @@ Apply = Callable[[Update], Iterable[BadResource]]
 
 
 class ControlPlane:
-    """Certificates are there from the start; the mesh state where an address is configured."""
+    """Certificates are there from the start; the mesh state where an address is configured.
+
+    Files may take the place of both.
+    """
 
     def __init__(self, settings: Settings, apply: Apply) -> None:
         """``apply`` takes over what the control plane sends. Raises CrlError."""
         self._settings = settings
         self._ca = CaClient(_ca_settings(settings))
         self.revocation = revocation_of(settings.crl_path)
-        self.certs = CertStore(
-            self._ca,
-            impersonate=True,
-            ttl_s=round(settings.secret_ttl_s),
-            revocation=self.revocation,
-        )
+        self.certs = self._make_certs()
+        self.local: LocalState | None = None
+        if settings.local_xds_path or settings.local_xds:
+            self.local = LocalState(settings.local_xds_path, settings.local_xds, apply)
         self.session: XdsSession | None = None
         if settings.xds_address:
             self.session = XdsSession(
@@ -57,6 +60,8 @@ class ControlPlane:
             if self.revocation is not None:
                 await nursery.start(self.revocation.run)
             nursery.start_soon(follow_file, self._settings.ca_root_ca, self._root_file)
+            if self.local is not None:
+                await nursery.start(self.local.run)
             task_status.started()
 
     async def demand(self, name: str) -> None:
@@ -67,6 +72,17 @@ class ControlPlane:
     def close(self) -> None:
         """End the connection to the CA."""
         self._ca.close()
+
+    def _make_certs(self) -> CertStore:
+        settings = self._settings
+        if settings.local_cert_dir:
+            return CertFiles(settings.local_cert_dir, self.revocation)
+        return CertStore(
+            self._ca,
+            impersonate=True,
+            ttl_s=round(settings.secret_ttl_s),
+            revocation=self.revocation,
+        )
 
     def _root_file(self, content: bytes | OSError) -> None:
         """New roots: every certificate is fetched again, because the roots come with it.
