@@ -3,7 +3,8 @@
 import io
 import random
 import socket
-from contextlib import asynccontextmanager
+import struct
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 
 import pytest
@@ -306,6 +307,37 @@ async def test_garbage_is_dropped_or_answered_and_harms_nobody(web, resolver):
             assert not await read_all(stream)
         assert addresses(await ask(web, resolver.ip, "api")) == ["10.96.0.7"]
         assert addresses(await ask(web, resolver.ip, "www.example.com")) == ["192.0.2.1"]
+
+
+async def test_tcp_clients_that_leave_or_stay(web, resolver, monkeypatch):
+    monkeypatch.setattr(dns, "IDLE_S", 0.2)
+    log = capture_log(stream := io.StringIO())
+    slow = DnsServer(LONG)
+    slow.lost = 1
+    async with capturing(web, (slow, resolver, resolver.ip)):
+        query = DNSRecord.question("long.example.com").pack()
+        framed = len(query).to_bytes(2, "big") + query
+        async with await web.dial(resolver.ip, 53) as idle:
+            assert await read_all(idle) == b""
+        async with await web.dial(resolver.ip, 53) as half_closed:
+            await half_closed.send_all(framed)
+            await half_closed.send_eof()
+            assert len((await receive(half_closed)).rr) == 100
+            assert await read_all(half_closed) == b""
+        for _ in range(3):
+            gone = await web.dial(resolver.ip, 53)
+            await gone.send_all(framed + framed[:7])
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await trio.aclose_forcefully(gone)
+        greedy = await web.dial(resolver.ip, 53)
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        with suppress(trio.BrokenResourceError), trio.fail_after(30):
+            while True:  # asks, and never reads
+                await greedy.send_all(framed * 20)
+        await trio.aclose_forcefully(greedy)
+        assert addresses(await ask(web, resolver.ip, "api")) == ["10.96.0.7"]
+    logs.configure()
+    assert not log.events("conn.crashed"), stream.getvalue()
 
 
 async def ask_raw(pod, server, data):

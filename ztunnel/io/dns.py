@@ -180,7 +180,12 @@ class DnsProxy:
     async def _forward_datagram(
         self, sock: socket.socket, call: _Call, peer: tuple[str, int]
     ) -> None:
-        _send(sock, await self._forward(call), peer)
+        try:
+            reply = await self._forward(call)
+        except Exception as error:  # a fault of ours must not end the pod's DNS
+            log.exception(Event.DNS_CRASHED, error=repr(error))
+            reply = error_reply(call.query, SERVFAIL)
+        _send(sock, reply, peer)
 
     # TCP
 
@@ -194,12 +199,10 @@ class DnsProxy:
             log.debug(Event.DNS_REFUSED, reason="too many connections", **self._source())
             return
         stream = MessageStream(sock)
-        transfer = None
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with trio.open_nursery() as answering:
-                transfer = await self._messages(stream, original, answering)
-            if transfer is not None and original is not None:
-                await self._pass_through(sock, frame(transfer) + stream.rest, original)
+        async with trio.open_nursery() as answering:
+            transfer = await self._messages(stream, original, answering)
+        if transfer is not None and original is not None:
+            await self._pass_through(sock, frame(transfer) + stream.rest, original)
 
     async def _messages(
         self, stream: MessageStream, original: HostPort | None, answering: trio.Nursery
@@ -214,15 +217,16 @@ class DnsProxy:
                         query = parse_query(data)
                     except MalformedError as error:
                         self._reject(error, "tcp")
-                        if error.reply is None:
-                            return None
-                        await stream.send(error.reply)
-                        continue
+                        if error.reply is not None:
+                            await _answer(stream, error.reply)
+                        return None  # whatever this client speaks, it is not DNS
                     if query.kind in ZONE_TRANSFERS and original is not None:
                         return data
                     await free.acquire()
                     call = self._called(query, "tcp", original)
                     answering.start_soon(self._answer_message, stream, call, free)
+            except trio.BrokenResourceError:
+                pass  # the client is gone
             finally:
                 self._reading.discard(scope)
         return None
@@ -234,10 +238,7 @@ class DnsProxy:
             reply = self._answer_here(call)
             if reply is None:
                 reply = await self._forward(call)
-            with trio.fail_after(IDLE_S):
-                await stream.send(reply)
-        except (trio.TooSlowError, trio.BrokenResourceError):
-            pass  # the client is gone, or does not read; its connection ends by its idle time
+            await _answer(stream, reply)
         finally:
             free.release()
 
@@ -248,9 +249,9 @@ class DnsProxy:
                 self._pod.netns, resolver, mark=self._node.settings.packet_mark
             )
         except MeshError as error:
-            log.debug(Event.DNS_FAILED, error=str(error), **self._source())
+            log.debug(Event.DNS_FAILED, result=str(error), **self._source())
             return
-        with upstream:
+        with upstream, suppress(trio.BrokenResourceError, OSError):
             await MessageStream(upstream).send_bytes(begun)
             await self._node.relay.splice(sock, upstream, Counters())
 
@@ -271,7 +272,8 @@ class DnsProxy:
             )
             if isinstance(found, Answer):
                 addresses = random.sample(found.addresses, len(found.addresses))
-                self._tell(Event.DNS_ANSWERED, call, str(found.service), len(addresses))
+                result = "success" if addresses else "no records"
+                self._tell(Event.DNS_ANSWERED, call, result, len(addresses))
                 return address_reply(query, found.alias, addresses, names.TTL_S, call.limit)
         elif query.opcode and call.original is None:
             return error_reply(query, NOTIMP)  # an update is for one server, and that is unknown
@@ -361,6 +363,15 @@ async def _next_message(stream: MessageStream, free: trio.Semaphore) -> bytes | 
             return await stream.receive()
         if free.value == MOST_PIPELINED:
             return None
+
+
+async def _answer(stream: MessageStream, reply: bytes) -> None:
+    """A client that is gone gets none, and one that does not read loses its connection."""
+    with suppress(trio.BrokenResourceError):
+        with trio.move_on_after(IDLE_S):
+            await stream.send(reply)
+            return
+        stream.abandon()
 
 
 def _send(sock: socket.socket, reply: bytes | None, peer: tuple[str, int]) -> None:

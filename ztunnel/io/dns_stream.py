@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -34,10 +35,17 @@ class MessageStream:
 
     async def send(self, message: bytes) -> None:
         """Whole messages, whoever else is sending. Raises trio.BrokenResourceError."""
-        async with self._sending:
-            await self._stream.send_all(frame(message))
+        await self.send_bytes(frame(message))
+
+    def abandon(self) -> None:
+        """Whoever reads or sends here sees the end."""
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_RDWR)
 
     async def send_bytes(self, data: bytes) -> None:
-        """As they are."""
+        """As they are. Raises trio.BrokenResourceError, also after ``abandon``."""
         async with self._sending:
-            await self._stream.send_all(data)
+            try:
+                await self._stream.send_all(data)
+            except trio.ClosedResourceError as error:
+                raise trio.BrokenResourceError("the connection was abandoned") from error
