@@ -34,6 +34,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ambient_ipv6: bool = True
     proc_dir: str = "/proc"
     """Where the node's processes are seen."""
+    allow_switch_to_host_ns: bool = False
+    """The agent has a network namespace of its own: the node's is that of process 1."""
+    repair: Literal["mend", "evict"] = "mend"
+    """Pods of the mesh that were started without the plugin: ``mend`` redirects them as they run,
+    ``evict`` has them start again, so that none of their connections was ever outside."""
     health_host: str = ""
     health_port: Port = 8000
     monitoring_host: str = ""

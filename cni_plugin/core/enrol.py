@@ -82,6 +82,21 @@ def label_problem(kind: str, labelled: Pod | Namespace) -> str:
     )
 
 
+def ineligible(pod: Pod, namespace: Namespace | None) -> str:
+    """Why a pod with the mesh's label can never join; empty where it can, or has no label."""
+    if not pod.spec.host_network:
+        return ""
+    metadata = pod.metadata
+    own = metadata.label(AMBIENT_MODE_LABEL)
+    around = namespace.metadata.label(AMBIENT_MODE_LABEL) if namespace is not None else None
+    if AMBIENT not in (own, own or around):
+        return ""
+    return (
+        f"not eligible: hostNetwork. The label {AMBIENT_MODE_LABEL}={AMBIENT} has no effect on "
+        "pods that use the node's network, whose traffic cannot be told from the node's own"
+    )
+
+
 class CaptureWishes(NamedTuple):
     """A pod's annotations about its capture; None where it says nothing."""
 

@@ -48,7 +48,9 @@ class Facts(NamedTuple):
     annotation: str | None
     """The redirection annotation, as the API server has it."""
     rules_fit: bool = True
-    """The pod's annotations about its capture still say what its rules do."""
+    """The pod's annotations about its capture, and its addresses, are what its rules are for."""
+    leaving: bool = False
+    """It is evicted already: nothing is begun with it any more."""
 
 
 def next_action(facts: Facts) -> Action:
@@ -58,7 +60,7 @@ def next_action(facts: Facts) -> Action:
     if facts.wanted:
         if facts.phase is Phase.ENROLLED and facts.rules_fit:
             return Action.NOTHING if facts.annotation == ENABLED else Action.ANNOTATE
-        return Action.ENROL if facts.has_address else Action.NOTHING
+        return Action.ENROL if facts.has_address and not facts.leaving else Action.NOTHING
     if facts.phase is Phase.ENROLLED or facts.annotation is not None:
         return Action.UNENROL
     return Action.FINISH_DRAIN if facts.phase is Phase.DRAINING else Action.NOTHING

@@ -9,14 +9,13 @@ rules goes. A ztunnel cuts what it still carries when it is told earlier.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from ipaddress import ip_address
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import trio
 
-from ambient.api.address import canonical
 from ambient.api.errors import MeshError
 from ambient.kube.core.errors import NotFound
 from ambient.kube.core.objects import (
@@ -33,7 +32,7 @@ from ambient.net.io.netns import Netns
 from ambient.net.io.zds_link import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from cni_plugin.core import enrol
+from cni_plugin.core import enrol, repair
 from cni_plugin.core.event import Added
 from cni_plugin.core.reconcile import (
     ENABLED,
@@ -43,8 +42,11 @@ from cni_plugin.core.reconcile import (
     next_action,
     retry_after_s,
 )
-from cni_plugin.io import discover, kube_reports, records
-from cni_plugin.io.kube_reports import ENROLMENT_FAILED, UNKNOWN_LABEL_VALUE, EventRecorder
+from cni_plugin.core.repair import Repair
+from cni_plugin.io import kube_reports, pod_netns
+from cni_plugin.io.entry import Entry
+from cni_plugin.io.host_probes import HostProbes
+from cni_plugin.io.remarks import Remarks
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
 
@@ -71,29 +73,6 @@ class Answer(NamedTuple):
     reason: str
 
 
-class Entry:
-    """One pod: what is known of it and how far it is."""
-
-    def __init__(self, uid: str) -> None:
-        self.uid: Final = uid
-        self.pod: Pod | None = None
-        self.phase = Phase.OUT
-        self.netns: Netns | None = None
-        self.options: rules.Options | None = None
-        """What the rules in the pod were made from, while it is enrolled."""
-        self.lock = trio.Lock()
-        """Held by whoever changes the pod's rules or phase."""
-        self.woken = trio.Event()
-        self.working = False
-        self.drains_until = 0.0
-
-    def release_netns(self) -> None:
-        """Let go of the namespace, which would otherwise outlive its pod."""
-        if self.netns is not None:
-            self.netns.close()
-            self.netns = None
-
-
 class Agent:
     """Owns the entries; ``start`` must have been called before anything happens."""
 
@@ -108,11 +87,22 @@ class Agent:
         self._namespaces: dict[str, Namespace] = {}
         self._nursery: trio.Nursery | None = None
         self._limit = trio.CapacityLimiter(PODS_AT_ONCE)
-        self.events: Final = EventRecorder(kube, settings.node_name)
+        self.probes: Final = HostProbes(settings)
+        self.repairs: Final[Counter[tuple[str, str]]] = Counter()
+        """How many, by kind of repair and result; Istio's label values."""
+        self._remarks: Final = Remarks(kube, settings.node_name)
 
     def phases(self) -> Iterator[Phase]:
         """The phase of every pod of the node."""
         return (entry.phase for entry in self._entries.values())
+
+    def not_redirected(self) -> int:
+        """Running pods that belong into the mesh by their labels, and whose traffic is outside."""
+        return sum(
+            entry.phase is not Phase.ENROLLED
+            for entry in self._entries.values()
+            if entry.pod is not None and entry.pod.ips and self._reason(entry.pod).wanted
+        )
 
     # What the API server tells. Nothing here waits.
 
@@ -120,7 +110,10 @@ class Agent:
         """A pod of this node is there, or is different from before."""
         entry = self._entry(pod.metadata.uid)
         entry.pod = pod
-        self._report_label("Pod", pod)
+        if entry.member_from_start is None and pod.ips:
+            entry.member_from_start = self._reason(pod).wanted
+        self._remarks.label("Pod", pod)
+        self._report_eligibility(pod)
         self._wake(entry)
 
     def pod_gone(self, uid: str) -> None:
@@ -128,8 +121,7 @@ class Agent:
         entry = self._entries.get(uid)
         if entry is not None:
             entry.pod = None
-            self.events.forget(uid, UNKNOWN_LABEL_VALUE)
-            self.events.forget(uid, ENROLMENT_FAILED)
+            self._remarks.forget(uid)
             self._wake(entry)
 
     def namespace_changed(self, name: str, namespace: Namespace | None) -> None:
@@ -138,21 +130,11 @@ class Agent:
             self._namespaces.pop(name, None)
         else:
             self._namespaces[name] = namespace
-            self._report_label("Namespace", namespace)
+            self._remarks.label("Namespace", namespace)
         for entry in self._entries.values():
             if entry.pod is not None and entry.pod.metadata.namespace == name:
+                self._report_eligibility(entry.pod)
                 self._wake(entry)
-
-    def _report_label(self, kind: str, labelled: Pod | Namespace) -> None:
-        problem = enrol.label_problem(kind, labelled)
-        uid = labelled.metadata.uid
-        if not problem:
-            self.events.forget(uid, UNKNOWN_LABEL_VALUE)
-        elif self.events.is_news(uid, UNKNOWN_LABEL_VALUE, problem):
-            log.warning(Event.LABEL_UNKNOWN, problem=problem)
-            if self._nursery is not None:
-                warn = self.events.warn
-                self._nursery.start_soon(warn, labelled, UNKNOWN_LABEL_VALUE, problem)
 
     # Start and end.
 
@@ -161,42 +143,64 @@ class Agent:
 
         Called when the first lists are complete, and before any ztunnel is served.
         """
-        for entry in list(self._entries.values()):
+        entries = list(self._entries.values())
+        await self.probes.start({e.uid: e.addresses for e in entries if self._is_member(e)})
+        for entry in entries:
             try:
                 await self._adopt(entry)
             except MeshError as error:
                 entry.phase = Phase.OUT  # so that it is tried again
-                log.warning(Event.ENROL_FAILED, pod=_name(entry), error=str(error))
-        self._nursery = nursery
+                log.warning(Event.ENROL_FAILED, pod=entry.name, error=str(error))
+        nursery.start_soon(self.probes.keep)
+        self._nursery = nursery  # not earlier: a pod that changes now must be adopted first
+        self._remarks.start(nursery)
+        for namespace in self._namespaces.values():
+            self._remarks.label("Namespace", namespace)
         for entry in list(self._entries.values()):
+            if entry.pod is not None:
+                self._remarks.label("Pod", entry.pod)
+                self._report_eligibility(entry.pod)
             self._wake(entry)
 
     def close(self) -> None:
         """Release the namespaces. Rules and tunnels stay: the pods go on without us."""
+        self.probes.close()
         for entry in self._entries.values():
             entry.release_netns()
+
+    def _is_member(self, entry: Entry) -> bool:
+        """Whether an earlier agent has enrolled the pod, and it still belongs into the mesh."""
+        pod = entry.pod
+        if pod is None or pod.finished or not self._reason(pod).wanted:
+            return False
+        return pod.metadata.annotation(REDIRECTION_ANNOTATION) == ENABLED
 
     async def _adopt(self, entry: Entry) -> None:
         pod = entry.pod
         if pod is None or pod.finished or pod.spec.host_network:
             return
-        annotated = pod.metadata.annotation(REDIRECTION_ANNOTATION) == ENABLED
-        wanted = self._reason(pod).wanted
-        entry.netns = await self._recorded_netns(pod)
-        if entry.netns is None and annotated:
-            entry.netns = await self._discovered_netns(pod)
-        if annotated and wanted:
-            entry.phase = Phase.ENROLLED
-            self._zds.adopt(_workload(pod, entry.netns))
-            if entry.netns is not None:
-                entry.options = self._options(pod)
-                await _apply(entry.netns, rules.enrolled(entry.options))
+        entry.netns = await _on_thread(pod_netns.recorded, self._settings, pod)
+        entry.seen_by_plugin = entry.netns is not None
+        if self._is_member(entry):
+            await self._adopt_member(entry, pod)
         elif entry.netns is not None:
             if await _on_thread(nft.read, entry.netns) != rules.ABSENT:
                 entry.phase = Phase.DRAINING
                 self._zds.adopt(_workload(pod, entry.netns))
             else:
                 entry.release_netns()
+
+    async def _adopt_member(self, entry: Entry, pod: Pod) -> None:
+        """Its annotation says that it is redirected; the kernel is asked whether that is true."""
+        await self._locate(entry, pod)
+        self._zds.adopt(_workload(pod, entry.netns))  # a ztunnel that has it goes on with it
+        if entry.netns is None:
+            return  # and then it counts as outside, and is looked for until it is found
+        if await _on_thread(nft.read, entry.netns) == rules.ABSENT:
+            return  # started without the plugin, after a reboot for example
+        entry.phase = Phase.ENROLLED
+        entry.options, entry.probed = self._options(pod), entry.addresses
+        await _apply(entry.netns, rules.enrolled(entry.options))
 
     # The plugin's call.
 
@@ -212,23 +216,32 @@ class Agent:
             entry.pod = pod
         async with entry.lock:
             try:
-                netns = Netns.open(event.netns)
-            except OSError as error:
-                raise EnrolError(
-                    f"cannot open the network namespace {event.netns}: {error.strerror or error}",
-                    hint="the agent must see the runtime's namespaces under the same path",
-                ) from None
-            if event.inode and netns.key != (event.device, event.inode):
-                netns.close()
-                raise EnrolError(f"{event.netns} is another network namespace than a moment ago")
-            if entry.netns is None or entry.netns.key != netns.key:
-                entry.release_netns()
-                entry.netns = netns
-            else:
-                netns.close()
-            await self._enrol(entry, pod)
+                await self._enrol_added(entry, pod, event)
+            except MeshError as error:
+                # The runtime tells of a sandbox that failed; this event names whom it waits for.
+                self._remarks.failure(pod, error)
+                raise
         self._wake(entry)  # the annotation may wait; the pod need not
         return Answer(True, reason)
+
+    async def _enrol_added(self, entry: Entry, pod: Pod, event: Added) -> None:
+        try:
+            netns = Netns.open(event.netns)
+        except OSError as error:
+            raise EnrolError(
+                f"cannot open the network namespace {event.netns}: {error.strerror or error}",
+                hint="the agent must see the runtime's namespaces under the same path",
+            ) from None
+        if event.inode and netns.key != (event.device, event.inode):
+            netns.close()
+            raise EnrolError(f"{event.netns} is another network namespace than a moment ago")
+        if entry.netns is None or entry.netns.key != netns.key:
+            entry.release_netns()
+            entry.netns = netns
+        else:
+            netns.close()
+        entry.told_ips, entry.seen_by_plugin = event.ips, True
+        await self._enrol(entry, pod)
 
     async def _pod_of(self, event: Added) -> Pod:
         for entry in self._entries.values():
@@ -277,7 +290,7 @@ class Agent:
             except MeshError as error:
                 failures += 1
                 wait_s = retry_after_s(failures)
-                await self._report_failure(entry, error)
+                self._remarks.failure(entry.pod, error)
             if entry.woken.is_set():
                 continue
             if wait_s is None:
@@ -311,10 +324,44 @@ class Agent:
             await self._unenrol(entry, pod)
             return
         if action is Action.ENROL:
-            if entry.netns is None:
-                entry.netns = await self._recorded_netns(pod) or await self._discovered_netns(pod)
+            await self._locate(entry, pod)
+            if entry.phase is Phase.OUT and await self._repaired_by_eviction(entry, pod):
+                return
             await self._enrol(entry, pod)
         await self._annotate(entry, pod, ENABLED)
+
+    async def _locate(self, entry: Entry, pod: Pod) -> None:
+        """Find the namespace, again where the pod has got another sandbox since."""
+        if entry.netns is not None and not await _on_thread(
+            pod_netns.belongs, entry.netns, entry.addresses
+        ):
+            entry.release_netns()
+            entry.phase = Phase.OUT
+        if entry.netns is None:
+            entry.netns = await _on_thread(pod_netns.recorded, self._settings, pod)
+            entry.seen_by_plugin = entry.netns is not None
+        if entry.netns is None:
+            entry.netns = await _on_thread(pod_netns.discovered, self._settings, pod)
+
+    async def _repaired_by_eviction(self, entry: Entry, pod: Pod) -> bool:
+        """Whether the pod is to start again; otherwise it is redirected as it runs."""
+        case = repair.Case(
+            redirected=False,
+            seen_by_plugin=entry.seen_by_plugin,
+            member_from_start=bool(entry.member_from_start),
+            replaceable=any(owner.controller for owner in pod.metadata.owner_references or ()),
+        )
+        if not case.member_from_start or case.seen_by_plugin:
+            return False
+        if repair.decide(self._settings.repair, case) is Repair.MEND:
+            self.repairs["repair", "success" if entry.netns is not None else "fail"] += 1
+            self._remarks.started_outside(pod, "it joins the mesh as it runs")
+            return False
+        self._remarks.started_outside(pod, "it is evicted, to start again within")
+        done = await kube_reports.evict(self._kube, pod)
+        self.repairs["delete", "success" if done else "skip"] += 1
+        entry.evicted = True
+        return True
 
     def _facts(self, entry: Entry) -> Facts:
         pod = entry.pod
@@ -326,7 +373,9 @@ class Agent:
             has_address=bool(pod.ips),
             phase=entry.phase,
             annotation=pod.metadata.annotation(REDIRECTION_ANNOTATION),
-            rules_fit=entry.options in (None, self._options(pod)),
+            rules_fit=entry.options in (None, self._options(pod))
+            and entry.probed == entry.addresses,
+            leaving=entry.evicted,
         )
 
     async def _enrol(self, entry: Entry, pod: Pod) -> None:
@@ -334,30 +383,39 @@ class Agent:
         netns = entry.netns
         if netns is None:
             raise EnrolError(
-                f"no process of {_name(entry)} was found, so its network namespace is not known",
+                f"no process of {entry.name} was found, so its network namespace is not known",
                 hint="the pod joins when it is restarted; was it started without the plugin?",
             )
+        outside = 0
+        if entry.phase is Phase.OUT:
+            outside = await _on_thread(tunnel_flows.outside, netns)
         await self._zds.add(_workload(pod, netns))
         try:
-            entry.options = self._options(pod)
+            entry.options, entry.probed = self._options(pod), entry.addresses
+            # Before the rules: no probe of the kubelet may meet them under its usual address.
+            await self.probes.put(entry.uid, entry.probed)
             await _apply(netns, rules.enrolled(entry.options))
         except MeshError:
             await self._zds.remove(entry.uid)
             raise
         entry.phase = Phase.ENROLLED
-        self.events.forget(entry.uid, ENROLMENT_FAILED)
-        log.info(Event.POD_ENROLLED, pod=_name(entry), uid=entry.uid, netns=netns.key[1])
+        log.info(
+            Event.POD_ENROLLED,
+            pod=entry.name,
+            uid=entry.uid,
+            netns=netns.key[1],
+            connections_outside=outside,
+        )
+        self._remarks.joined(pod, outside)
 
     async def _unenrol(self, entry: Entry, pod: Pod) -> None:
-        if entry.netns is None:
-            entry.netns = await self._recorded_netns(pod) or await self._discovered_netns(pod)
+        await self._locate(entry, pod)
         if entry.netns is not None:
             await _apply(entry.netns, rules.draining(self._options(pod)))
+        await self._forget_probes(entry)
         entry.phase = Phase.DRAINING
         entry.drains_until = trio.current_time() + LEAST_DRAIN_S
-        log.info(
-            Event.POD_UNENROLLED, pod=_name(entry), uid=entry.uid, reason=str(self._reason(pod))
-        )
+        log.info(Event.POD_UNENROLLED, pod=entry.name, uid=entry.uid, reason=str(self._reason(pod)))
         await self._annotate(entry, pod, None)
 
     async def _finish_drain(self, entry: Entry) -> bool:
@@ -374,10 +432,15 @@ class Agent:
             await _apply(netns, rules.ABSENT)
         entry.release_netns()
         entry.phase = Phase.OUT
-        log.info(Event.POD_DRAINED, pod=_name(entry), uid=entry.uid)
+        log.info(Event.POD_DRAINED, pod=entry.name, uid=entry.uid)
         return True
 
+    async def _forget_probes(self, entry: Entry) -> None:
+        await self.probes.drop(entry.uid)
+        entry.probed = frozenset()
+
     async def _release(self, entry: Entry) -> None:
+        await self._forget_probes(entry)
         await self._zds.remove(entry.uid)
         entry.release_netns()
         entry.phase = Phase.OUT
@@ -391,15 +454,10 @@ class Agent:
             # Do not wait for the watch to tell what we know: it would look like work to do.
             entry.pod = decode(answer, Pod)
 
-    async def _report_failure(self, entry: Entry, error: MeshError) -> None:
-        text = f"{error}" + (f" ({error.hint})" if error.hint else "")
-        pod = entry.pod
-        if pod is None or not self.events.is_news(entry.uid, ENROLMENT_FAILED, text):
-            return
-        log.warning(Event.ENROL_FAILED, pod=_name(entry), error=str(error), hint=error.hint)
-        await self.events.warn(pod, ENROLMENT_FAILED, text)
-
     # Facts about a pod.
+
+    def _report_eligibility(self, pod: Pod) -> None:
+        self._remarks.eligibility(pod, self._namespaces.get(pod.metadata.namespace))
 
     def _reason(self, pod: Pod) -> enrol.Reason:
         return enrol.decide(pod, self._namespaces.get(pod.metadata.namespace), self._exclusions)
@@ -413,29 +471,6 @@ class Agent:
             dns=default_dns if wishes.dns is None else wishes.dns,
             virtual_interfaces=wishes.virtual_interfaces,
         )
-
-    async def _recorded_netns(self, pod: Pod) -> Netns | None:
-        """By the plugin's record, if the path still leads to the same namespace."""
-        metadata = pod.metadata
-        run_dir = self._settings.cni_agent_run_dir
-        for record in await _on_thread(lambda: list(records.read_all(run_dir))):
-            by_name = (record.namespace, record.name) == (metadata.namespace, metadata.name)
-            if record.uid != metadata.uid and (record.uid or not by_name):
-                continue
-            try:
-                netns = Netns.open(record.netns)
-            except OSError:
-                continue
-            if netns.key == (record.device, record.inode):
-                return netns
-            netns.close()
-        return None
-
-    async def _discovered_netns(self, pod: Pod) -> Netns | None:
-        ips = frozenset(canonical(ip_address(ip)) for ip in pod.ips)
-        wanted = {pod.metadata.uid: ips}
-        found = await _on_thread(discover.find, self._settings.proc_dir, wanted)
-        return found.get(pod.metadata.uid)
 
 
 async def _apply(netns: Netns, wanted: rules.Ruleset) -> None:
@@ -453,9 +488,3 @@ async def _on_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 def _workload(pod: Pod, netns: Netns | None) -> Workload:
     metadata = pod.metadata
     return Workload(metadata.uid, metadata.name, metadata.namespace, pod.service_account, netns)
-
-
-def _name(entry: Entry) -> str:
-    if entry.pod is None:
-        return entry.uid
-    return f"{entry.pod.metadata.namespace}/{entry.pod.metadata.name}"

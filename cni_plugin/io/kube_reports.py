@@ -14,8 +14,6 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 
 COMPONENT: Final = "ambient-cni-agent"
-UNKNOWN_LABEL_VALUE: Final = "UnknownLabelValue"
-ENROLMENT_FAILED: Final = "EnrolmentFailed"
 _MAX_MESSAGE: Final = 1024  # the API server's limit for an event's note
 
 log = get_logger("agent")
@@ -51,6 +49,25 @@ async def annotate(kube: KubeClient, pod: Pod, value: str | None) -> KubeObject 
     return answer
 
 
+async def evict(kube: KubeClient, pod: Pod) -> bool:
+    """Have the pod start again somewhere; False where it is gone already.
+
+    Raises KubeError where a disruption budget or a missing right forbids it, UnavailableError.
+    """
+    metadata = pod.metadata
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace},
+        "deleteOptions": {"preconditions": {"uid": metadata.uid}},
+    }
+    try:
+        await kube.request("POST", PODS.path(metadata.namespace, metadata.name, "eviction"), body)
+    except NotFound:
+        return False
+    return True
+
+
 class EventRecorder:
     """Kubernetes events about pods and namespaces; each text once per object."""
 
@@ -70,8 +87,12 @@ class EventRecorder:
         """This is well again: the same text would be news."""
         self._last.pop((uid, reason), None)
 
-    async def warn(self, about: Pod | Namespace, reason: str, text: str) -> None:
-        """Write a warning event; where that fails, the log has to do."""
+    def forget_all(self) -> None:
+        """Everything would be news."""
+        self._last.clear()
+
+    async def write(self, about: Pod | Namespace, kind: str, reason: str, text: str) -> None:
+        """Write an event; where that fails, the log has to do."""
         metadata = about.metadata
         namespace = metadata.namespace or "default"
         now = datetime.datetime.now(datetime.UTC)
@@ -88,7 +109,7 @@ class EventRecorder:
                 "namespace": metadata.namespace,
                 "uid": metadata.uid,
             },
-            "type": "Warning",
+            "type": kind,
             "reason": reason,
             "message": text[:_MAX_MESSAGE],
             "source": {"component": COMPONENT, "host": self._node},

@@ -42,7 +42,7 @@ class Pod:
         self.container_id = uuid.uuid4().hex
         self.path = f"/run/netns/{name}-{uid[:4]}"
         self.netns: Netns
-        self.ip = ""
+        self.ip = self.ip6 = ""
 
     def ruleset(self) -> str:
         """What nft itself finds in the pod."""
@@ -79,8 +79,13 @@ class World:
         self.net_dir, self.bin_dir = folder / "net.d", folder / "bin"
         self.run_dir = str(folder / "run")
         self.zds = str(folder / "ztunnel.sock")
-        for path in (self.net_dir, self.bin_dir):
+        self.proc = folder / "proc"
+        kubelet = self.proc / "1"
+        for path in (self.net_dir, self.bin_dir, self.proc, kubelet):
             path.mkdir()
+        # Some other user than the tests': what they open on the node is no health probe.
+        (kubelet / "comm").write_text("kubelet\n")
+        (kubelet / "status").write_text("Name:\tkubelet\n" + "Uid:\t4711\t4711\t4711\t4711\n")
         conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": chain}
         (self.net_dir / "10-pods.conflist").write_text(json.dumps(conflist))
         self.pods: list[Pod] = []
@@ -91,6 +96,7 @@ class World:
             "kubeconfig": self.api.kubeconfig(self.folder),
             "cni_agent_run_dir": self.run_dir,
             "ztunnel_uds_address": self.zds,
+            "proc_dir": str(self.proc),
             "cni_net_dir": str(self.net_dir),
             "cni_bin_dir": str(self.bin_dir),
             "health_host": "127.0.0.1",
@@ -133,7 +139,10 @@ class World:
         """Put the pod into the API server, or change its labels there."""
         present = self.api.get(PODS, pod.namespace, pod.name) or {"metadata": {}}
         metadata = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
-        status = {"phase": "Running", "podIP": pod.ip} if pod.ip else {"phase": "Pending"}
+        ips = [{"ip": ip} for ip in dict.fromkeys((pod.ip, pod.ip6)) if ip]
+        status = {"phase": "Pending"}
+        if pod.ip:
+            status = {"phase": "Running", "podIP": pod.ip, "podIPs": ips}
         self.api.put(
             PODS,
             {
@@ -161,6 +170,7 @@ class World:
         pod.netns = Netns.open(pod.path)
         result = await self.call("ADD", pod)
         pod.ip = result["ips"][0]["address"].partition("/")[0]
+        pod.ip6 = result["ips"][-1]["address"].partition("/")[0]
         return result
 
     async def call(self, command: str, pod: Pod, **changes: Any) -> dict[str, Any]:

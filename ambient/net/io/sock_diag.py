@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 # Bits of ``states``: one bit per TCP state of net/tcp_states.h.
+ESTABLISHED: Final = 1 << 1
 SYN_RECEIVED: Final = 1 << 3
 TIME_WAIT: Final = 1 << 6
 CLOSED: Final = 1 << 7

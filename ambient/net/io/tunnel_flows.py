@@ -7,6 +7,7 @@ are kept open for later use, and each connection inside them has a socket of its
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Final
 
 from ambient.api.errors import MeshError
@@ -23,15 +24,34 @@ def count(netns: Netns) -> int:
     return netns.run(_count_here)
 
 
+def outside(netns: Netns) -> int:
+    """Established connections with other hosts that the tunnel does not carry. Raises MeshError."""
+    return netns.run(_outside_here)
+
+
+def _outside_here() -> int:
+    return sum(
+        connection.mark & MARK_MASK != PROXY_MARK and not _is_local(connection.source)
+        for connection in _found(sock_diag.ESTABLISHED)
+    )
+
+
+def _is_local(address: str) -> bool:
+    return ip_address(address).is_loopback
+
+
 def _count_here() -> int:
+    return sum(_is_tunnelled(connection) for connection in _found(_OPEN))
+
+
+def _found(states: int) -> list[sock_diag.FoundSocket]:
     try:
-        found = sock_diag.sockets(_OPEN)
+        return sock_diag.sockets(states)
     except OSError as error:
         raise MeshError(
             f"cannot list the sockets of a pod: {error.strerror or error}",
             hint="the kernel needs CONFIG_INET_DIAG and CONFIG_INET_TCP_DIAG (module tcp_diag)",
         ) from None
-    return sum(_is_tunnelled(connection) for connection in found)
 
 
 def _is_tunnelled(connection: sock_diag.FoundSocket) -> bool:
