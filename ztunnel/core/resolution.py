@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from dnslib import QTYPE, RCODE, DNSError, DNSRecord
+from dnslib.label import DNSLabelError
 
 from ambient.api.address import HostPort, IPAddress, parse_ip
 
@@ -54,7 +55,7 @@ def question(name: str, kind: int, number: int) -> bytes:
         query = DNSRecord.question(name, QTYPE.get(kind))
         query.header.id = number
         return bytes(query.pack())
-    except (DNSError, UnicodeError) as error:
+    except (DNSError, DNSLabelError, UnicodeError) as error:
         raise ValueError(f"{name!r} is no host name: {error}") from None
 
 
@@ -65,7 +66,11 @@ def read_answer(data: bytes, name: str, kind: int, number: int) -> Answer | None
     """
     try:
         record = DNSRecord.parse(data)
-    except (DNSError, RecursionError):  # the latter: a chain of thousands of pointers
+    except (
+        DNSError,
+        DNSLabelError,
+        RecursionError,
+    ):  # the latter: a chain of thousands of pointers
         return None
     asked = [(_plain(q.qname), q.qtype) for q in record.questions]
     if record.header.id != number or not record.header.qr or asked != [(name.lower(), kind)]:
