@@ -67,11 +67,10 @@ class ApiServer:
         """The CA that clients must trust, PEM."""
         return self._certificate.ca.decode()
 
-    def kubeconfig(self, server_url: str) -> Object:
+    def kubeconfig(self, server_url: str, name: str = "ambient-local") -> Object:
         """A kubeconfig for the administrator; ``server_url`` as clients reach the server."""
         ca = base64.b64encode(self._certificate.ca).decode()
         cluster = {"server": server_url, "certificate-authority-data": ca}
-        name = "ambient-local"
         return {
             "apiVersion": "v1",
             "kind": "Config",
@@ -125,7 +124,7 @@ class ApiServer:
             case Watch():
                 return Body("application/json", _lines(answer))
             case PodLog():
-                return Body("text/plain", self._pod_logs(answer))
+                return Body("text/plain; charset=utf-8", self._pod_logs(answer))
             case _:
                 return answer
 
