@@ -72,8 +72,6 @@ class _Call(NamedTuple):
 
     query: Query
     protocol: str
-    original: HostPort | None
-    """The resolver that the application asked, where that is known."""
     labels: DnsLabels
 
     @property
@@ -168,20 +166,22 @@ class DnsProxy:
             self._reject(error, "udp")
             _send(sock, error.reply, peer)
             return
-        client = host_port(*peer[:2])
-        original = self._usable(self._flows.original_destination(client, local_address(sock)))
-        call = self._called(query, "udp", original)
-        reply = self._answer_here(call)
+        call = self._called(query, "udp")
+        reply = self._from_mesh(call)
         if reply is None:
-            work.start_soon(self._forward_datagram, sock, call, peer)
-        else:
-            _send(sock, reply, peer)
+            client = host_port(*peer[:2])
+            original = _usable(self._flows.original_destination(client, local_address(sock)))
+            reply = self._refusal(call, original)
+            if reply is None:
+                work.start_soon(self._forward_datagram, sock, call, original, peer)
+                return
+        _send(sock, reply, peer)
 
     async def _forward_datagram(
-        self, sock: socket.socket, call: _Call, peer: tuple[str, int]
+        self, sock: socket.socket, call: _Call, original: HostPort | None, peer: tuple[str, int]
     ) -> None:
         try:
-            reply = await self._forward(call)
+            reply = await self._forward(call, original)
         except Exception as error:  # a fault of ours must not end the pod's DNS
             log.exception(Event.DNS_CRASHED, error=repr(error))
             reply = error_reply(call.query, SERVFAIL)
@@ -192,7 +192,7 @@ class DnsProxy:
     async def _connection(self, sock: socket.socket) -> None:
         """Answer one client's messages, several at a time, in the order in which they are ready."""
         try:
-            original = self._usable(original_destination(sock))
+            original = _usable(original_destination(sock))
         except OSError:
             return  # gone before we got to it
         if len(self._reading) >= MOST_CONNECTIONS:
@@ -223,8 +223,8 @@ class DnsProxy:
                     if query.kind in ZONE_TRANSFERS and original is not None:
                         return data
                     await free.acquire()
-                    call = self._called(query, "tcp", original)
-                    answering.start_soon(self._answer_message, stream, call, free)
+                    call = self._called(query, "tcp")
+                    answering.start_soon(self._answer_message, stream, call, original, free)
             except trio.BrokenResourceError:
                 pass  # the client is gone
             finally:
@@ -232,12 +232,16 @@ class DnsProxy:
         return None
 
     async def _answer_message(
-        self, stream: MessageStream, call: _Call, free: trio.Semaphore
+        self,
+        stream: MessageStream,
+        call: _Call,
+        original: HostPort | None,
+        free: trio.Semaphore,
     ) -> None:
         try:
-            reply = self._answer_here(call)
+            reply = self._from_mesh(call) or self._refusal(call, original)
             if reply is None:
-                reply = await self._forward(call)
+                reply = await self._forward(call, original)
             await _answer(stream, reply)
         finally:
             free.release()
@@ -257,25 +261,31 @@ class DnsProxy:
 
     # Both
 
-    def _called(self, query: Query, protocol: str, original: HostPort | None) -> _Call:
+    def _called(self, query: Query, protocol: str) -> _Call:
         source = self._node.view.find(self._pod.info)
         labels = DnsLabels.of(query.kind_name, protocol, source)
         self._node.dns_metrics.request(labels)
-        return _Call(query, protocol, original, labels)
+        return _Call(query, protocol, labels)
 
-    def _answer_here(self, call: _Call) -> bytes | None:
-        """The answer, or a refusal, that needs nobody else; None: it has to be passed on."""
+    def _from_mesh(self, call: _Call) -> bytes | None:
+        """The answer that needs nobody else."""
         query = call.query
-        if query.is_standard:
-            found = names.resolve(
-                self._node.view.state, self._zone, self._asker(), query.name, query.kind
-            )
-            if isinstance(found, Answer):
-                addresses = random.sample(found.addresses, len(found.addresses))
-                result = "success" if addresses else "no records"
-                self._tell(Event.DNS_ANSWERED, call, result, len(addresses))
-                return address_reply(query, found.alias, addresses, names.TTL_S, call.limit)
-        elif query.opcode and call.original is None:
+        if not query.is_standard:
+            return None
+        found = names.resolve(
+            self._node.view.state, self._zone, self._asker(), query.name, query.kind
+        )
+        if not isinstance(found, Answer):
+            return None
+        addresses = random.sample(found.addresses, len(found.addresses))
+        result = "success" if addresses else "no records"
+        self._tell(Event.DNS_ANSWERED, call, result, len(addresses))
+        return address_reply(query, found.alias, addresses, names.TTL_S, call.limit)
+
+    def _refusal(self, call: _Call, original: HostPort | None) -> bytes | None:
+        """What is sent instead of passing the query on; None: it may be."""
+        query = call.query
+        if query.opcode and original is None:
             return error_reply(query, NOTIMP)  # an update is for one server, and that is unknown
         if query.kind in ZONE_TRANSFERS and call.protocol == "tcp":
             return error_reply(query, REFUSED)
@@ -284,7 +294,7 @@ class DnsProxy:
             return error_reply(query, REFUSED)
         return None
 
-    async def _forward(self, call: _Call) -> bytes:
+    async def _forward(self, call: _Call, original: HostPort | None) -> bytes:
         """Another resolver's answer, or that there is none."""
         metrics, started_s = self._node.dns_metrics, trio.current_time()
         metrics.forwarded(call.labels)
@@ -294,7 +304,7 @@ class DnsProxy:
         self._forwarded += 1
         failed = True
         try:
-            data = await ask(call.query, self._resolvers(call))
+            data = await ask(call.query, self._resolvers(original))
             failed = False
         except NoAnswerError as error:
             self._tell(Event.DNS_FAILED, call, str(error))
@@ -305,9 +315,9 @@ class DnsProxy:
         self._tell(Event.DNS_FORWARDED, call, "forwarded", int.from_bytes(data[6:8], "big"))
         return fit(call.query, data, call.limit)
 
-    def _resolvers(self, call: _Call) -> tuple[HostPort, ...]:
-        if call.original is not None:
-            return (call.original,)
+    def _resolvers(self, original: HostPort | None) -> tuple[HostPort, ...]:
+        if original is not None:
+            return (original,)
         servers = self._node.resolver.servers()[:MOST_SERVERS]
         if not servers:
             log.warning(Event.DNS_NO_RESOLVER, **self._source())
@@ -318,11 +328,6 @@ class DnsProxy:
         source = view.find(info)
         # Before the control plane has told about the pod, its names are answered all the same.
         return Asker(info.namespace, source.network if source else view.network)
-
-    @staticmethod
-    def _usable(original: HostPort | None) -> HostPort | None:
-        """Whoever speaks to our port by its number has asked no resolver in particular."""
-        return None if original is None or original.port == DNS_PORT else original
 
     def _reject(self, error: MalformedError, protocol: str) -> None:
         log.debug(Event.DNS_MALFORMED, reason=str(error), protocol=protocol, **self._source())
@@ -354,6 +359,11 @@ def open_dns(node: Node, pod: PodParts) -> DnsProxy:
         proxy = DnsProxy(node, pod, udp, tcp)
         opened.pop_all()
         return proxy
+
+
+def _usable(original: HostPort | None) -> HostPort | None:
+    """Whoever speaks to our port by its number has asked no resolver in particular."""
+    return None if original is None or original.port == DNS_PORT else original
 
 
 async def _next_message(stream: MessageStream, free: trio.Semaphore) -> bytes | None:

@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Final
 
 from ambient.api.address import HostPort
@@ -120,8 +119,8 @@ def _attribute(kind: int, data: bytes) -> bytes:
 
 
 def _tuple(which: int, family: int, source: HostPort, destination: HostPort) -> bytes:
-    addresses = _attribute(_SOURCE[family], ip_address(source.host).packed)
-    addresses += _attribute(_DESTINATION[family], ip_address(destination.host).packed)
+    addresses = _attribute(_SOURCE[family], socket.inet_pton(family, source.host))
+    addresses += _attribute(_DESTINATION[family], socket.inet_pton(family, destination.host))
     protocol = _attribute(_NUMBER, _UDP)
     protocol += _attribute(_SOURCE_PORT, _PORT.pack(source.port))
     protocol += _attribute(_DESTINATION_PORT, _PORT.pack(destination.port))
@@ -157,7 +156,7 @@ def _destination(flow: Attributes, family: int) -> HostPort:
     original = _attributes(flow[_TUPLE_ORIGINAL])
     packed = _attributes(original[_TUPLE_IP])[_DESTINATION[family]]
     (port,) = _PORT.unpack(_attributes(original[_TUPLE_PROTOCOL])[_DESTINATION_PORT])
-    return HostPort(str(ip_address(packed)), port)
+    return HostPort(socket.inet_ntop(family, packed), port)
 
 
 def _redirected(flow: Attributes, port: int) -> bytes | None:
