@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from ambient.net.core import wire
+from cni_plugin.core.enrol import DNS_ANNOTATION
 from tests.fakes.tunnel import FakeTunnel
 from tests.netns.cni_world import PODS, Pod, dual_chain, inside, needs_cni, node, until
 
@@ -229,6 +230,31 @@ async def test_annotations_about_capture_work_on_enrolled_pods_too(tmp_path: Pat
         await until(lambda: "redirect to :15006" not in web.ruleset())
         assert "redirect to :15001" in web.ruleset()
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("default", [False, True])
+async def test_dns_capture_by_setting_and_by_annotation(tmp_path: Path, default: bool) -> None:
+    async with node(tmp_path) as world, world.agent(ambient_dns_capture=default):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(FakeTunnel(world.zds).run)
+            world.namespace("shop", "ambient")
+            web = await world.start("web")
+
+            def captured() -> bool:
+                return "redirect to :15053" in web.ruleset()
+
+            def annotate(value: str) -> None:
+                obj = world.api.get(PODS, "shop", "web")
+                changed = {**obj["metadata"], "annotations": {DNS_ANNOTATION: value}}
+                world.api.put(PODS, {**obj, "metadata": changed})
+
+            assert captured() is default
+            annotate("false" if default else "true")
+            await until(lambda: captured() is not default)
+            assert ("istio-ambient-raw" in web.ruleset()) is not default
+            annotate("perhaps")  # counts as absent
+            await until(lambda: captured() is default)
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_unknown_label_value_is_reported_and_changes_nothing(tmp_path: Path) -> None:
