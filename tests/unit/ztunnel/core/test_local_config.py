@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -236,3 +237,11 @@ JSON = st.recursive(
 def test_any_other_document_is_refused_in_order(entry):
     with suppress(LocalConfigError):
         read(as_yaml(workloads=[WORKLOAD | entry]), "x")
+
+
+def test_the_example_of_the_documentation_is_right():
+    page = (Path(__file__).parents[4] / "docs" / "ztunnel.md").read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    found = read(text, "docs/ztunnel.md")
+    assert len(found.addresses) == 2
+    assert len(found.policies) == 1
