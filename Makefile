@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format proto lock system clean
+.PHONY: help demo test unit fuzz soak lint format proto lock system clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
 	@echo "make test    lint, types, layers and all tests"
+	@echo "make fuzz    every parser against random input, a minute each (FUZZ_SECONDS=60)"
+	@echo "make soak    ten minutes of traffic while everything changes (SOAK_SECONDS=600)"
 	@echo "make format  let ruff lay out the code"
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
 	@echo "make lock    choose newer dependencies"
@@ -23,6 +25,16 @@ test: lint unit
 # tests/sandbox gives the run its own network, mount and process namespaces, with or without root.
 unit: system $(VENV)/.dev
 	tests/sandbox $(BIN)/python -m pytest $(TEST_ARGS)
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(filter-out mutation test_targets __init__ __main__,$(basename $(notdir $(wildcard tests/fuzz/*.py))))
+fuzz: $(VENV)/.dev
+	@for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python -m tests.fuzz $$target $(FUZZ_SECONDS) $$(date +%s) || exit 1; done
+
+SOAK_SECONDS ?= 600
+soak: system $(VENV)/.dev
+	SOAK_SECONDS=$(SOAK_SECONDS) tests/sandbox $(BIN)/python -m pytest -s tests/netns/test_soak.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -2,9 +2,28 @@
 
 import pytest
 
-from tests.fuzz import dns_answers, dns_packets, mutation
+from tests.fuzz import (
+    certificates,
+    dns_answers,
+    dns_packets,
+    hbone_server,
+    header_blocks,
+    mutation,
+    socks_clients,
+    xds_resources,
+    zds_messages,
+)
 
-TARGETS = [dns_answers, dns_packets]
+TARGETS = [
+    certificates,
+    dns_answers,
+    dns_packets,
+    hbone_server,
+    header_blocks,
+    socks_clients,
+    xds_resources,
+    zds_messages,
+]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__.rpartition(".")[2])

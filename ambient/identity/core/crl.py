@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import Final, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ambient.api.errors import MeshError
+from ambient.identity.core.damaged import DAMAGED
 from ambient.identity.core.verify import PeerIdentityError
 
 MAX_BYTES: Final = 64 << 20
@@ -61,10 +61,16 @@ class RevocationLists:
         return sum(len(one) for one in self._lists)
 
     def revoked(self, chain: Sequence[bytes]) -> int | None:
-        """The serial number of the first certificate in ``chain`` that its issuer has revoked."""
+        """The serial number of the first certificate in ``chain`` that its issuer has revoked.
+
+        Raises PeerIdentityError where OpenSSL took a certificate that cannot be read here.
+        """
         if not self._lists:
             return None
-        certificates = [x509.load_der_x509_certificate(der) for der in chain]
+        try:
+            certificates = [x509.load_der_x509_certificate(der) for der in chain]
+        except DAMAGED as error:
+            raise PeerIdentityError(f"the peer's chain cannot be compared: {error}") from None
         for certificate, issuer in pairwise(certificates):
             for one in self._by_issuer.get(issuer.subject.public_bytes(), ()):
                 found = one.get_revoked_certificate_by_serial_number(certificate.serial_number)
@@ -74,13 +80,16 @@ class RevocationLists:
 
     def _is_signed(self, one: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
         """Two issuers may share a name while a root is being replaced; the key tells them apart."""
-        key = issuer.public_key()
+        try:
+            key = issuer.public_key()
+        except DAMAGED:
+            return False
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         known = self._signed.get((id(one), spki))
         if known is None:
             try:
                 known = one.is_signature_valid(key)  # type: ignore[arg-type]
-            except (TypeError, ValueError, UnsupportedAlgorithm):
+            except (*DAMAGED, TypeError):
                 known = False
             self._signed[id(one), spki] = known
         return known
@@ -100,5 +109,5 @@ def parse_lists(data: bytes) -> RevocationLists:
         if not blocks and data.strip():
             raise CrlError("it holds no X509 CRL in PEM or DER")
         return RevocationLists([x509.load_pem_x509_crl(block) for block in blocks])
-    except ValueError as error:
+    except DAMAGED as error:
         raise CrlError(f"it holds a damaged CRL: {error}") from None

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ambient.api.errors import MeshError
 from ambient.api.spiffe import Identity
+from ambient.identity.core.damaged import DAMAGED
 
 MAX_CHAIN = 20
 """Certificates in one answer, roots included; a rotation has a handful."""
@@ -56,6 +57,18 @@ def parse_svid(identity: Identity, private_key_pem: bytes, answer: Sequence[str]
     chain = [certificate for element in certificates for certificate in element]
     if len(chain) + len(roots) > MAX_CHAIN:
         raise SvidError(f"the CA answered with more than {MAX_CHAIN} certificates")
+    try:
+        return _checked(identity, private_key_pem, chain, roots)
+    except DAMAGED as error:
+        raise SvidError(f"the certificate for {identity} cannot be used: {error}") from None
+
+
+def _checked(
+    identity: Identity,
+    private_key_pem: bytes,
+    chain: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+) -> Svid:
     leaf = chain[0]
     _check_leaf(leaf, identity, private_key_pem)
     _check_path(chain, roots)
@@ -88,7 +101,7 @@ def certificate_identity(certificate: x509.Certificate) -> Identity:
 def _load(element: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(element.encode())
-    except ValueError as err:
+    except DAMAGED as err:
         raise SvidError(f"the CA's answer is not a PEM certificate: {err}") from None
 
 
@@ -121,6 +134,6 @@ def _check_path(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certific
 def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*DAMAGED, TypeError, InvalidSignature):
         return False
     return True

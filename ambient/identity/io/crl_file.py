@@ -18,6 +18,7 @@ from ambient.identity.core.crl import (
     RevokedError,
     parse_lists,
 )
+from ambient.identity.core.verify import PeerIdentityError
 from ambient.identity.io.file_watch import follow_file
 from ambient.telemetry.core import metric_names as names
 from ambient.telemetry.core.event_names import Event
@@ -98,7 +99,11 @@ class CrlFile(Collector):
         """Cut the live connections whose chain is revoked now; how many."""
         closed = 0
         for ticket, (chain, reporter, cut) in list(self._watched.items()):
-            if self._lists.revoked(chain) is not None:
+            try:
+                gone = self._lists.revoked(chain) is not None
+            except PeerIdentityError:
+                gone = True  # it came when there were no lists; now it could not come
+            if gone:
                 self._leave(ticket)
                 self.rejections[reporter] += 1
                 closed += 1

@@ -41,7 +41,9 @@ class BadResource(Exception):  # noqa: N818 - the noun that the NACK is made of
         shown = repr(self.value)
         shown = shown if len(shown) <= 100 else shown[:97] + "..."
         prefix = f"{self.name}: " if self.name else ""
-        return f"{prefix}{self.field} {shown}: {self.reason}"
+        text = f"{prefix}{self.field} {shown}: {self.reason}"
+        # Names are the sender's; one of them must not forge a log line or end a NACK's text.
+        return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def parse(kind: type[M], raw: bytes) -> M:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ambient.api.spiffe import Identity
 from ambient.identity.core.crl import CrlError, parse_lists
+from ambient.identity.core.verify import PeerIdentityError
 from tests.fakes.ca_server import Authority
 
 WEB = Identity("cluster.local", "shop", "web")
@@ -47,6 +48,13 @@ def test_a_list_speaks_only_for_the_key_that_signed_it():
     ours, theirs = Authority(), Authority()
     certificate = leaf(ours)
     assert parse_lists(theirs.revoke(certificate)).revoked(chain(ours, certificate)) is None
+
+
+def test_a_chain_that_cannot_be_read_is_refused_where_there_are_lists():
+    authority = Authority()
+    lists = parse_lists(authority.revoke(leaf(authority)))
+    with pytest.raises(PeerIdentityError, match="cannot be compared"):
+        lists.revoked([b"0", b"1"])
 
 
 def test_an_expired_list_still_counts():
