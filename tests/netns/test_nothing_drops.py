@@ -1,0 +1,200 @@
+"""Two hundred connections live through everything that the node agent does to their pod."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from ambient.net.core import rules, wire
+from ambient.net.io import nft
+from tests.fakes.tunnel import FakeTunnel
+from tests.netns.cni_world import Pod, World, dual_chain, needs_cni, node, run, until
+from tests.netns.test_enrol import APP_PORT, Echo, make
+
+pytestmark = [pytest.mark.netns, needs_cni]
+
+SERVICE = "10.96.0.50"
+LONGEST_GAP_S = 10.0
+"""Only a failure: a slow machine stalls, but no longer than this. perf/enroll.py reports how long
+a connection really waits."""
+EVERY_S = 0.25
+
+
+class Talk:
+    """One connection: says something, waits for the echo, and so on; or is idle."""
+
+    def __init__(self, stream: trio.SocketStream, idle: bool) -> None:
+        self.stream, self.idle = stream, idle
+        self.said = 0
+        self.longest_s = 0.0
+
+    async def run(self) -> None:
+        while not self.idle:
+            await self.once()
+            await trio.sleep(EVERY_S)
+
+    async def once(self) -> None:
+        began = trio.current_time()
+        text = b"%d\n" % self.said
+        await self.stream.send_all(text)
+        heard = b""
+        while heard != text:
+            more = await self.stream.receive_some(1024)
+            assert more, "the connection was closed"
+            heard += more
+        self.said += 1
+        self.longest_s = max(self.longest_s, trio.current_time() - began)
+
+
+async def connect(source: Pod, host: str) -> trio.SocketStream:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = make(source, family)
+    sock.setblocking(False)
+    client = trio.socket.from_stdlib_socket(sock)
+    await client.connect((host, APP_PORT))
+    return trio.SocketStream(client)
+
+
+@asynccontextmanager
+async def agent_process(world: World, **more: str) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """The agent as a process of its own, which dies without a word."""
+    settings = msgspec.to_builtins(world.settings())
+    env = {
+        name.upper(): ",".join(value) if isinstance(value, list | tuple) else str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+    command = [sys.executable, "-m", "cni_plugin.agent_main"]
+    process = subprocess.Popen(command, env=os.environ | env | more, stderr=subprocess.STDOUT)  # noqa: ASYNC220
+    try:
+        # Not the files: the ones of an agent that was killed are still there.
+        await until(lambda: answers(f"{world.run_dir}/pluginevent.sock"))
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def older_generation() -> rules.Ruleset:
+    """The same capture by other chains, as an earlier or foreign agent might have made them."""
+    wanted = rules.enrolled(rules.Options())
+    tables = []
+    for table in wanted.tables:
+        chains = tuple(
+            msgspec.structs.replace(chain, priority=chain.priority - 1) for chain in table.chains
+        )
+        tables.append(msgspec.structs.replace(table, chains=chains))
+    return msgspec.structs.replace(wanted, tables=tuple(tables))
+
+
+async def test_nothing_drops_whatever_the_agent_does(tmp_path: Path) -> None:
+    with ExitStack() as closing:
+        await story(tmp_path, closing)
+
+
+async def story(tmp_path: Path, closing: ExitStack) -> None:
+    async with node(tmp_path, dual_chain) as world, trio.open_nursery() as nursery:
+        for name in ("shop", "elsewhere"):
+            world.namespace(name)
+        tunnel = FakeTunnel(world.zds)
+        nursery.start_soon(tunnel.run)
+        async with agent_process(world) as agent:
+            await until(lambda: tunnel.sessions and wire.SnapshotSent() in tunnel.heard)
+            web, peer = await world.start("web"), await world.start("peer", "elsewhere")
+            for pod in (web, peer):
+                Echo(nursery, pod)
+                Echo(nursery, pod, socket.AF_INET6)
+            serve_at(SERVICE, peer)
+            talks = await open_talks(web, peer, closing)
+            for talk in talks:
+                nursery.start_soon(talk.run)
+            assert tunnel.captured == []
+
+            world.namespace("shop", "ambient")
+            await until(lambda: web.annotation == "enabled")
+            await all_talked(talks)
+            tunnelled = await open_talks(web, peer, closing)
+            for talk in tunnelled:
+                nursery.start_soon(talk.run)
+            await until(lambda: len(tunnel.captured) == len(tunnelled))
+            talks += tunnelled
+            assert len(talks) == 200
+
+            world.namespace("shop")
+            await until(lambda: web.annotation is None)
+            await all_talked(talks)
+            world.namespace("shop", "ambient")
+            await until(lambda: web.annotation == "enabled")
+            await all_talked(talks)
+
+            agent.send_signal(signal.SIGKILL)
+            agent.wait()
+            await all_talked(talks)
+        async with agent_process(world):
+            await until(lambda: len(tunnel.sessions) > 1 and wire.SnapshotSent() in tunnel.heard)
+            await all_talked(talks)
+
+        nft.apply(web.netns, older_generation())
+        await all_talked(talks)
+        async with agent_process(world, AMBIENT_DNS_CAPTURE="true"):
+            await until(lambda: "redirect to :15053" in web.ruleset())
+            assert nft.read(web.netns) == rules.enrolled(rules.Options(dns=True))
+            await all_talked(talks)
+
+            idle = [talk for talk in talks if talk.idle]
+            assert len(idle) == 20
+            for talk in idle:
+                await talk.once()
+        assert len(tunnel.captured) == len(tunnelled), "no other connection was captured"
+        longest = max(talk.longest_s for talk in talks)
+        print(f"longest wait of {len(talks)} connections: {longest * 1000:.0f} ms")
+        assert longest < LONGEST_GAP_S
+        nursery.cancel_scope.cancel()
+
+
+async def open_talks(web: Pod, peer: Pod, closing: ExitStack) -> list[Talk]:
+    """A hundred connections, into the pod and out of it."""
+    ways = [
+        (40, peer, web.ip),
+        (25, web, peer.ip),
+        (15, web, SERVICE),
+        (10, peer, web.ip6),
+        (10, web, peer.ip6),
+    ]
+    streams = [await connect(source, host) for count, source, host in ways for _ in range(count)]
+    for stream in streams:
+        closing.callback(stream.socket.close)
+    return [Talk(stream, idle=number % 10 == 0) for number, stream in enumerate(streams)]
+
+
+async def all_talked(talks: list[Talk]) -> None:
+    """Every connection that is not idle has had two more answers."""
+    before = [talk.said for talk in talks]
+    await until(
+        lambda: all(
+            talk.idle or talk.said >= said + 2 for talk, said in zip(talks, before, strict=True)
+        )
+    )
+
+
+def serve_at(address: str, pod: Pod) -> None:
+    """A service address, as kube-proxy makes one."""
+    rule = f"ip daddr {address} tcp dport {APP_PORT} dnat to {pod.ip}:{APP_PORT}"
+    run("nft", "add table ip services")
+    run("nft", "add chain ip services prerouting { type nat hook prerouting priority dstnat; }")
+    run("nft", f"add rule ip services prerouting {rule}")
