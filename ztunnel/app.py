@@ -82,6 +82,7 @@ class _Tunnel:
             relay=Relay(),
             connections=Connections(self._view, self._metrics),
             metrics=self._metrics,
+            demand=self._control.demand if settings.xds_on_demand else None,
         )
         self._readiness = Readiness([STATE_MANAGER, PROXY])
         self._pods = Pods(self._make_pod, self._readiness, settings.drain_s)

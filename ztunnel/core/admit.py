@@ -6,13 +6,13 @@ import msgspec
 
 from ambient.api.address import HostPort, IPAddress, NetworkAddress, parse_authority, parse_ip
 from ambient.api.ports import ILLEGAL_DESTINATIONS
-from ambient.api.service import GatewayAddress, Service
+from ambient.api.service import Service
 from ambient.api.spiffe import Identity
 from ambient.api.workload import ApplicationTunnelProtocol, Workload
 from ambient.policy.core.decide import Connection, Verdict, decide
 from ambient.state.core.mesh import MeshState
 from ztunnel.core.balance import target_port
-from ztunnel.core.route import find_gateway
+from ztunnel.core.route import find_gateway, waypoints_of
 
 BAD_REQUEST = 400
 DENIED = 401
@@ -191,19 +191,10 @@ def _check_authority(
     target = NetworkAddress(workload.network, asked)
     service = state.service_by_address(target, workload.namespace)
     fronted = service or state.workload_by_address(target)
-    for at in _waypoints_of(fronted):
+    for at in waypoints_of(fronted):
         owner, waypoint = find_gateway(state, at)
         if owner is not None and owner.key in workload.services:
             return ""
         if waypoint is not None and waypoint.uid == workload.uid:
             return ""
     return f"ip mismatch: {asked} != {local.host}"
-
-
-def _waypoints_of(fronted: Service | Workload | None) -> list[GatewayAddress]:
-    if fronted is None:
-        return []
-    found = [fronted.waypoint] if fronted.waypoint is not None else []
-    if isinstance(fronted, Service):
-        found += [weighted.destination for weighted in fronted.weighted_waypoints]
-    return found

@@ -333,6 +333,38 @@ class _Decision:
         )
 
 
+def missing(
+    state: MeshState, client: Workload, original: HostPort
+) -> list[NetworkAddress | NamespacedHostname]:
+    """What ``route`` would have to know and does not: the destination, or waypoints and gateways
+    that it names.
+    """
+    address = NetworkAddress(client.network, ip_address(original.host))
+    workload = state.workload_by_address(address)
+    service = state.service_by_address(address, client.namespace)
+    if workload is None and service is None:
+        return [address]
+    named: list[GatewayAddress | None] = [*waypoints_of(service), *waypoints_of(workload)]
+    if service is not None:
+        named += [one.workload.network_gateway for one in state.endpoints(service)]
+    for at in [at for at in named if at is not None]:
+        owner, waypoint = find_gateway(state, at)
+        named += [one.workload.network_gateway for one in state.endpoints(owner)] if owner else []
+        named += [waypoint.network_gateway] if waypoint else []
+    unknown = [at for at in named if at is not None and find_gateway(state, at) == (None, None)]
+    return list(dict.fromkeys(at.destination for at in unknown))
+
+
+def waypoints_of(fronted: Service | Workload | None) -> list[GatewayAddress]:
+    """Every waypoint that may be asked for it."""
+    if fronted is None:
+        return []
+    found = [fronted.waypoint] if fronted.waypoint is not None else []
+    if isinstance(fronted, Service):
+        found += [weighted.destination for weighted in fronted.weighted_waypoints]
+    return found
+
+
 def find_gateway(state: MeshState, at: GatewayAddress) -> tuple[Service | None, Workload | None]:
     """The service or else the workload that a waypoint reference names."""
     if isinstance(at.destination, NetworkAddress):

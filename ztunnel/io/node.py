@@ -15,6 +15,7 @@ from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import KeepAlive, ListenOptions
 from ambient.telemetry.io.metrics_http import TrafficMetrics
 from ztunnel.io.connections import Connections
+from ztunnel.io.demand import Demand
 from ztunnel.io.dns_metrics import DnsMetrics
 from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.pod_identity import PodIdentity
@@ -54,6 +55,8 @@ class Node:
     connections: Connections
     metrics: TrafficMetrics
     resolver: Resolver = field(default_factory=Resolver)
+    demand: Demand | None = None
+    """Set where the control plane tells only what is asked for."""
     dns_metrics: DnsMetrics = field(default_factory=DnsMetrics)
 
     @property

@@ -18,6 +18,7 @@ from ambient.net.io.sockets import original_destination, peer_address, tune
 from ambient.telemetry.core.access_record import Direction
 from ztunnel.core import describe
 from ztunnel.core.route import NoRoute, Route, route
+from ztunnel.io.demand import prepare
 from ztunnel.io.failures import ConnectionFailedError, reset
 from ztunnel.io.node import Node, PodParts
 from ztunnel.io.way import Way
@@ -53,6 +54,8 @@ async def carry(node: Node, pod: PodParts, client: Client) -> None:
     started_s = trio.current_time()
     try:
         workload = await pod.identity.workload()
+        if node.demand is not None:
+            await prepare(node.demand, node.view.state, workload, client.original)
         hop = _first_hop(node, workload, client.original)
     except MeshError as error:
         attempt = describe.attempt(Direction.OUTBOUND, client.peer, client.original)

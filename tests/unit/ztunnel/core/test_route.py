@@ -20,7 +20,7 @@ from ambient.api.workload import (
     WorkloadStatus,
 )
 from tests.unit.ztunnel.core.mesh_builder import at, mesh, service, waypoint, workload
-from ztunnel.core.route import NoRoute, Protocol, Route, route, with_addresses
+from ztunnel.core.route import NoRoute, Protocol, Route, missing, route, with_addresses
 
 CLIENT = workload("client", "127.0.0.1")
 V6 = "ff06::c3"
@@ -598,3 +598,23 @@ def test_a_name_without_a_usable_address(families, resolved):
     assert done.reason.startswith("no ip addresses were resolved for db.example")
     assert "shop/s.example" in done.reason
     assert "db.example" in done.hint
+
+
+def lacks(*things):
+    found = missing(mesh(CLIENT, *things), CLIENT, at("127.0.0.3:80"))
+    return [f"{network}/{host}" for network, host in found]
+
+
+def test_what_a_route_would_have_to_ask_for():
+    named = service("s.example", "127.0.0.3", waypoint=waypoint("shop/wp.example"))
+    far_pod = workload(
+        "wp", services={"wp.example": {15008: 15008}}, network="far", network_gateway=GATEWAY
+    )
+    owner = service("wp.example", port_map={15008: 15008})
+    assert lacks() == ["/127.0.0.3"]
+    assert lacks(service("s.example", "127.0.0.3")) == []
+    assert lacks(named) == ["shop/wp.example"]
+    assert lacks(named, owner, far_pod) == ["far/10.22.1.1"]
+    assert lacks(named, owner, far_pod, GATEWAY_POD) == []
+    assert lacks(service("s.example", "127.0.0.3"), remote(GATEWAY)) == ["far/10.22.1.1"]
+    assert lacks(workload("w", "127.0.0.3", waypoint=waypoint("127.0.0.10"))) == ["/127.0.0.10"]
