@@ -396,6 +396,19 @@ async def test_an_application_that_keeps_its_socket_outlives_the_mesh(web, resol
                         break
 
 
+async def test_an_application_that_keeps_its_socket_is_captured_when_its_pod_joins(web, resolver):
+    server = DnsServer({("api", "A"): ["192.0.2.7"]})
+    tunnel = Tunnel()
+    async with running(tunnel) as nursery:
+        await nursery.start(server.run, resolver, resolver.ip)
+        tunnel.know(service(API, "10.96.0.7"))
+        with client(web) as kept:
+            assert addresses(await on(kept, resolver.ip, "api")) == ["192.0.2.7"]
+            await tunnel.enrol(web)
+            capture(web)
+            assert addresses(await on(kept, resolver.ip, "api")) == ["10.96.0.7"]
+
+
 async def on(sock, server, name, within_s=30):
     """Ask on this very socket; None where no answer comes in time."""
     query = DNSRecord.question(name)
