@@ -38,7 +38,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     join: Sequence[str]
     """Namespaces of the pod."""
     address: str
-    netns: Netns
+    node: Netns
+    """The node's network namespace, from which pods are probed."""
     system_mounts: Sequence[Mount]
     """A private /run, resolv.conf and hosts."""
     volume_mounts: Callable[[Mapping[str, Any]], list[Mount]]
@@ -171,7 +172,7 @@ class Container:
 
     async def _probe(self) -> None:
         around, facts = self._around, self.facts
-        prober = Prober(around.netns, around.address, self.spec, self._execute)
+        prober = Prober(around.node, around.address, self.spec, self._execute)
         startup = self.spec.get("startupProbe")
         if startup:
             limit_s = float(startup.get("initialDelaySeconds") or 0) + float(

@@ -148,13 +148,13 @@ class PodWorker:
             join = [holder.namespace(kind) for kind in ("net", "uts", "ipc")]
         self.facts.sandbox = True
         self.changed()
-        with Netns.open(holder.namespace("net")) as netns:
+        with Netns.open(parts.node.holder.namespace("net")) as node:
             yield Surroundings(
                 pod=self.pod,
                 runtime=parts.runtime,
                 join=join,
                 address=self.facts.pod_ip,
-                netns=netns,
+                node=node,
                 system_mounts=self._system_mounts(),
                 volume_mounts=self._volumes.mounts,
                 status=self._known(),

@@ -1,7 +1,7 @@
 """Startup, liveness and readiness probes.
 
-They are made from inside the pod's own network namespace, so no mesh rule can be in their way; a
-kubelet on a cluster probes from the node.
+``httpGet`` and ``tcpSocket`` are made from the node's network namespace, as a kubelet makes them:
+they meet the pod's mesh rules, and it takes the node agent's rules to let them pass under STRICT.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Prober:
     """Makes the probes of one container."""
 
     def __init__(
-        self, netns: Netns, address: str, container: Mapping[str, Any], execute: Execute
+        self, node: Netns, address: str, container: Mapping[str, Any], execute: Execute
     ) -> None:
-        self._netns = netns
+        self._node = node
         self._address = address
         self._ports = {
             port["name"]: port["containerPort"]
@@ -96,7 +96,7 @@ class Prober:
         number = self._ports.get(port) if isinstance(port, str) else port
         if number is None:
             raise ValueError(f"no container port is named {port!r}")
-        sock = self._netns.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM)
+        sock = self._node.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM)
         stream_socket = trio.socket.from_stdlib_socket(sock)
         try:
             await stream_socket.connect((host or self._address, int(number)))
