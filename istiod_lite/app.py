@@ -36,11 +36,15 @@ from istiod_lite.io.status_pages import StatusPages
 from istiod_lite.io.trusted_accounts import TrustedAccounts
 from istiod_lite.io.watches import Watches
 from istiod_lite.io.waypoint_controller import WaypointController
-from istiod_lite.io.xds_server import XdsService
+from istiod_lite.io.webhook import Webhook, WebhookConfiguration
+from istiod_lite.io.xds_clients import Clients
+from istiod_lite.io.xds_server import XdsRules, XdsService
 from istiod_lite.settings import Settings
 
 CERTIFICATES: Final = "certificate authority"
 LISTENERS: Final = "xDS listeners"
+STOPPING: Final = "the end of this replica"
+CLIENT_CHECK_S: Final = 5.0
 
 log = get_logger("istiod")
 
@@ -86,23 +90,33 @@ class ControlPlane:
             self._publish,
             quiet_s=settings.pilot_debounce_after_s,
             longest_s=settings.pilot_debounce_max_s,
+            names=(settings.revision,),
         )
+        self._watches.noted = self._metrics.note_update
+        self._metrics.stale.set_function(self._watches.contact.stale_s)
         self._bridge = Bridge()
         self._authenticator = Authenticator(kube, settings.token_audiences, settings.cluster_id)
-        self._xds = XdsService(
-            self._identify,
+        self._pages = StatusPages(settings, self.index, self._missing)
+        rules = XdsRules(
+            identify=self._identify,
+            debug=lambda name: self._bridge.call(self._pages.page, name),
             cluster_id=settings.cluster_id,
-            max_streams=settings.max_streams,
-            metrics=self._metrics,
+            system_namespace=settings.pod_namespace,
         )
-        self._metrics.clients.labels("ambient-mesh").set_function(lambda: len(self._xds.streams))
+        clients = Clients(
+            self._metrics,
+            most=settings.max_streams,
+            most_per_client=settings.max_streams_per_client,
+        )
+        self._xds = XdsService(rules, clients, self._metrics)
         self._waypoints = WaypointController(kube, self.index, self._plan())
         self._trusted = TrustedAccounts(
             kube, settings.pod_namespace, settings.ca_trusted_node_accounts
         )
         self._published: tuple[Distribution, ...] = ()
         self._source: Source | None = None
-        self._pages = StatusPages(settings, self.index, self._missing)
+        self._webhooks: WebhookConfiguration | None = None
+        self._pages.stale_s = self._watches.contact.stale_s
         self._pages.xds = self._xds
         self._pages.authenticator = self._authenticator
 
@@ -125,11 +139,14 @@ class ControlPlane:
                     settings.bind_address,
                     settings.monitoring_port,
                     self._metrics.registry,
+                    self._pages.debug_routes(),
                 ),
                 "MONITORING_PORT",
                 settings.monitoring_port,
             )
             issuer = await self._prepare(nursery)
+            serving = ServingCertificate(issuer, settings.serving_names)
+            await self._open_webhook(nursery, issuer, serving)
             server = GrpcServer(
                 settings,
                 self._xds,
@@ -141,21 +158,51 @@ class ControlPlane:
                     self._ca_rules(),
                     self._metrics,
                 ),
-                ServingCertificate(issuer, settings.serving_names),
+                serving,
             )
             self.ports |= dict(zip(("xds_port", "xds_plaintext_port"), server.ports, strict=True))
             server.start()
             self._pending.remove(LISTENERS)
-            leader = Leader(self._kube, settings.pod_namespace, settings.pod_name, settings.lease_s)
+            nursery.start_soon(self._look_after_clients)
+            leader = Leader(
+                self._kube,
+                settings.pod_namespace,
+                settings.pod_name,
+                settings.lease_s,
+                settings.lease_name,
+            )
             nursery.start_soon(leader.run, self._write)
             task_status.started()
             try:
                 await trio.sleep_forever()
             finally:
                 with trio.move_on_after(settings.lease_s / 3, shield=True):
-                    self._xds.close()
+                    # Whoever balances over replicas sends nobody here from now on.
+                    self._pending.append(STOPPING)
+                    self._xds.finish()
                     await trio.to_thread.run_sync(server.stop)
                     await leader.release()
+
+    async def _open_webhook(
+        self, nursery: trio.Nursery, issuer: Issuer, serving: ServingCertificate
+    ) -> None:
+        settings = self._settings
+        webhook = Webhook(serving, self._metrics)
+        issuer.changed.append(webhook.refresh)
+        self.ports["https_port"] = await _or_explain(
+            lambda: nursery.start(webhook.run, settings.bind_address, settings.https_port),
+            "HTTPS_PORT",
+            settings.https_port,
+        )
+        self._webhooks = WebhookConfiguration(
+            self._kube, issuer, self._metrics, settings.pod_namespace, settings.revision
+        )
+        issuer.changed.append(self._webhooks.look)
+
+    async def _look_after_clients(self) -> None:
+        while True:
+            await trio.sleep(CLIENT_CHECK_S)
+            self._xds.clients.look()
 
     async def _prepare(self, nursery: trio.Nursery) -> Issuer:
         """Fill the index and get the authority, both at once."""
@@ -182,8 +229,10 @@ class ControlPlane:
     async def _write(self) -> None:
         """What only the leader does."""
         assert self._source is not None
+        assert self._webhooks is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._source.lead)
+            nursery.start_soon(self._webhooks.run)
             for one in self._published:
                 nursery.start_soon(one.run)
             nursery.start_soon(self._waypoints.run)
@@ -192,7 +241,7 @@ class ControlPlane:
         """Changes of the index: to proxies, controllers, metrics and the log."""
         begun = time.monotonic()
         delta = self._publisher.advance(self.index, changes)
-        self._xds.publish(self._publisher.snapshot, delta)
+        self._xds.publish(self._publisher.snapshot, delta, first)
         self._waypoints.look_at(changes.gateways)
         for one in self._published:
             one.look_at(changes.namespaces)
@@ -205,6 +254,8 @@ class ControlPlane:
                 hint=remark.hint,
             )
         metrics = self._metrics
+        metrics.note_push(changes.addresses, "ambient")
+        metrics.note_push(changes.authorizations | changes.configs, "config")
         metrics.services.set(len(self.index.services))
         metrics.workloads.set(len(self.index.workloads))
         metrics.policies.set(len(self.index.authorizations))

@@ -74,6 +74,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a writer that vanished keeps others from writing."""
 
     @property
+    def lease_name(self) -> str:
+        """Each revision has a writer of its own."""
+        suffix = "" if self.revision == "default" else f"-{self.revision}"
+        return f"istiod-lite-writer{suffix}"
+
+    @property
     def discovery_address(self) -> str:
         """``host:port`` for the waypoints that we start."""
         return self.xds_address or f"istiod.{self.pod_namespace}.svc:{XDS_PORT}"

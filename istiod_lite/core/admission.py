@@ -18,7 +18,7 @@ class ReviewError(Exception):
     """This is no admission review."""
 
 
-class Kind(msgspec.Struct):
+class Kind(msgspec.Struct, frozen=True):
     """Of which kind the object is."""
 
     group: str = ""
@@ -26,7 +26,7 @@ class Kind(msgspec.Struct):
     kind: str = ""
 
 
-class Resource(msgspec.Struct):
+class Resource(msgspec.Struct, frozen=True):
     """Its URL's words."""
 
     group: str = ""
@@ -34,7 +34,7 @@ class Resource(msgspec.Struct):
     resource: str = ""
 
 
-class Request(msgspec.Struct):
+class Request(msgspec.Struct, frozen=True):
     """What the API server asks about."""
 
     uid: str
@@ -46,7 +46,7 @@ class Request(msgspec.Struct):
     object: Any = None
 
 
-class _Review(msgspec.Struct, rename="camel"):
+class _Review(msgspec.Struct, frozen=True, rename="camel"):
     request: Request
     api_version: str = "admission.k8s.io/v1"
 

@@ -9,15 +9,23 @@ from typing import Final
 
 import trio
 
+from ambient.api.errors import UnavailableError
 from ambient.kube.core.resources import TOKEN_REVIEWS
 from ambient.kube.io.client import KubeClient
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
 from istiod_lite.core.issue import Caller, RefusedError, caller_of
 
 REVIEW_TIMEOUT_S: Final = 10.0
 REMEMBERED_S: Final = 30.0
 """A node asks for many certificates with one token; a revoked token works this much longer."""
+STALE_S: Final = 3600.0
+"""While the API server is away a token that it has accepted before still counts, so that clients
+can reconnect; kubelets renew tokens long before they expire."""
 REMEMBERED_TOKENS: Final = 2000
 MAX_TOKEN_BYTES: Final = 16 * 1024
+
+log = get_logger("istiod")
 
 
 class Authenticator:
@@ -28,6 +36,7 @@ class Authenticator:
         self._audience = audience
         self._cluster_id = cluster_id
         self._remembered: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        """By digest of the token: when it was reviewed, and whose it is."""
 
     async def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Raises RefusedError, or a MeshError where the API server does not answer."""
@@ -49,10 +58,21 @@ class Authenticator:
         # Tokens themselves are not kept in memory.
         digest = sha256(token.encode()).digest()
         known = self._remembered.get(digest)
-        if known is not None and trio.current_time() < known[0]:
+        now = trio.current_time()
+        if known is not None and now < known[0] + REMEMBERED_S:
             return known[1]
-        caller = await self._review(token)
-        self._remembered[digest] = (trio.current_time() + REMEMBERED_S, caller)
+        try:
+            caller = await self._review(token)
+        except (UnavailableError, trio.TooSlowError) as error:
+            if known is None or now > known[0] + STALE_S:
+                raise
+            log.warning(Event.TOKEN_STALE, caller=known[1].account, reason=str(error))
+            return known[1]
+        except RefusedError:
+            self._remembered.pop(digest, None)
+            raise
+        self._remembered[digest] = (now, caller)
+        self._remembered.move_to_end(digest)
         while len(self._remembered) > REMEMBERED_TOKENS:
             self._remembered.popitem(last=False)
         return caller

@@ -24,8 +24,16 @@ log = get_logger("leader")
 class Leader:
     """Holds the Lease as long as it can, and runs the writers only while it does."""
 
-    def __init__(self, kube: KubeClient, namespace: str, name: str, lease_s: float) -> None:
+    def __init__(
+        self,
+        kube: KubeClient,
+        namespace: str,
+        name: str,
+        lease_s: float,
+        lease: str = LEASE_NAME,
+    ) -> None:
         self._kube = kube
+        self._lease = lease
         self._namespace = namespace
         # A pod that restarts keeps its name but is another process.
         self._identity = f"{name}_{uuid.uuid4().hex[:8]}"
@@ -52,7 +60,7 @@ class Leader:
     async def release(self) -> None:
         """If we hold the Lease, let another replica lead at once instead of after its end."""
         try:
-            lease = await self._kube.get(LEASES, LEASE_NAME, self._namespace)
+            lease = await self._kube.get(LEASES, self._lease, self._namespace)
             if lease.get("spec", {}).get("holderIdentity") == self._identity:
                 lease["spec"]["holderIdentity"] = ""
                 await self._kube.replace(LEASES, lease)
@@ -76,14 +84,14 @@ class Leader:
         except Conflict:
             pass  # another replica was quicker
         except MeshError as error:
-            log.warning(Event.CONTROLLER_RETRY, what=f"Lease {LEASE_NAME}", error=str(error))
+            log.warning(Event.CONTROLLER_RETRY, what=f"Lease {self._lease}", error=str(error))
         return False
 
     async def _try(self) -> bool:
         try:
-            lease = await self._kube.get(LEASES, LEASE_NAME, self._namespace)
+            lease = await self._kube.get(LEASES, self._lease, self._namespace)
         except NotFound:
-            metadata = {"name": LEASE_NAME, "namespace": self._namespace}
+            metadata = {"name": self._lease, "namespace": self._namespace}
             await self._kube.create(LEASES, {"metadata": metadata, "spec": self._spec()})
             return True
         spec = lease.get("spec") or {}

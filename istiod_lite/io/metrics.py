@@ -48,6 +48,22 @@ class Metrics:
         stamp.set_function(lambda: ends().timestamp())
         left.set_function(lambda: (ends() - datetime.now(UTC)).total_seconds())
 
+    def note_update(self, kind: str, gone: bool) -> None:
+        """An object has come, changed or gone; labels as Istio has them."""
+        match kind:
+            case "Service":
+                label = "svcdelete" if gone else "svc"
+            case "EndpointSlice" | "Pod":
+                label = "eds"
+            case _:
+                label = "config"
+        self.updates.labels(label).inc()
+
+    def note_push(self, names: frozenset[str], reason: str) -> None:
+        """Proxies are told of these resources."""
+        if names:
+            self.triggers.labels(reason).inc()
+
     def _add_xds(self) -> None:
         self.pushes = self._counter("pilot_xds_pushes", "Responses sent for changes.", "type")
         self.rejects = self._counter(

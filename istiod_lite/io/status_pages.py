@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ from ambient.telemetry.io.http import Handler, Request, Response, Routes
 from istiod_lite.core.index import Index
 from istiod_lite.core.issue import RefusedError
 from istiod_lite.io.authenticator import Authenticator
+from istiod_lite.io.xds_clients import Stream
 from istiod_lite.io.xds_server import XdsService
 from istiod_lite.settings import Settings
 
@@ -25,6 +27,8 @@ class StatusPages:
         self._settings = settings
         self._index = index
         self._pending = pending
+        self.stale_s: Callable[[], float] = lambda: 0.0
+        """How long the API server has been away."""
         self.xds: XdsService | None = None
         self.authenticator: Authenticator | None = None
 
@@ -32,10 +36,30 @@ class StatusPages:
         """Everything that is served."""
         routes = Routes()
         routes.add("/ready", self._ready)
-        routes.add("/debug/configz", self._guarded(self._configz))
-        routes.add("/debug/syncz", self._guarded(self._syncz))
-        routes.add("/debug/index", self._guarded(self._index_page))
+        for path, handler in self.debug_routes().items():
+            routes.add(path, handler)
         return routes
+
+    def debug_routes(self) -> dict[str, Handler]:
+        """The pages for operators, also served beside the metrics."""
+        return {f"/debug/{name}": self._guarded(page) for name, page in self.pages().items()}
+
+    def pages(self) -> dict[str, Callable[[], Any]]:
+        """Status by name; the names are Istio's where the content is."""
+        pages: dict[str, Callable[[], Any]] = {
+            "adsz": self._adsz,
+            "clusterz": self._clusterz,
+            "configz": self._configz,
+            "connections": self._connections,
+            "index": self._index_page,
+            "syncz": self._syncz,
+        }
+        return {**pages, "list": lambda: sorted([*pages, "list"])}
+
+    async def page(self, name: str) -> bytes | None:
+        """One page as JSON, None for unknown names."""
+        found = self.pages().get(name)
+        return _json(found()) if found is not None else None
 
     def _guarded(self, page: Callable[[], Any]) -> Handler:
         """Pages about the whole mesh are for its operators: local, or of the system namespace."""
@@ -45,8 +69,7 @@ class StatusPages:
                 refusal = await self._refusal(request)
                 if refusal is not None:
                     return refusal
-            body = msgspec.json.format(msgspec.json.encode(page(), enc_hook=str), indent=1)
-            return Response(200, body + b"\n", "application/json")
+            return Response(200, _json(page()), "application/json")
 
         return handler
 
@@ -68,6 +91,10 @@ class StatusPages:
         pending = self._pending()
         if pending:
             return Response(503, f"not ready, pending: {', '.join(pending)}\n")
+        stale_s = self.stale_s()
+        if stale_s:
+            # Proxies are better off with what we know than with nobody.
+            return Response(200, f"ready, but the API server is away for {stale_s:.0f} s\n")
         return Response(200, "ready\n")
 
     def _configz(self) -> Any:
@@ -96,12 +123,38 @@ class StatusPages:
             },
         }
 
+    def _streams(self) -> list[Stream]:
+        return self.xds.streams if self.xds is not None else []
+
+    def _connections(self) -> Any:
+        clients = [_short(one) for one in self._streams()]
+        return {"totalClients": len(clients), "clients": clients}
+
+    def _adsz(self) -> Any:
+        clients = [
+            {
+                **_short(one),
+                "metadata": one.node.metadata,
+                "watches": {
+                    url: sorted(state.subscribed) if not state.wildcard else ["*"]
+                    for url, state in dict(one.state.types).items()
+                },
+            }
+            for one in self._streams()
+        ]
+        return {"totalClients": len(clients), "clients": clients}
+
+    def _clusterz(self) -> Any:
+        return [{"id": self._settings.cluster_id, "secretName": "", "syncStatus": "synced"}]
+
     def _syncz(self) -> Any:
         short = {ADDRESS_TYPE: "WDS", AUTHORIZATION_TYPE: "WADS", CONFIG_TYPE: "CONFIG"}
         return [
             {
                 "proxy": stream.node.name,
                 "proxy_type": stream.node.kind,
+                "proxy_version": stream.node.version,
+                "istio_version": stream.node.version,
                 "cluster_id": stream.node.cluster_id or self._settings.cluster_id,
                 "peer": stream.peer,
                 "connected_at": stream.connected_at,
@@ -111,13 +164,31 @@ class StatusPages:
                         "status": state.status,
                         "sent": state.sent_nonce,
                         "acked": state.acked_nonce,
+                        "sentTime": _moment(stream.sent_at.get(url)),
                         "lastError": state.error,
                     }
                     for url, state in dict(stream.state.types).items()
                 },
             }
-            for stream in (self.xds.streams if self.xds is not None else ())
+            for stream in self._streams()
         ]
+
+
+def _short(stream: Stream) -> dict[str, Any]:
+    return {
+        "connectionId": stream.id,
+        "connectedAt": _moment(stream.connected_at),
+        "address": stream.peer,
+    }
+
+
+def _moment(unix: float | None) -> str:
+    """RFC 3339; empty for never."""
+    return datetime.fromtimestamp(unix, UTC).isoformat() if unix else ""
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=1) + b"\n"
 
 
 def _plain(value: Any) -> Any:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import trio
 
 from ambient.kube.core import resources
+from ambient.kube.core.resources import KubeObject
 from ambient.kube.core.watch import EventKind
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
+from istiod_lite.core import revisions
 from istiod_lite.core.changes import Changes
+from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
 from istiod_lite.core.inputs import key_of
+from istiod_lite.io.contact import Contact
+from istiod_lite.io.debounce import Debounce
 
 WATCHED: Final = (
     resources.NAMESPACES,
@@ -32,6 +38,13 @@ WATCHED: Final = (
     resources.ENDPOINT_SLICES,
     resources.PODS,
 )
+REVISIONED: Final = frozenset(
+    one.kind
+    for one in WATCHED
+    if one.group in (resources.SECURITY_GROUP, resources.NETWORKING_GROUP)
+    or one == resources.HTTP_ROUTES
+)
+"""Kinds that a control plane of another revision may have to itself."""
 assert {one.kind for one in WATCHED} == set(Index.KINDS)
 
 log = get_logger("index")
@@ -48,13 +61,21 @@ class Watches:
         *,
         quiet_s: float,
         longest_s: float,
+        names: Collection[str] = (revisions.DEFAULT,),
     ) -> None:
+        """``names``: the revision that we are."""
         self._kube = kube
         self._index = index
         self._publish = publish
-        self._quiet_s = quiet_s
-        self._longest_s = longest_s
-        self._changed = trio.Event()
+        self._debounce = Debounce(quiet_s, longest_s)
+        self._names = frozenset(names)
+        self._tags: dict[ObjectKey, tuple[str, str]] = {}
+        """By Service that stands for a tag: the tag and its revision."""
+        self._labelled: dict[str, dict[ObjectKey, KubeObject]] = {one: {} for one in REVISIONED}
+        """Objects with a revision label: a tag may make them ours, or not ours any more."""
+        self.contact = Contact()
+        self.noted: Callable[[str, bool], None] = lambda kind, gone: None
+        """Told of every object that is new, different or gone."""
         self._unsynced = {one.kind for one in WATCHED}
         self._all_listed = trio.Event()
 
@@ -70,7 +91,7 @@ class Watches:
             for resource in WATCHED:
                 nursery.start_soon(self._follow, resource)
             await self._all_listed.wait()
-            self._changed = trio.Event()
+            self._debounce.forget()
             self._publish(self._index.settle(), started)
             log.info(
                 Event.INDEX_SYNCED,
@@ -81,30 +102,61 @@ class Watches:
             )
             task_status.started()
             while True:
-                await self._changed.wait()
+                await self._debounce.first()
                 first = time.monotonic()
-                await self._until_quiet()
+                await self._debounce.quiet()
                 self._publish(self._index.settle(), first)
 
-    async def _until_quiet(self) -> None:
-        with trio.move_on_after(self._longest_s):
-            while self._changed.is_set():
-                self._changed = trio.Event()
-                with trio.move_on_after(self._quiet_s):
-                    await self._changed.wait()
-        self._changed = trio.Event()
+    @property
+    def names(self) -> frozenset[str]:
+        """Our revision and the tags that point at it."""
+        tags = {tag for tag, revision in self._tags.values() if revision in self._names}
+        return self._names | tags
 
     async def _follow(self, resource: resources.Resource) -> None:
-        async with follow(self._kube, resource) as events:
+        kind = resource.kind
+        contact = partial(self.contact.report, kind)
+        async with follow(self._kube, resource, contact=contact) as events:
             async for event in events:
-                match event.kind:
-                    case EventKind.SYNCED:
-                        self._unsynced.discard(resource.kind)
-                        if not self._unsynced:
-                            self._all_listed.set()
-                    case EventKind.DELETED:
-                        self._index.stage_removal(resource.kind, key_of(event.object))
-                        self._changed.set()
-                    case _:
-                        self._index.stage(resource.kind, event.object)
-                        self._changed.set()
+                if event.kind is EventKind.SYNCED:
+                    self._unsynced.discard(kind)
+                    if not self._unsynced:
+                        self._all_listed.set()
+                    continue
+                self._stage(kind, event.object, gone=event.kind is EventKind.DELETED)
+                self._debounce.note()
+
+    def _stage(self, kind: str, obj: KubeObject, *, gone: bool) -> None:
+        key = key_of(obj)
+        self.noted(kind, gone)
+        if kind == resources.SERVICES.kind:
+            self._note_tag(obj, gone=gone)
+        if kind in REVISIONED:
+            labels = _labels(obj)
+            self._labelled[kind].pop(key, None)
+            if labels.get(revisions.LABEL) and not gone:
+                self._labelled[kind][key] = obj
+            # Another control plane's object is no object here.
+            gone = gone or not revisions.reads(labels, self.names)
+        if gone:
+            self._index.stage_removal(kind, key)
+        else:
+            self._index.stage(kind, obj)
+
+    def _note_tag(self, service: KubeObject, *, gone: bool) -> None:
+        before = self.names
+        self._tags.pop(key_of(service), None)
+        found = revisions.tag_of(service)
+        if found is not None and not gone:
+            self._tags[key_of(service)] = found
+        if self.names != before:
+            for kind, objects in self._labelled.items():
+                for obj in list(objects.values()):
+                    self._stage(kind, obj, gone=False)
+
+
+def _labels(obj: KubeObject) -> dict[str, str]:
+    """Also of an object that is malformed."""
+    metadata = obj.get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, dict) else None
+    return labels if isinstance(labels, dict) else {}

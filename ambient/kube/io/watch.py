@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import httpx
@@ -34,17 +34,22 @@ def follow(
     namespace: str | None = None,
     label_selector: str = "",
     field_selector: str = "",
+    contact: Callable[[bool], None] | None = None,
 ) -> trio.MemoryReceiveChannel[WatchEvent]:
     """Events of a collection, for as long as the client lives.
 
     Every object comes as ADDED first, then SYNCED once; after a lost connection only the
     differences follow. Failures are logged and tried again, they never end the iteration.
-    Closing the channel (``async with``, or ``aclose``) ends the watch sooner.
+    Closing the channel (``async with``, or ``aclose``) ends the watch sooner. ``contact`` is told
+    whether the server answers: what is known may be out of date while it does not.
     """
     send, receive = trio.open_memory_channel[WatchEvent](QUEUED_EVENTS)
     params = {"labelSelector": label_selector, "fieldSelector": field_selector}
     # A task of the client's, not an async generator: a reader may leave at any point.
-    kube.start_soon(_Watch(kube, res, namespace, params).run, send)
+    watch = _Watch(kube, res, namespace, params)
+    if contact is not None:
+        watch.contact = contact
+    kube.start_soon(watch.run, send)
     return receive
 
 
@@ -58,6 +63,7 @@ class _Watch:
         self._params = {key: value for key, value in params.items() if value}
         self._known = Follower()
         self._wait_s = FIRST_WAIT_S
+        self.contact: Callable[[bool], None] = lambda _: None
 
     async def run(self, out: trio.MemorySendChannel[WatchEvent]) -> None:
         """Until the reader or the client is gone."""
@@ -83,19 +89,23 @@ class _Watch:
         except NotFound as error:
             # The kind is not installed (its CRD is missing): that is an empty collection.
             need_list = True
+            self.contact(True)
             news = bool(self._known.objects) or not self._known.synced
             for event in self._known.relisted((), ""):
                 await out.send(event)
             await self._back_off(error, quietly=not news)
         except KubeError as error:
             need_list = need_list or error.status == 410
+            self.contact(error.status < 500)
             await self._back_off(error)
         except MeshError as error:
+            self.contact(False)
             await self._back_off(error)
         return need_list
 
     async def _list(self, out: trio.MemorySendChannel[WatchEvent]) -> None:
         items, version = await self._kube.list_at(self._res, self._namespace, self._params)
+        self.contact(True)
         for event in self._known.relisted(items, version):
             await out.send(event)
 
@@ -114,6 +124,7 @@ class _Watch:
             async with self._kube.stream(path, params, await self._kube.headers()) as answer:
                 if answer.is_error:
                     raise error_from(answer.status_code, await answer.aread(), f"watch {path}")
+                self.contact(True)
                 await self._read(answer, out)
         except httpx.HTTPError as error:
             raise self._kube.unreachable(error) from error

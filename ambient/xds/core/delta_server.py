@@ -16,6 +16,10 @@ import msgspec
 WILDCARD: Final = "*"
 MAX_NAMES: Final = 100_000
 """Names that one client may subscribe to for one type; a bigger mesh asks for everything."""
+MAX_NAME_CHARS: Final = 1024
+"""The longest real ones have a namespace and a host name, 63 and 253 characters."""
+MAX_TYPES: Final = 16
+"""Types that one stream may ask for; Envoy knows about ten."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +156,8 @@ class DeltaStream:
         """The first request of a type is always answered, even with nothing."""
         asked = {*request.subscribe, *request.initial_versions} - set(request.unsubscribe)
         wildcard = WILDCARD in asked or not request.subscribe
+        if len(self.types) >= MAX_TYPES or len(request.type_url) > MAX_NAME_CHARS:
+            raise StreamRefusedError(f"more than {MAX_TYPES} types on one stream")
         state = TypeState(wildcard=wildcard)
         self.types[request.type_url] = state
         known = dict(request.initial_versions)
@@ -179,7 +185,10 @@ class DeltaStream:
         return self._by_name(request.type_url, state, added, source, {})
 
     def _subscribe(self, state: TypeState, names: Iterable[str]) -> None:
-        state.subscribed |= set(names)
+        added = set(names)
+        if any(len(name) > MAX_NAME_CHARS for name in added):
+            raise StreamRefusedError(f"a name longer than {MAX_NAME_CHARS} characters")
+        state.subscribed |= added
         if len(state.subscribed) > MAX_NAMES:
             raise StreamRefusedError(f"more than {MAX_NAMES} names; subscribe to all of them")
 

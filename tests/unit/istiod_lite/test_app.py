@@ -39,6 +39,7 @@ SETTINGS = Settings(
     monitoring_port=0,
     xds_port=0,
     xds_plaintext_port=0,
+    https_port=0,
     pilot_debounce_after_s=0.02,
 )
 

@@ -15,7 +15,22 @@ def test_requests_go_first_and_changes_are_merged():
     box.put_delta(Delta({"a": frozenset("y")}))
     box.put_request(Request(type_url="a"))
     assert box.take() == Request(type_url="a")
-    assert box.take() == Delta({"a": frozenset("xy")})
+    push = box.take()
+    assert push.delta == Delta({"a": frozenset("xy")})
+    assert 0 < push.since <= push.queued
+
+
+def test_what_waits_is_still_taken_at_a_friendly_end():
+    box = Mailbox()
+    box.put_request(Request(type_url="a"))
+    box.put_delta(Delta({"a": frozenset("x")}))
+    box.finish()
+    assert box.take() == Request(type_url="a")
+    assert box.take().delta == Delta({"a": frozenset("x")})
+    with pytest.raises(Closed):
+        box.take()
+    with pytest.raises(Closed):
+        box.put_request(Request(type_url="a"))
 
 
 def test_closing_wakes_the_taker():
