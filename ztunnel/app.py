@@ -12,7 +12,6 @@ from typing import Final
 import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
-from structlog.contextvars import bind_contextvars
 
 from ambient.api.type_urls import AUTHORIZATION_TYPE
 from ambient.hbone.io.relay import Relay
@@ -22,7 +21,7 @@ from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io.http import Request, Response, Routes
-from ambient.telemetry.io.logs import get_logger, levels
+from ambient.telemetry.io.logs import bind_everywhere, get_logger, levels
 from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import Update
@@ -54,7 +53,7 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
 
 async def run_worker(channels: Channels, settings: Settings, stopping: trio.Event) -> None:
     """As ``run``, for the pods that the supervisor gives us (``ztunnel/supervisor.py``)."""
-    bind_contextvars(worker=channels.number)
+    bind_everywhere(worker=channels.number)
     raise_descriptor_limit()
     await _Tunnel(settings, stopping, channels).run()
 
@@ -87,7 +86,8 @@ class _Tunnel:
         self._readiness = Readiness([STATE_MANAGER, PROXY])
         self._pods = Pods(self._make_pod, self._readiness, settings.drain_s)
         self._registry = CollectorRegistry()
-        for collector in (self._metrics, self._node.dns_metrics, ProxyCounts(self._pods)):
+        of_node = (self._metrics, self._node.dns_metrics, self._node.name_metrics)
+        for collector in (*of_node, ProxyCounts(self._pods)):
             self._registry.register(collector)
         if self._control.revocation is not None:
             self._registry.register(self._control.revocation)

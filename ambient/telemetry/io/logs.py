@@ -164,6 +164,11 @@ def get_logger(scope: str = "", **fields: Any) -> MeshLogger:
     return cast(MeshLogger, structlog.get_logger(scope, **fields))
 
 
+def bind_everywhere(**fields: Any) -> None:
+    """Let every later line of this process carry these fields."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
 class _Foreign(logging.Handler):
     """Lines that libraries log through the standard library."""
 

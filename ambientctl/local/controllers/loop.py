@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-import structlog
 import trio
 
+from ambient.telemetry.io.logs import get_logger
 from ambientctl.local.apiserver.core.cluster import Cluster
 from ambientctl.local.apiserver.core.kinds import StorageKey
 from ambientctl.local.apiserver.core.status import ApiError
@@ -24,7 +24,7 @@ Key = tuple[str, str]
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 30.0
 
-log = structlog.get_logger()
+log = get_logger("local")
 
 
 class Controller(NamedTuple):

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from typing import Final
 
 import h11
-import structlog
 import trio
 
+from ambient.telemetry.io.logs import get_logger
 from ambientctl.local.apiserver.core.requests import (
     BODY_MAX_BYTES,
     Request,
@@ -30,7 +30,7 @@ CLOSE_S: Final = 2.0
 CONNECTIONS_MAX: Final = 1000
 """Clients at once; more wait for a place. A mesh of ten nodes keeps about a hundred open."""
 
-log = structlog.get_logger()
+log = get_logger("local")
 
 
 class Body:
