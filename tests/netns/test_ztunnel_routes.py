@@ -262,6 +262,10 @@ async def test_an_endpoint_that_has_only_a_name_is_resolved_by_the_tunnel(lan, l
         assert questions == ["db.example."] * 2  # one for each family, then the cache
         lines = await log.wait(2)
         assert {one["dst.addr"] for one in lines} == {f"{outside.ip}:8080"}
+        ((sample,),) = (metric.samples for metric in tunnel.node.name_metrics.collect())
+        assert sample.name == "istio_on_demand_dns_total"
+        assert (sample.value, sample.labels["hostname"]) == (2, "db.example")
+        assert sample.labels["source_principal"] == SPIFFE + "web"
 
 
 def nameless(one):

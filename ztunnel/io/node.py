@@ -18,6 +18,7 @@ from ztunnel.io.connections import Connections
 from ztunnel.io.demand import Demand
 from ztunnel.io.dns_metrics import DnsMetrics
 from ztunnel.io.mesh_view import MeshView
+from ztunnel.io.name_metrics import NameMetrics
 from ztunnel.io.pod_identity import PodIdentity
 from ztunnel.io.resolver import Resolver
 from ztunnel.settings import Settings
@@ -58,6 +59,7 @@ class Node:
     demand: Demand | None = None
     """Set where the control plane tells only what is asked for."""
     dns_metrics: DnsMetrics = field(default_factory=DnsMetrics)
+    name_metrics: NameMetrics = field(default_factory=NameMetrics)
 
     @property
     def pool_settings(self) -> PoolSettings:

@@ -132,6 +132,7 @@ class Way:
     async def _with_address(self, hop: Route) -> Route:
         if hop.target.ip is not None:
             return hop
+        self._node.name_metrics.looked_up(self._client, hop.target.host)
         addresses = await self._node.resolver.addresses(hop.target.host)
         found = with_addresses(hop, self._original, addresses, random.random)
         if isinstance(found, NoRoute):

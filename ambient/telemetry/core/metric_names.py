@@ -24,6 +24,7 @@ DNS_REQUESTS: Final = "istio_dns_requests"
 DNS_UPSTREAM_REQUESTS: Final = "istio_dns_upstream_requests"
 DNS_UPSTREAM_FAILURES: Final = "istio_dns_upstream_failures"
 DNS_UPSTREAM_SECONDS: Final = "istio_dns_upstream_request_duration_seconds"
+ON_DEMAND_DNS: Final = "istio_on_demand_dns"
 XDS_TERMINATIONS: Final = "istio_xds_connection_terminations"
 XDS_MESSAGES: Final = "istio_xds_message"
 XDS_MESSAGE_BYTES: Final = "istio_xds_message_bytes"
@@ -56,6 +57,17 @@ DNS_LABELS: Final = (
     "request_protocol",
     "source_canonical_service",
     "source_canonical_revision",
+)
+ON_DEMAND_DNS_LABELS: Final = (
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "hostname",
 )
 REQUEST_LABELS: Final = ("response_code", "grpc_response_status")
 """What ``istio_requests_total`` has besides the traffic labels."""

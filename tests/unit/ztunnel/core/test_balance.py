@@ -87,3 +87,12 @@ def test_every_scope_is_compared():
     twin = workload("t", "10.0.0.1", network="n", locality=HERE, node="node")
     assert rank(scopes, CLIENT, twin) == top_rank(scopes) == 6
     assert rank((Scope.UNSPECIFIED_SCOPE,), CLIENT, twin) == 1
+
+
+def test_pain_45_endpoints_that_are_not_ready_take_nothing():
+    """Completed jobs and pods that are not ready, or no longer: the control plane says so."""
+    ready = endpoint("ready")
+    others = [endpoint("starting", status=UNHEALTHY), endpoint("ending", status=UNHEALTHY)]
+    assert names_of(LoadBalancing(), ready, *others) == {"ready"}
+    assert names_of(FAILOVER, endpoint("far", locality=FAR), *others) == {"far"}
+    assert names_of(LoadBalancing(), *others) == {None}
