@@ -64,17 +64,20 @@ def _daemon_spec(spec: Object) -> Object:
 def _placement(
     daemon_set: Object, fitting: Sequence[str], by_node: dict[str, list[Object]], digest: str
 ) -> list[Command]:
-    """A pod where one lacks; none where it does not belong or is one too many."""
     commands: list[Command] = []
+    surge = _surge(daemon_set, len(fitting))
     for name in fitting:
         found = by_node.get(name, [])
         live = [pod for pod in found if phase(pod) not in FINISHED]
         commands += [_delete(pod) for pod in found if pod not in live and not is_terminating(pod)]
-        if not live:
-            # A terminating pod keeps its place: two daemons must not share a node's ports.
+        staying = [pod for pod in live if not is_terminating(pod)]
+        if not (staying if surge else live):
+            # A terminating pod keeps its place, unless two of these may share a node's ports.
             commands.append(Create(PODS, _pod(daemon_set, name, digest)))
-        extra = sorted((p for p in live if not is_terminating(p)), key=_age_key)[1:]
-        commands += [_delete(pod) for pod in extra]
+        current = [pod for pod in staying if _is_current(pod, digest)]
+        outdated = [pod for pod in staying if pod not in current]
+        for rivals in (current, outdated) if surge else (staying,):
+            commands += [_delete(pod) for pod in sorted(rivals, key=_age_key)[1:]]
     for name, found in by_node.items():
         if name not in fitting:
             commands += [_delete(pod) for pod in found if not is_terminating(pod)]
@@ -84,6 +87,11 @@ def _placement(
 def _age_key(pod: Object) -> tuple[str, str]:
     """Of two pods on one node the older stays."""
     return pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]
+
+
+def _standing(pod: Object) -> tuple[bool, str, str]:
+    """Which pod of a node counts: one that stays, the oldest of these."""
+    return is_terminating(pod), *_age_key(pod)
 
 
 def _pod(daemon_set: Object, node: str, digest: str) -> Object:
@@ -105,14 +113,56 @@ def _is_current(pod: Object, digest: str) -> bool:
 def _update(
     daemon_set: Object, fitting: Sequence[str], by_node: dict[str, list[Object]], digest: str
 ) -> list[Command]:
-    """Rolling update: delete so many outdated pods that no more than maxUnavailable are away."""
+    """Rolling update: with maxSurge the new pod comes first, otherwise the old one goes first."""
     strategy = daemon_set["spec"]["updateStrategy"]
     if strategy.get("type") != "RollingUpdate":
         return []
-    live = [[p for p in by_node.get(n, []) if phase(p) not in FINISHED] for n in fitting]
-    away = sum(not any(is_ready(p) and not is_terminating(p) for p in found) for found in live)
+    live = {n: [p for p in by_node.get(n, []) if phase(p) not in FINISHED] for n in fitting}
+    surge = _surge(daemon_set, len(fitting))
+    if surge:
+        return _surge_update(daemon_set, live, digest, surge)
     rolling = strategy.get("rollingUpdate") or {}
-    room = max(limits(len(fitting), {**rolling, "maxSurge": 0}).unavailable, 1) - away
+    return _delete_update(list(live.values()), digest, rolling)
+
+
+def _surge(daemon_set: Object, nodes: int) -> int:
+    """How many nodes may have the old and the new pod at the same time."""
+    strategy = daemon_set["spec"]["updateStrategy"]
+    if strategy.get("type") != "RollingUpdate":
+        return 0
+    rolling = strategy.get("rollingUpdate") or {}
+    return limits(nodes, {"maxSurge": 0, "maxUnavailable": 1, **rolling}).surge
+
+
+def _surge_update(
+    daemon_set: Object, live: dict[str, list[Object]], digest: str, surge: int
+) -> list[Command]:
+    """Put a new pod beside the old one; delete the old one when the new one is ready."""
+    commands: list[Command] = []
+    waiting: list[str] = []
+    for name, found in live.items():
+        staying = [pod for pod in found if not is_terminating(pod)]
+        current = [pod for pod in staying if _is_current(pod, digest)]
+        outdated = [pod for pod in staying if pod not in current]
+        if not outdated:
+            continue
+        if any(is_ready(pod) for pod in current):
+            commands += [_delete(pod) for pod in outdated]
+        elif current:
+            surge -= 1
+        elif not any(is_ready(pod) for pod in outdated):
+            commands.append(Create(PODS, _pod(daemon_set, name, digest)))  # nobody serves here
+        else:
+            waiting.append(name)
+    for name in waiting[: max(surge, 0)]:
+        commands.append(Create(PODS, _pod(daemon_set, name, digest)))
+    return commands
+
+
+def _delete_update(live: Sequence[Sequence[Object]], digest: str, rolling: Object) -> list[Command]:
+    """Delete so many outdated pods that no more than maxUnavailable are away."""
+    away = sum(not any(is_ready(p) and not is_terminating(p) for p in found) for found in live)
+    room = max(limits(len(live), {**rolling, "maxSurge": 0}).unavailable, 1) - away
     commands: list[Command] = []
     for found in live:
         for pod in found:
@@ -130,7 +180,8 @@ def _status(
     daemon_set: Object, fitting: Sequence[str], by_node: dict[str, list[Object]], digest: str
 ) -> Object:
     """The counts that ``kubectl rollout status`` and ``kubectl get`` show."""
-    placed = [p for n in fitting for p in by_node.get(n, [])[:1] if phase(p) not in FINISHED]
+    live = [[p for p in by_node.get(n, []) if phase(p) not in FINISHED] for n in fitting]
+    placed = [min(found, key=_standing) for found in live if found]
     ready = sum(is_ready(pod) for pod in placed)
     misplaced = sum(bool(pods) for name, pods in by_node.items() if name not in fitting)
     optional = {

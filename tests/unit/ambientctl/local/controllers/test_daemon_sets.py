@@ -93,3 +93,34 @@ def test_an_update_takes_one_node_after_the_other(mesh):
     status = get(mesh)["status"]
     assert (status["updatedNumberScheduled"], status["numberAvailable"]) == (2, 2)
     assert {p["spec"]["containers"][0]["image"] for p in mesh.pods()} == {"app:v2"}
+
+
+def test_with_surge_the_old_pod_goes_when_the_new_one_beside_it_is_ready(mesh):
+    wanted = daemon()
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    wanted["spec"]["updateStrategy"] = strategy
+    mesh.world.create(wanted)
+    mesh.settle()
+    for pod in mesh.pods():
+        mesh.make_ready(pod["metadata"]["name"])
+    mesh.settle()
+    assert places(mesh) == ["node-1", "node-2"]
+    live = get(mesh)
+    wanted["spec"]["template"]["spec"]["containers"][0]["image"] = "app:v2"
+    template = wanted["spec"]["template"]
+    mesh.world.update({**live, "spec": {**live["spec"], "template": template}})
+    for node_number in (1, 2):
+        mesh.settle()
+        (new,) = [pod for pod in mesh.pods() if not is_ready(pod)]
+        assert len(places(mesh)) == 3, "one node at a time"
+        mesh.make_ready(new["metadata"]["name"])
+        mesh.settle()
+        (old,) = [p for p in mesh.pods() if is_terminating(p)][node_number - 1 :]
+        assert old["spec"]["nodeName"] == new["spec"]["nodeName"]
+    assert get(mesh)["status"]["updatedNumberScheduled"] == 2, "old ones may take their time"
+    for pod in mesh.pods():
+        if is_terminating(pod):
+            mesh.finish(pod["metadata"]["name"])
+    mesh.settle()
+    assert {p["spec"]["containers"][0]["image"] for p in mesh.pods()} == {"app:v2"}
+    assert places(mesh) == ["node-1", "node-2"]
