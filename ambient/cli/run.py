@@ -16,6 +16,10 @@ from ambient.cli.settings import load_settings
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io import logs
 
+# gRPC's own lines go around our log and are none of its formats. It reads this when it is imported,
+# which every program does after this module.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 EXIT_SOFTWARE: Final = 70
 """An error that we did not foresee (EX_SOFTWARE of sysexits.h)."""
 
