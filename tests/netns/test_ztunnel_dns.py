@@ -280,6 +280,12 @@ async def test_a_pod_that_the_control_plane_does_not_know_yet(web):
         assert addresses(await ask(web, "10.96.0.10", "api")) == ["10.96.0.7"]
 
 
+async def test_on_demand_everything_is_passed_on(web, resolver):
+    server = DnsServer({(API, "A"): ["192.0.2.7"]})
+    async with capturing(web, (server, resolver, resolver.ip), xds_on_demand=True):
+        assert addresses(await ask(web, resolver.ip, API)) == ["192.0.2.7"]
+
+
 async def test_switched_off(web):
     tunnel = Tunnel(istio_meta_dns_capture=False)
     async with running(tunnel):

@@ -270,8 +270,8 @@ class DnsProxy:
     def _from_mesh(self, call: _Call) -> bytes | None:
         """The answer that needs nobody else."""
         query = call.query
-        if not query.is_standard:
-            return None
+        if not query.is_standard or self._node.settings.xds_on_demand:
+            return None  # on demand, what we know of a name may be half of the truth
         found = names.resolve(
             self._node.view.state, self._zone, self._asker(), query.name, query.kind
         )
