@@ -431,3 +431,18 @@ async def test_a_waypoint_gets_the_service_address(lan, web, api, log):
         assert record["dst.hbone_addr"] == "10.96.0.7:80"
         assert record["dst.identity"] == SPIFFE + "waypoint"
         assert record["dst.service"] == service.hostname
+
+
+async def test_a_connection_that_is_drained_while_it_is_dialled_is_told(lan, web, log):
+    tunnel = Tunnel(connection_termination_deadline_s=0.1)
+    silent = lan.pod("silent")
+    silent.run("nft", "add table ip t")
+    silent.run("nft", "add chain ip t in { type filter hook input priority 0; policy drop; }")
+    async with running(tunnel):
+        await tunnel.enrol(web)
+        async with await web.dial(silent.ip, 80) as stream:
+            tunnel.leave(web)
+            assert not await read_all(stream)
+        (line,) = await log.wait(1)
+        assert line["dst.addr"] == f"{silent.ip}:80"
+        assert line["error"] == "connection closed due to connection drain"

@@ -21,7 +21,7 @@ from ztunnel.core.route import NoRoute, Route, route
 from ztunnel.io.demand import prepare
 from ztunnel.io.failures import ConnectionFailedError, reset
 from ztunnel.io.node import Node, PodParts
-from ztunnel.io.way import Way
+from ztunnel.io.way import Leg, Way
 
 
 class Client:
@@ -63,19 +63,30 @@ async def carry(node: Node, pod: PodParts, client: Client) -> None:
         await client.failed(error)
         return
     tune(client.sock, node.keep_alive)
+    await _follow(node, pod, client, workload, hop, started_s)
+
+
+async def _follow(
+    node: Node, pod: PodParts, client: Client, workload: Workload, hop: Route, started_s: float
+) -> None:
+    """Open the hop (or another one) and relay; the connection has its log line however it ends."""
     way = Way(node, pod, workload, client.peer, client.original)
-    failure: MeshError | OSError | None = None
+    leg: Leg | MeshError | OSError
     try:
         hop, leg = await way.reach(hop)
     except (MeshError, OSError) as error:
-        failure, hop, leg = error, way.hop or hop, None
-    described = describe.outbound(workload, client.peer, hop, leg.far if leg else None)
+        hop, leg = way.hop or hop, error
+    except trio.Cancelled:
+        described = describe.outbound(workload, client.peer, way.hop or hop)
+        with node.connections.open(pod.info, described, hop.protocol, started_s):
+            raise  # a drain; it has its line, too
+    far = None if isinstance(leg, Exception) else leg.far
+    described = describe.outbound(workload, client.peer, hop, far)
     with node.connections.open(pod.info, described, hop.protocol, started_s) as live:
         live.reason = hop.reason
-        if failure is not None or leg is None:
-            assert failure is not None
-            await client.failed(failure)
-            raise failure
+        if isinstance(leg, Exception):
+            await client.failed(leg)
+            raise leg
         if leg.peer is not None:
             live.record.destination.identity = leg.peer
         try:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
+import msgspec
 import pytest
 
+from ambient.api.address import NetworkAddress
 from ambient.api.errors import UsageError
+from ambient.api.service import GatewayAddress, NamespacedHostname
+from ambient.api.type_urls import ADDRESS_TYPE
+from ambient.api.workload import Workload
 from ambientctl.why.parties import read_source, read_target
 from ambientctl.why.snapshot import index_mesh
 from ambientctl.why.walk import Http, Walk, walk
@@ -171,3 +178,49 @@ def test_both_shares_of_a_split_are_told() -> None:
     told = next(hop for hop in answer.hops if "subset v1" in hop.what)
     assert told.what.startswith("100% to reviews.shop.svc.cluster.local subset v1: reviews-1")
     assert told.by.startswith("VirtualService/shop/reviews")
+
+
+FAR = NamespacedHostname("shop", "details.shop.svc.cluster.local")
+
+
+def ask_far(*, sans: tuple[str, ...] = ()) -> Walk:
+    """``details`` has its only endpoint in another network, behind a gateway."""
+    mesh = index_mesh(by_kind(SHOP))
+    known = mesh.state.service(FAR)
+    assert known is not None
+    at = NetworkAddress("far", ip_address("192.0.2.9"))
+    gateway = Workload(
+        uid="gw", name="gw", namespace="istio-system", network="far", addresses=(at.ip,)
+    )
+    far = Workload(
+        uid="far",
+        name="far",
+        namespace="shop",
+        network="far",
+        network_gateway=GatewayAddress(at, 15008),
+        services={FAR: ()},
+    )
+    gone = [one.uid for one in mesh.workloads if FAR in one.services]
+    service_now = msgspec.structs.replace(known, subject_alt_names=sans)
+    changed = {"a": service_now, "b": gateway, "c": far}
+    mesh.state.apply(ADDRESS_TYPE, changed, gone)
+    caller = read_source(mesh, "shop/client", "default")
+    return walk(mesh, caller, read_target(mesh, "details.shop:9080", "default"), Http())
+
+
+def test_another_network_is_entered_through_its_gateway() -> None:
+    answer = ask_far(sans=("spiffe://cluster.local/ns/shop/sa/details-sa",))
+
+    assert answer.allowed
+    assert answer.hops[1].what.startswith(
+        f"HBONE to 192.0.2.9:15008, and inside it HBONE to {FAR[1]}"
+    )
+    assert answer.hops[-1].what == "in another network: its own mesh decides there"
+
+
+def test_nobody_is_trusted_behind_a_gateway_without_a_name_to_expect() -> None:
+    answer = ask_far()
+
+    assert not answer.allowed
+    assert f"service {FAR} names no identity" in answer.hops[-1].what
+    assert "subject alternative names" in answer.change
