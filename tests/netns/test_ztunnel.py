@@ -18,6 +18,7 @@ from ambient.net.io.netns import Netns
 from ambient.telemetry.io import logs
 from tests.netns.lan import echo, exchange, read_all, tell_peer
 from tests.netns.tunnel import Tunnel, capture_log, running, workload
+from ztunnel.io import pod_identity
 from ztunnel.io.pods import PodStartError
 
 pytestmark = pytest.mark.netns
@@ -311,7 +312,10 @@ async def test_an_application_cannot_use_the_tunnels_ports(lan, web, api, log):
             assert "recursive call" in line["error"]
 
 
-async def test_pain_37_a_namespace_is_one_pods_and_only_with_its_address(lan, web, api, log):
+async def test_pain_37_a_namespace_is_one_pods_and_only_with_its_address(
+    web, api, log, monkeypatch
+):
+    monkeypatch.setattr(pod_identity, "WORKLOAD_WAIT_S", 0.3)
     tunnel = Tunnel()
     async with running(tunnel) as nursery:
         await api.serve(8080, tell_peer, nursery)
