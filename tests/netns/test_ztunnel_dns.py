@@ -175,7 +175,8 @@ async def test_without_tcp_the_cut_answer_has_to_do(web, resolver):
         assert (reply.header.tc, reply.header.rcode) == (1, RCODE.NOERROR)
 
 
-async def test_a_lost_query_is_asked_again(web, resolver):
+async def test_a_lost_query_is_asked_again(web, resolver, monkeypatch):
+    monkeypatch.setattr(dns_upstream, "ATTEMPT_S", 0.2)
     server = DnsServer(WWW)
     server.lost = 1
     async with capturing(web, (server, resolver, resolver.ip)):
@@ -356,6 +357,7 @@ async def test_more_than_a_pod_may_ask_is_refused(web, resolver, monkeypatch):
     silent = DnsServer(WWW)
     silent.lost = 3
     monkeypatch.setattr(dns, "MOST_FORWARDED", 3)
+    monkeypatch.setattr(dns_upstream, "ATTEMPT_S", 1.0)
     async with capturing(web, (silent, resolver, resolver.ip)):
         with client(web) as busy:
             for _ in range(3):

@@ -42,6 +42,7 @@ UDP_BYTES: Final = 65507
 _HEADER_BYTES: Final = 12
 _IN: Final = 1
 _OPT: Final = 41
+_SIGNATURES: Final = (24, 250)  # SIG (RFC 2931), TSIG (RFC 8945)
 _QUERY: Final = 0
 _RESPONSE, _AUTHORITATIVE, _TRUNCATED = 0x8000, 0x0400, 0x0200
 _OPCODE, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x7800, 0x0100, 0x0080
@@ -75,6 +76,8 @@ class Query(NamedTuple):
     kind: int
     """QTYPE; 0 without a question."""
     is_internet: bool
+    signed: bool
+    """By TSIG or SIG(0); whoever signs expects a signed answer."""
     edns: bool
     udp_bytes: int
     """The longest answer that the client takes over UDP."""
@@ -87,7 +90,7 @@ class Query(NamedTuple):
     @property
     def is_standard(self) -> bool:
         """An ordinary question, which may be about a name of the mesh."""
-        return self.opcode == _QUERY and self.is_internet and bool(self.question)
+        return self.opcode == _QUERY and self.is_internet and not self.signed and self.kind > 0
 
     @property
     def kind_name(self) -> str:
@@ -124,7 +127,7 @@ def parse_query(data: bytes) -> Query:
             end += 4
         if end > len(data):
             raise ValueError("the question is cut off")
-        opt = _find_opt(data, end, header.a + header.auth + header.ar)
+        opt, signed = _extras(data, end, header.a + header.auth + header.ar)
     except ValueError as error:
         raise MalformedError(str(error), _bare_error(data, FORMERR)) from None
     kind, qclass = struct.unpack_from("!HH", data, end - 4) if header.q else (0, _IN)
@@ -135,6 +138,7 @@ def parse_query(data: bytes) -> Query:
         name=_text(labels),
         kind=kind,
         is_internet=qclass == _IN,
+        signed=signed,
         edns=opt is not None,
         udp_bytes=PLAIN_UDP_BYTES if opt is None else max(PLAIN_UDP_BYTES, opt[0]),
     )
@@ -272,9 +276,12 @@ def _plain_name(data: bytes, start: int) -> tuple[tuple[bytes, ...], int]:
     return tuple(labels), at
 
 
-def _find_opt(data: bytes, start: int, count: int) -> tuple[int, int] | None:
-    """UDP size and version of the OPT record among ``count`` records. Raises ValueError."""
+def _extras(data: bytes, start: int, count: int) -> tuple[tuple[int, int] | None, bool]:
+    """UDP size and version of the OPT record among ``count`` records, and whether one of them is a
+    signature. Raises ValueError.
+    """
     found: tuple[int, int] | None = None
+    signed = False
     at = start
     for _ in range(count):
         name_at = at
@@ -285,11 +292,12 @@ def _find_opt(data: bytes, start: int, count: int) -> tuple[int, int] | None:
         at += _RECORD_TAIL.size + length
         if at > len(data):
             raise ValueError("a record is cut off")
+        signed = signed or kind in _SIGNATURES
         if kind == _OPT:
             if found is not None or data[name_at]:
                 raise ValueError("EDNS twice, or of a name")
             found = size, ttl >> 16 & 0xFF
-    return found
+    return found, signed
 
 
 def _after_name(data: bytes, start: int) -> int:

@@ -98,6 +98,16 @@ def test_names_that_are_no_host_names_are_passed_on():
         assert query.question
 
 
+def test_signed_queries_are_not_ours_to_answer():
+    for kind in (24, 250):
+        data = bytearray(packed())
+        data[11] = 1  # one additional record
+        data += b"\0" + kind.to_bytes(2, "big") + bytes.fromhex("00ff000000000000")
+        query = parse_query(bytes(data))
+        assert query.name == "api.shop"
+        assert not query.is_standard
+
+
 def test_an_answer():
     query = parse_query(packed("Api.Shop", edns={"udp_len": 1232}, cd=1))
     reply = DNSRecord.parse(
