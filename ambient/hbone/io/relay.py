@@ -174,6 +174,8 @@ class Relay:
         """Call ``handler(events)`` when the descriptor is ready (level-triggered)."""
         self._handlers[fd] = handler
         self._epoll.register(fd, mask)
+        if not self._in_turn:
+            self._tasks_active_s = time.monotonic()  # a task opens something: it has more to do
 
     def rewatch(self, fd: int, mask: int) -> None:
         self._epoll.modify(fd, mask)
