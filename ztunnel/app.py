@@ -33,7 +33,7 @@ from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.node import IdentityUse, Node
 from ztunnel.io.pod import Pod
 from ztunnel.io.pods import Pods
-from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit
+from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit, settle_memory
 from ztunnel.io.worker_http import Channels, PassedEndpoint
 from ztunnel.io.zds import follow_agent, follow_supervisor
 from ztunnel.settings import Settings
@@ -148,6 +148,7 @@ class _Tunnel:
             async with trio.open_nursery() as either:
                 either.start_soon(_cancel_after, session.synced, either.cancel_scope)
                 either.start_soon(_cancel_after, self._stopping, either.cancel_scope)
+        settle_memory()
         self._readiness.done(STATE_MANAGER)
 
     def _apply(self, update: Update) -> Iterable[BadResource]:

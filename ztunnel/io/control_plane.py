@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -17,8 +17,10 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
-from ztunnel.io.local_state import LocalState
 from ztunnel.settings import Settings
+
+if TYPE_CHECKING:
+    from ztunnel.io.local_state import LocalState
 
 XDS_TYPES: Final = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
 
@@ -41,6 +43,9 @@ class ControlPlane:
         self.certs = self._make_certs()
         self.local: LocalState | None = None
         if settings.local_xds_path or settings.local_xds:
+            # Reading YAML costs 1 MB that a tunnel with a control plane does not need.
+            from ztunnel.io.local_state import LocalState
+
             self.local = LocalState(settings.local_xds_path, settings.local_xds, apply)
         self.session: XdsSession | None = None
         if settings.xds_address:
