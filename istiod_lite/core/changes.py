@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from istiod_lite.core.facts import ObjectKey
+from istiod_lite.core.facts import ObjectKey, ObjectRef
 
 
 class Remark(NamedTuple):
@@ -28,10 +28,14 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     authorizations: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
     gateways: frozenset[ObjectKey] = frozenset()
-    """Gateways to look at: they changed, or the number of their ready instances did."""
+    """Gateways to look at: they or something in their status changed."""
+    waypoints: frozenset[ObjectKey] = frozenset()
+    """Waypoints that need other configuration objects than before."""
     namespaces: frozenset[str] = frozenset()
-    bindings: bool = False
-    """Some service changed its waypoint: what waypoints need may differ."""
+    statuses: frozenset[ObjectRef] = frozenset()
+    """Objects whose status has to be compared with the one that they should have."""
+    entries: frozenset[ObjectKey] = frozenset()
+    """ServiceEntries that changed: their virtual addresses may have to."""
     remarks: tuple[Remark, ...] = ()
 
 
@@ -39,41 +43,61 @@ class Pending:
     """Changes in the making."""
 
     def __init__(self) -> None:
-        self.addresses: set[str] = set()
-        self.labels: set[str] = set()
-        self.authorizations: set[str] = set()
         self.configs: set[str] = set()
         self.gateways: set[ObjectKey] = set()
+        self.waypoints: set[ObjectKey] = set()
         self.namespaces: set[str] = set()
-        self.bindings = False
-        self.targeted = False
-        self.remarks: list[Remark] = []
+        self.statuses: set[ObjectRef] = set()
+        self.entries: set[ObjectKey] = set()
+        self.remarks: dict[tuple[str, ObjectKey], tuple[Remark, ...]] = {}
 
-    @property
-    def targets_may_differ(self) -> bool:
-        """Whether a policy's targets may have got or lost their waypoint."""
-        return bool(self.targeted or self.configs or self.bindings or self.gateways)
-
-    def changes(self) -> Changes:
-        """What it all came to."""
-        return Changes(
-            addresses=frozenset(self.addresses),
-            labels=frozenset(self.labels - self.addresses),
-            authorizations=frozenset(self.authorizations),
+    def take(self, addresses: set[str], labels: set[str], authorizations: set[str]) -> Changes:
+        """What it all came to, with the resources that differ; nothing is pending after that."""
+        sets = (
+            self.configs,
+            self.gateways,
+            self.waypoints,
+            self.namespaces,
+            self.statuses,
+            self.entries,
+        )
+        changes = Changes(
+            addresses=frozenset(addresses),
+            labels=frozenset(labels),
+            authorizations=frozenset(authorizations),
             configs=frozenset(self.configs),
             gateways=frozenset(self.gateways),
+            waypoints=frozenset(self.waypoints),
             namespaces=frozenset(self.namespaces),
-            bindings=self.bindings,
-            remarks=tuple(self.remarks),
+            statuses=frozenset(self.statuses),
+            entries=frozenset(self.entries),
+            remarks=tuple(one for several in self.remarks.values() for one in several),
         )
+        for one in (*sets, self.remarks):
+            one.clear()
+        return changes
 
 
-def replace(table: dict[str, Any], key: str, new: Any) -> bool:
-    """Store or (None) delete; whether that changed anything."""
-    if table.get(key) == new:
-        return False
-    if new is None:
-        del table[key]
-    else:
-        table[key] = new
-    return True
+class Results(dict[str, Any]):
+    """A table of results that knows which of them differ from the last time it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[str, Any] = {}
+
+    def put(self, key: str, new: Any) -> bool:
+        """Store or (None) delete; whether that changed anything."""
+        old = self.get(key)
+        if old == new:
+            return False
+        self._before.setdefault(key, old)
+        if new is None:
+            del self[key]
+        else:
+            self[key] = new
+        return True
+
+    def take_changes(self) -> dict[str, Any]:
+        """Keys that changed since the last call, with the value that they had then."""
+        before, self._before = self._before, {}
+        return {key: old for key, old in before.items() if old != self.get(key)}

@@ -15,6 +15,7 @@ from typing import Final
 
 from ambient.api.policy import Action, Authorization, Group, Match, MatchKind, Scope, StringMatch
 from ambient.kube.core import objects
+from istiod_lite.core.statuses import ZTUNNEL_ACCEPTED, Condition
 
 STATIC_STRICT: Final = "istio_converted_static_strict"
 CONVERTED_PREFIX: Final = "converted_peer_authentication_"
@@ -38,6 +39,16 @@ def has_selector(policy: objects.PeerAuthentication) -> bool:
     """Whether it is meant for some workloads; an empty selector means all of them."""
     selector = policy.spec.selector
     return selector is not None and bool(selector.match_labels)
+
+
+def selects(policy: objects.PeerAuthentication, labels: dict[str, str]) -> bool:
+    """Whether it is meant for workloads with these labels and not for all."""
+    selector = policy.spec.selector
+    return (
+        selector is not None
+        and bool(selector.match_labels)
+        and objects.selects(selector.match_labels, labels)
+    )
 
 
 def oldest(policies: Iterable[objects.PeerAuthentication]) -> objects.PeerAuthentication | None:
@@ -94,6 +105,38 @@ def policy_key(
         own = _mode(policy.spec.mtls)
         strict = inherited if own is None else own
     return f"{root_namespace}/{STATIC_STRICT}" if strict else None
+
+
+def condition(policy: objects.PeerAuthentication, inherited: bool, older: str | None) -> Condition:
+    """What the policy's status says: the mode that it comes to, and on which ports another.
+
+    ``older`` is a policy for the same workloads that counts instead of this one.
+    """
+    if older is not None:
+        text = f"PeerAuthentication {older} is older and counts for the same workloads"
+        return Condition(ZTUNNEL_ACCEPTED, False, "Ignored", text)
+    own = _mode(policy.spec.mtls)
+    strict = inherited if own is None else own
+    names = {True: "plaintext is refused", False: "plaintext is let in"}
+    text = names[strict] + (" (inherited)" if own is None else "")
+    ports = _exceptions(policy, strict) if has_selector(policy) else []
+    if ports:
+        text += f", except on port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
+    texts = (text[0].upper() + text[1:], *remarks(policy))
+    reason = "UnsupportedValue" if len(texts) > 1 else "Accepted"
+    return Condition(ZTUNNEL_ACCEPTED, True, reason, "; ".join(texts))
+
+
+def ignored_for(
+    policy: objects.PeerAuthentication, others: Iterable[objects.PeerAuthentication]
+) -> str | None:
+    """The older policy of the namespace that counts for the very same workloads, if any."""
+
+    def meant(one: objects.PeerAuthentication) -> dict[str, str]:
+        return (one.spec.selector.match_labels or {}) if one.spec.selector is not None else {}
+
+    found = oldest(one for one in others if meant(one) == meant(policy))
+    return found.metadata.name if found is not None and found is not policy else None
 
 
 def remarks(policy: objects.PeerAuthentication) -> tuple[str, ...]:

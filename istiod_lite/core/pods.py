@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -21,7 +21,6 @@ from ambient.api.workload import (
 )
 from ambient.kube.core import objects
 from istiod_lite.core.facts import MeshFacts
-from istiod_lite.core.services import service_key
 
 TUNNEL_LABEL: Final = "networking.istio.io/tunnel"
 _CRON_JOB: Final = re.compile(r"(.+)-\d{8,10}")
@@ -51,6 +50,7 @@ def is_in_mesh(pod: objects.Pod) -> bool:
 def translate(pod: objects.Pod, around: Surroundings, facts: MeshFacts) -> Workload:
     """The mesh's view of a pod for which ``is_in_mesh`` holds."""
     metadata = pod.metadata
+    labels = metadata.labels or {}
     workload_name = metadata.label("service.istio.io/workload-name") or owner_name(metadata)
     native = "http" in (metadata.label(TUNNEL_LABEL) or "").split(",")
     enrolled = metadata.annotation(objects.REDIRECTION_ANNOTATION) == "enabled"
@@ -65,14 +65,8 @@ def translate(pod: objects.Pod, around: Surroundings, facts: MeshFacts) -> Workl
         service_account=pod.service_account,
         waypoint=around.waypoint,
         node=pod.spec.node_name,
-        canonical_name=metadata.label("service.istio.io/canonical-name")
-        or metadata.label("app.kubernetes.io/name")
-        or metadata.label("app")
-        or workload_name,
-        canonical_revision=metadata.label("service.istio.io/canonical-revision")
-        or metadata.label("app.kubernetes.io/version")
-        or metadata.label("version")
-        or "latest",
+        canonical_name=canonical_name(labels, workload_name),
+        canonical_revision=canonical_revision(labels),
         workload_type=WorkloadType.POD,
         workload_name=workload_name,
         native_tunnel=native,
@@ -83,7 +77,27 @@ def translate(pod: objects.Pod, around: Surroundings, facts: MeshFacts) -> Workl
         application_tunnel=around.application_tunnel,
         locality=locality(around.node),
         network_mode=NetworkMode.HOST_NETWORK if pod.spec.host_network else NetworkMode.STANDARD,
-        labels=metadata.labels or {},
+        labels=labels,
+    )
+
+
+def canonical_name(labels: Mapping[str, str], workload_name: str) -> str:
+    """The service that a workload counts as in telemetry."""
+    return (
+        labels.get("service.istio.io/canonical-name")
+        or labels.get("app.kubernetes.io/name")
+        or labels.get("app")
+        or workload_name
+    )
+
+
+def canonical_revision(labels: Mapping[str, str]) -> str:
+    """The version that it counts as."""
+    return (
+        labels.get("service.istio.io/canonical-revision")
+        or labels.get("app.kubernetes.io/version")
+        or labels.get("version")
+        or "latest"
     )
 
 
@@ -116,33 +130,19 @@ def owner_name(metadata: objects.Metadata) -> str:
     return owner.name
 
 
-def memberships(
-    pod: objects.Pod, services: Iterable[objects.Service], facts: MeshFacts
-) -> dict[NamespacedHostname, tuple[Port, ...]]:
-    """The ports under which each of these services, of its own namespace, reaches the pod.
-
-    Readiness does not matter here; it is in the workload's status.
-    """
-    found = {}
-    labels = pod.metadata.labels
-    for service in services:
-        if service.spec.selector and objects.selects(service.spec.selector, labels):
-            found[service_key(service, facts)] = _target_ports(pod, service)
-    return found
-
-
-def _target_ports(pod: objects.Pod, service: objects.Service) -> tuple[Port, ...]:
+def target_ports(pod: objects.Pod, service: objects.Service) -> tuple[Port, ...]:
+    """Where a Service reaches a pod that it selects. Readiness is in the workload's status."""
     ports = {}
     for port in service.spec.ports or ():
         target = port.target_port or port.port
-        number = target if isinstance(target, int) else named_port(pod, target)
+        number = target if isinstance(target, int) else container_port(pod, target)
         # A name that the pod does not have: this workload does not serve this port.
         if number and (port.protocol == "TCP" or port.port not in ports):
             ports[port.port] = Port(port.port, number)
     return tuple(ports.values())
 
 
-def named_port(pod: objects.Pod, name: str) -> int | None:
+def container_port(pod: objects.Pod, name: str) -> int | None:
     """A container port by its name; init containers count if they keep running."""
     sidecars = (one for one in pod.spec.init_containers or () if one.restart_policy == "Always")
     for container in (*pod.spec.containers, *sidecars):

@@ -27,7 +27,8 @@ from ambient.api.policy import (
     StringMatch,
 )
 from ambient.kube.core import objects
-from istiod_lite.core.facts import ObjectKey
+from istiod_lite.core.facts import MeshFacts, ObjectKey
+from istiod_lite.core.statuses import ZTUNNEL_ACCEPTED, Condition
 
 DRY_RUN_ANNOTATION: Final = "istio.io/dry-run"
 
@@ -35,10 +36,13 @@ T = TypeVar("T")
 
 
 class Translation(NamedTuple):
-    """What to enforce (None: nothing), and remarks for the user, one sentence each."""
+    """What to enforce (None: nothing), remarks for the user, one sentence each, and what the
+    policy's status says of them (None where tunnels have no part in the policy).
+    """
 
     authorization: Authorization | None
     remarks: tuple[str, ...] = ()
+    condition: Condition | None = None
 
 
 class _UnreadableError(ValueError):
@@ -140,33 +144,56 @@ class _Rules:
         return ServiceAccountMatch(namespace or self.namespace, account)
 
 
-def translate(policy: objects.AuthorizationPolicy, root_namespace: str) -> Translation:
+def translate(policy: objects.AuthorizationPolicy, facts: MeshFacts) -> Translation:
     """One policy, as far as node tunnels enforce it."""
-    spec, metadata = policy.spec, policy.metadata
+    spec, metadata, root = policy.spec, policy.metadata, facts.root_namespace
+    key = ObjectKey(metadata.namespace, metadata.name)
     if spec.targets:
         return Translation(None)
     if spec.action in ("CUSTOM", "AUDIT"):
-        return Translation(
-            None,
-            (f"action {spec.action} needs a waypoint: attach the policy with targetRefs",),
-        )
+        text = f"action {spec.action} needs a waypoint: attach the policy with targetRefs"
+        return _said(None, (text,))
     if spec.action not in ("ALLOW", "DENY"):
-        return Translation(
-            refusal(ObjectKey(metadata.namespace, metadata.name), spec.selector, root_namespace),
-            (f"action {spec.action!r} is unknown, nothing is allowed where the policy applies",),
-        )
+        text = f"action {spec.action!r} is unknown, nothing is allowed where the policy applies"
+        return _said(refusal(key, spec.selector, root), (text,))
     action = Action[spec.action]
+    dry_run = (metadata.annotation(DRY_RUN_ANNOTATION) or "").lower() == "true"
+    if dry_run and not facts.send_dry_run:
+        text = f"annotation {DRY_RUN_ANNOTATION}: this mesh does not tell tunnels dry runs"
+        return _said(None, (text,))
     rules = _Rules(action, metadata.namespace)
     groups = [rules.group(rule or objects.Rule()) for rule in spec.rules or ()]
     authorization = Authorization(
         name=metadata.name,
         namespace=metadata.namespace,
-        scope=_scope(metadata.namespace, spec.selector, root_namespace),
+        scope=_scope(metadata.namespace, spec.selector, root),
         action=action,
         groups=tuple(group for group in groups if group is not None),
-        dry_run=(metadata.annotation(DRY_RUN_ANNOTATION) or "").lower() == "true",
+        dry_run=dry_run,
     )
-    return Translation(authorization, _remarks(rules, authorization))
+    return _said(authorization, _remarks(rules, authorization))
+
+
+def unreadable(
+    key: ObjectKey, selector: objects.LabelSelector | None, reason: str, facts: MeshFacts
+) -> Translation:
+    """In place of a policy that nobody can read."""
+    text = f"{reason}: nothing is allowed where the policy applies"
+    return _said(refusal(key, selector, facts.root_namespace), (text,))
+
+
+def _said(authorization: Authorization | None, remarks: tuple[str, ...]) -> Translation:
+    """The condition is met whenever the policy is sent, even if not all of it could be."""
+    sent = authorization is not None
+    if remarks:
+        reason, text = "UnsupportedValue", "; ".join(remarks)
+    else:
+        reason, text = "Accepted", "Node tunnels enforce the policy"
+    if authorization is not None and authorization.dry_run:
+        text = "; ".join(
+            ("Dry run: node tunnels log what it would deny, and let it pass", *remarks)
+        )
+    return Translation(authorization, remarks, Condition(ZTUNNEL_ACCEPTED, sent, reason, text))
 
 
 def refusal(

@@ -7,7 +7,6 @@ from typing import Final
 from ambient.api.address import NetworkAddress, parse_ip
 from ambient.api.service import (
     AppProtocol,
-    GatewayAddress,
     HealthPolicy,
     IPFamilies,
     LoadBalancing,
@@ -19,6 +18,7 @@ from ambient.api.service import (
 )
 from ambient.kube.core import objects
 from istiod_lite.core.facts import MeshFacts, ObjectKey
+from istiod_lite.core.waypoints import Binding
 
 TRAFFIC_DISTRIBUTION_ANNOTATION: Final = "networking.istio.io/traffic-distribution"
 INGRESS_USE_WAYPOINT_LABEL: Final = "istio.io/ingress-use-waypoint"
@@ -39,6 +39,10 @@ _NAME_PREFIXES: Final = {
     "mongo": AppProtocol.UNKNOWN,
     "redis": AppProtocol.UNKNOWN,
     "mysql": AppProtocol.UNKNOWN,
+}
+_BOOLEANS: Final = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
 }
 SERVER_FIRST_PORTS: Final = frozenset({25, 53, 3306, 27017})
 """Ports on which sniffing for HTTP would wait for ever (Istio's list)."""
@@ -65,9 +69,11 @@ def service_key(service: objects.Service, facts: MeshFacts) -> NamespacedHostnam
 
 def translate(
     service: objects.Service,
-    namespace: objects.Namespace | None,
-    waypoint: GatewayAddress | None,
+    namespace: objects.Metadata | None,
+    binding: Binding,
     facts: MeshFacts,
+    *,
+    canonical: bool = True,
 ) -> Service:
     """The mesh's view of a Service for which ``is_in_mesh`` holds."""
     ips = [ip for ip in map(parse_ip, service.virtual_ips) if ip is not None]
@@ -77,11 +83,12 @@ def translate(
         hostname=service_key(service, facts).hostname,
         addresses=tuple(NetworkAddress(facts.network, ip) for ip in ips),
         ports=_ports(service),
-        waypoint=waypoint,
+        waypoint=binding.address,
+        weighted_waypoints=binding.weighted,
         load_balancing=_load_balancing(service, namespace),
         ip_families=_families(service),
-        canonical=True,
-        ingress_use_waypoint=_ingress_use_waypoint(service, namespace),
+        canonical=canonical,
+        ingress_use_waypoint=ingress_use_waypoint(service.metadata, namespace, binding, facts),
     )
 
 
@@ -111,21 +118,26 @@ def _ports(service: objects.Service) -> tuple[Port, ...]:
     return tuple(ports[number] for number in order)
 
 
-def _load_balancing(service: objects.Service, namespace: objects.Namespace | None) -> LoadBalancing:
+def _load_balancing(service: objects.Service, namespace: objects.Metadata | None) -> LoadBalancing:
     spec = service.spec
     health = (
         HealthPolicy.ALLOW_ALL if spec.publish_not_ready_addresses else HealthPolicy.ONLY_HEALTHY
     )
     if spec.internal_traffic_policy == "Local":
         return LoadBalancing((Scope.NODE,), Mode.STRICT, health)
-    wanted = (
-        spec.traffic_distribution
-        or service.metadata.annotation(TRAFFIC_DISTRIBUTION_ANNOTATION)
-        or (namespace and namespace.metadata.annotation(TRAFFIC_DISTRIBUTION_ANNOTATION))
-    )
-    # An unknown value means no preference, as in Kubernetes.
-    chosen = _DISTRIBUTIONS.get(wanted or "", LoadBalancing())
+    chosen = distribution(spec.traffic_distribution, service.metadata, namespace)
     return LoadBalancing(chosen.routing_preference, chosen.mode, health)
+
+
+def distribution(
+    declared: str | None, metadata: objects.Metadata, namespace: objects.Metadata | None
+) -> LoadBalancing:
+    """The preference that a field declares, else the object's annotation, else its namespace's."""
+    wanted = declared or metadata.annotation(TRAFFIC_DISTRIBUTION_ANNOTATION)
+    if not wanted and namespace is not None:
+        wanted = namespace.annotation(TRAFFIC_DISTRIBUTION_ANNOTATION)
+    # An unknown value means no preference, as in Kubernetes.
+    return _DISTRIBUTIONS.get(wanted or "", LoadBalancing())
 
 
 def _families(service: objects.Service) -> IPFamilies:
@@ -140,8 +152,19 @@ def _families(service: objects.Service) -> IPFamilies:
             return IPFamilies.AUTOMATIC
 
 
-def _ingress_use_waypoint(service: objects.Service, namespace: objects.Namespace | None) -> bool:
-    value = service.metadata.label(INGRESS_USE_WAYPOINT_LABEL)
+def ingress_use_waypoint(
+    metadata: objects.Metadata,
+    namespace: objects.Metadata | None,
+    binding: Binding,
+    facts: MeshFacts,
+) -> bool:
+    """Whether ingress gateways go through the waypoint, where there is one: as the object's label
+    says, else its namespace's, else as the mesh does.
+    """
+    if binding.address is None:
+        return False
+    value = metadata.label(INGRESS_USE_WAYPOINT_LABEL)
     if value is None and namespace is not None:
-        value = namespace.metadata.label(INGRESS_USE_WAYPOINT_LABEL)
-    return (value or "").lower() == "true"
+        value = namespace.label(INGRESS_USE_WAYPOINT_LABEL)
+    # A value that is no boolean keeps the mesh's choice.
+    return _BOOLEANS.get(value or "", facts.ingress_use_waypoint)

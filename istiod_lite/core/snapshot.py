@@ -21,8 +21,8 @@ from ambient.xds.core.delta_server import Sent
 from istiod_lite.core.changes import Changes
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
-from istiod_lite.core.waypoints import is_waypoint
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -232,9 +232,10 @@ class Publisher:
             _put(authorizations, name, _encoded(name, policy))
         for name in changes.configs:
             _put(self._configs, name, _encoded(name, index.inputs.configs.get(name)))
-        configs = old.configs
-        if changes.configs or changes.bindings or changes.gateways:
-            configs = self._for_waypoints(index)
+        configs = dict(old.configs)
+        for key in changes.waypoints:
+            needed = index.configs_for_waypoint(key.namespace, key.name)
+            _put(configs, key, {name: self._configs[name] for name in needed} or None)
         self.snapshot = Snapshot(old.number + 1, addresses, authorizations, configs)
         names = {
             ADDRESS_TYPE: changes.addresses,
@@ -245,22 +246,12 @@ class Publisher:
         }
         return Delta(names, changes.labels)
 
-    def _for_waypoints(self, index: Index) -> dict[ObjectKey, dict[str, Sent]]:
-        return {
-            key: {
-                name: self._configs[name]
-                for name in index.configs_for_waypoint(key.namespace, key.name)
-            }
-            for key in index.inputs.gateways
-            if (gateway := index.inputs.gateways.get(key)) is not None and is_waypoint(gateway)
-        }
-
 
 def _encoded(name: str, value: Authorization | ConfigObject | None) -> Sent | None:
     return sent(name, wire.encode(value)[1]) if value is not None else None
 
 
-def _put(table: dict[str, T], key: str, value: T | None) -> None:
+def _put(table: dict[K, T], key: K, value: T | None) -> None:
     if value is None:
         table.pop(key, None)
     else:

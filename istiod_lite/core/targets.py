@@ -1,58 +1,111 @@
-"""Policies whose targets have no waypoint: nobody enforces them, so somebody has to say so."""
+"""Policies with targets: which waypoint enforces them, and which targets nobody guards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from ambient.kube.core import objects
-from istiod_lite.core.facts import ObjectKey
-from istiod_lite.core.inputs import Inputs
-from istiod_lite.core.waypoints import WAYPOINT_CLASS, Binding, is_waypoint
+from ambient.kube.core.resources import GATEWAY_GROUP, NETWORKING_GROUP
+from istiod_lite.core.facts import ObjectKey, ObjectRef
+from istiod_lite.core.statuses import WAYPOINT_ACCEPTED, Condition
+from istiod_lite.core.waypoint_objects import CONTROLLER_NAME
+from istiod_lite.core.waypoints import is_waypoint
+from istiod_lite.core.world import World
+
+ACCEPTED: Final = "Accepted"
+INVALID: Final = "Invalid"
+NOT_FOUND: Final = "TargetNotFound"
+NOT_BOUND: Final = "AncestorNotBound"
+_GROUPS: Final = {
+    "Service": "",
+    "ServiceEntry": NETWORKING_GROUP,
+    "Gateway": GATEWAY_GROUP,
+    "GatewayClass": GATEWAY_GROUP,
+}
 
 
-def unenforced(
-    policy: objects.AuthorizationPolicy,
-    inputs: Inputs,
-    bindings: Mapping[ObjectKey, Binding],
-    root_namespace: str,
-) -> Iterator[str]:
-    """One sentence for each target of the policy at which no waypoint enforces it."""
+class Outcome(NamedTuple):
+    """Of one target."""
+
+    target: str
+    """``Kind.group:namespace/name``, with group ``core`` for the empty one (Istio's form)."""
+    reason: str
+    text: str
+
+
+def outcomes(policy: objects.AuthorizationPolicy, world: World) -> Iterator[Outcome]:
+    """One for each target, in the policy's order."""
     namespace = policy.metadata.namespace
     for target in policy.spec.targets:
-        key = ObjectKey(namespace, target.name)
-        if target.namespace not in ("", namespace):
-            yield f"{target.kind} {target.name}: a policy may only target its own namespace"
-            continue
-        match target.kind:
-            case "Service":
-                yield from _service(key, inputs, bindings)
-            case "Gateway":
-                gateway = inputs.gateways.get(key)
-                if gateway is None or not is_waypoint(gateway):
-                    yield f"there is no waypoint {key}: nothing enforces the policy"
-            case "GatewayClass":
-                if target.name != WAYPOINT_CLASS or namespace != root_namespace:
-                    yield (
-                        f"a policy for GatewayClass {WAYPOINT_CLASS} belongs into "
-                        f"{root_namespace}: nothing enforces it here"
-                    )
-            case _:
-                yield f"target kind {target.kind} is not supported: nothing enforces the policy"
+        where = "" if target.kind == "GatewayClass" else namespace
+        key = ObjectKey(where, target.name)
+        name = f"{target.kind}.{target.group or 'core'}:{namespace}/{target.name}"
+        yield Outcome(name, *_judge(target, key, namespace, world))
 
 
-def _service(
-    key: ObjectKey, inputs: Inputs, bindings: Mapping[ObjectKey, Binding]
-) -> Iterator[str]:
-    binding = bindings.get(key)
-    if inputs.services.get(key) is None:
-        yield f"there is no Service {key}: nothing enforces the policy"
-    elif binding is None:
-        yield (
-            f"Service {key} uses no waypoint (label {objects.USE_WAYPOINT_LABEL}): "
-            "nothing enforces the policy"
-        )
-    elif binding.address is None:
-        yield (
-            f"Service {key} is not bound to waypoint {binding.gateway} "
-            f"({binding.reason.value}): nothing enforces the policy"
-        )
+def condition(policy: objects.AuthorizationPolicy, found: list[Outcome]) -> Condition:
+    """What the policy's status says: the result of its only target, or of all together."""
+    failed = [one for one in found if one.reason != ACCEPTED]
+    if len(found) == 1:
+        return Condition(WAYPOINT_ACCEPTED, not failed, found[0].reason, found[0].text)
+    if not failed:
+        text = "; ".join(one.text for one in found)
+        return Condition(WAYPOINT_ACCEPTED, True, ACCEPTED, text)
+    text = "; ".join(f"{one.target}: {one.text}" for one in failed)
+    if len(failed) < len(found):
+        return Condition(WAYPOINT_ACCEPTED, True, "PartiallyInvalid", text)
+    return Condition(WAYPOINT_ACCEPTED, False, INVALID, text)
+
+
+def _judge(
+    target: objects.PolicyTargetReference, key: ObjectKey, namespace: str, world: World
+) -> tuple[str, str]:
+    """Reason and sentence."""
+    group = _GROUPS.get(target.kind)
+    # The group may be left out in old policies; a wrong one is another kind.
+    if group is None or target.group not in ("", "core", group):
+        return INVALID, f"target kind {target.kind} is not supported: nothing enforces the policy"
+    if target.namespace not in ("", namespace):
+        return INVALID, f"{target.kind} {target.name}: a policy may only target its own namespace"
+    match target.kind:
+        case "Gateway":
+            return _gateway(key, world)
+        case "GatewayClass":
+            return _class(target.name, namespace, world)
+        case _:
+            return _bound(ObjectRef(target.kind, key), world)
+
+
+def _gateway(key: ObjectKey, world: World) -> tuple[str, str]:
+    gateway = world.inputs.gateways.get(key)
+    if gateway is None or not is_waypoint(gateway):
+        return NOT_FOUND, f"there is no waypoint {key}: nothing enforces the policy"
+    if world.waypoint(key) is None:
+        return NOT_BOUND, f"waypoint {key} is not ready: nothing enforces the policy yet"
+    return ACCEPTED, f"Waypoint {key} enforces the policy"
+
+
+def _class(name: str, namespace: str, world: World) -> tuple[str, str]:
+    root = world.facts.root_namespace
+    if namespace != root:
+        return INVALID, f"a policy for GatewayClass {name} belongs into {root}: nothing enforces it"
+    found = world.inputs.gateway_classes.get(ObjectKey("", name))
+    if found is None or found.spec.controller_name != CONTROLLER_NAME:
+        return NOT_FOUND, f"there is no waypoint class {name}: nothing enforces the policy"
+    return ACCEPTED, f"All waypoints of class {name} enforce the policy"
+
+
+def _bound(ref: ObjectRef, world: World) -> tuple[str, str]:
+    inputs = world.inputs
+    table = inputs.services if ref.kind == "Service" else inputs.service_entries
+    binding = world.bindings.get(ref)
+    if table.get(ref.key) is None:
+        return NOT_FOUND, f"there is no {ref}: nothing enforces the policy"
+    if binding.gateway is None:
+        label = objects.USE_WAYPOINT_LABEL
+        return NOT_BOUND, f"{ref} uses no waypoint (label {label}): nothing enforces the policy"
+    if not binding.accepted:
+        why = f"is not bound to waypoint {binding.gateway} ({binding.reason.value})"
+        return NOT_BOUND, f"{ref} {why}: nothing enforces the policy"
+    return ACCEPTED, f"Waypoint {binding.gateway} enforces the policy for {ref}"

@@ -1,104 +1,203 @@
-"""Which L7 objects a waypoint needs: its own namespace's, and those of the services that use it."""
+"""Which L7 objects a waypoint needs: its own namespace's, and those of the services that use it.
+
+Kept the other way round: each object knows its waypoints, and under what it has to be looked at
+again, so that a change costs what depends on it and not the number of waypoints or objects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, Final
 
 from ambient.api.config import ConfigObject
-from istiod_lite.core.facts import MeshFacts, ObjectKey
-from istiod_lite.core.waypoints import WAYPOINT_CLASS
+from istiod_lite.core.facts import ObjectKey, ObjectRef
+from istiod_lite.core.inputs import ROUTE_KINDS
+from istiod_lite.core.route_status import attaches
+from istiod_lite.core.waypoints import WAYPOINT_CLASS, is_waypoint
+from istiod_lite.core.world import World
+
+EVERY_WAYPOINT: Final = "every waypoint"
+WILDCARDS: Final = "hosts with wildcards"
 
 
-def needed(
-    waypoint: ObjectKey,
-    services: Collection[ObjectKey],
-    configs: Iterable[ConfigObject],
-    facts: MeshFacts,
-) -> dict[str, ConfigObject]:
-    """By resource name, the objects that the waypoint compiles; ``services`` use it."""
-    hosts = {facts.hostname(service): service.namespace for service in services}
-    found = {}
-    for config in configs:
+class WaypointConfigs:
+    """Objects by waypoint, and waypoints by object."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._names: defaultdict[ObjectKey, dict[str, None]] = defaultdict(dict)
+        self._waypoints: dict[str, frozenset[ObjectKey]] = {}
+        self._interests: dict[str, frozenset[Hashable]] = {}
+        self._interested: defaultdict[Hashable, dict[str, None]] = defaultdict(dict)
+        self._dirty: dict[str, None] = {}
+
+    def of(self, waypoint: ObjectKey) -> Iterable[str]:
+        """Names of the objects that a waypoint needs."""
+        return tuple(self._names.get(waypoint, ()))
+
+    def waypoints_of(self, name: str) -> frozenset[ObjectKey]:
+        """The waypoints that need an object."""
+        return self._waypoints.get(name, frozenset())
+
+    def put(self, name: str, config: ConfigObject | None) -> frozenset[ObjectKey]:
+        """An object is new, different or (None) gone; the waypoints that had it."""
+        interests = frozenset(self._interests_of(config)) if config is not None else frozenset()
+        for gone in self._interests.pop(name, frozenset()) - interests:
+            self._interested[gone].pop(name, None)
+            if not self._interested[gone]:
+                del self._interested[gone]
+        for interest in interests:
+            self._interested[interest][name] = None
+        if interests:
+            self._interests[name] = interests
+        self._dirty[name] = None
+        return self._waypoints.get(name, frozenset())
+
+    def touch(self, *things: Hashable) -> None:
+        """Something that objects name has changed: an ObjectRef, a hostname, a namespace's
+        waypoints, or one of this module's constants.
+        """
+        for thing in things:
+            self._dirty |= self._interested.get(thing, {})
+
+    def touch_name(self, name: str) -> None:
+        """One object has to be looked at again."""
+        if name in self._world.inputs.configs:
+            self._dirty[name] = None
+
+    def settle(self) -> set[ObjectKey]:
+        """Look at what is open; the waypoints that gained or lost an object."""
+        changed: set[ObjectKey] = set()
+        for name in self._dirty:
+            config = self._world.inputs.configs.get(name)
+            before = self._waypoints.pop(name, frozenset())
+            after = frozenset(self._waypoints_of(config)) if config is not None else frozenset()
+            if after:
+                self._waypoints[name] = after
+            for waypoint in before - after:
+                del self._names[waypoint][name]
+                if not self._names[waypoint]:
+                    del self._names[waypoint]
+            for waypoint in after - before:
+                self._names[waypoint][name] = None
+            changed |= before ^ after
+        self._dirty = {}
+        return changed
+
+    # What an object names, and which waypoints that makes.
+
+    def _interests_of(self, config: ConfigObject) -> Iterator[Hashable]:
         match config.kind:
             case "AuthorizationPolicy":
-                wanted = _policy_is_for(config, waypoint, services, facts)
-            case "HTTPRoute":
-                wanted = _route_is_for(config, waypoint, services)
-            case "VirtualService":
-                homes = set(_namespaces_of(config, _hosts(config), hosts, facts))
-                wanted = bool(homes) and config.namespace in {waypoint.namespace, *homes}
-            case "DestinationRule":
-                # A route of this waypoint may lead to any host: its own rules are all needed.
-                homes = set(_namespaces_of(config, [_spec(config).get("host")], hosts, facts))
-                wanted = config.namespace in {waypoint.namespace, *homes} or (
-                    bool(homes) and config.namespace == facts.root_namespace
-                )
+                for target in self._targets(config):
+                    yield target if target.kind != "GatewayClass" else EVERY_WAYPOINT
+            case kind if kind in ROUTE_KINDS:
+                yield from _parents(config)
             case _:
-                wanted = False
-        if wanted:
-            found[config.key] = config
-    return found
+                if config.kind == "DestinationRule":
+                    yield ("waypoints of", config.namespace)
+                for text in _hosts(config):
+                    if text.startswith("*"):
+                        yield WILDCARDS
+                    else:
+                        yield from self._forms(text, config.namespace)
 
+    def _waypoints_of(self, config: ConfigObject) -> Iterator[ObjectKey]:
+        world = self._world
+        match config.kind:
+            case "AuthorizationPolicy":
+                found = self._of_policy(config)
+            case kind if kind in ROUTE_KINDS:
+                found = self._of_route(config)
+            case "VirtualService":
+                found = self._of_hosts(config, everywhere=False)
+            case _:
+                # A route of a waypoint may lead to any host: its own rules are all needed.
+                root = config.namespace == world.facts.root_namespace
+                own = world.inputs.gateways.keys_by("namespace", config.namespace)
+                found = iter((*own, *self._of_hosts(config, everywhere=root)))
+        for key in found:
+            gateway = world.inputs.gateways.get(key)
+            if gateway is not None and is_waypoint(gateway):
+                yield key
 
-def _policy_is_for(
-    config: ConfigObject, waypoint: ObjectKey, services: Collection[ObjectKey], facts: MeshFacts
-) -> bool:
-    spec = _spec(config)
-    targets = _mappings([spec.get("targetRef"), *_items(spec.get("targetRefs"))])
-    for target in targets:
-        named = ObjectKey(config.namespace, str(target.get("name")))
-        match target.get("kind"):
-            case "Gateway" if named == waypoint:
-                return True
-            case "Service" if named in services:
-                return True
-            case "GatewayClass" if (
-                config.namespace == facts.root_namespace and named.name == WAYPOINT_CLASS
-            ):
-                return True
-    return False
+    def _of_policy(self, config: ConfigObject) -> Iterator[ObjectKey]:
+        world = self._world
+        for target in self._targets(config):
+            match target.kind:
+                case "Gateway":
+                    yield target.key
+                case "Service" | "ServiceEntry":
+                    yield from world.bindings.get(target).gateways
+                case "GatewayClass" if (
+                    config.namespace == world.facts.root_namespace
+                    and target.key.name == WAYPOINT_CLASS
+                ):
+                    yield from world.inputs.gateways
 
+    def _of_route(self, config: ConfigObject) -> Iterator[ObjectKey]:
+        world = self._world
+        ref = ObjectRef(config.kind, ObjectKey(config.namespace, config.name))
+        route = world.inputs.routes.get(ref)
+        if route is None:
+            return
+        for parent in _parents(config):
+            if parent.kind == "Gateway":
+                if attaches(ref, route, parent.key, world):
+                    yield parent.key
+                continue
+            for gateway in world.bindings.get(parent).gateways:
+                # Routes of the service's own namespace, and of the waypoint's.
+                if config.namespace in (parent.key.namespace, gateway.namespace):
+                    yield gateway
 
-def _route_is_for(
-    config: ConfigObject, waypoint: ObjectKey, services: Collection[ObjectKey]
-) -> bool:
-    for parent in _mappings(_items(_spec(config).get("parentRefs"))):
-        named = ObjectKey(str(parent.get("namespace") or config.namespace), str(parent.get("name")))
-        kind = parent.get("kind") or "Gateway"
-        if kind == "Gateway" and named == waypoint:
-            return True
-        if (
-            kind == "Service"
-            and named in services
-            and config.namespace in (named.namespace, waypoint.namespace)
-        ):
-            return True
-    return False
+    def _of_hosts(self, config: ConfigObject, *, everywhere: bool) -> Iterator[ObjectKey]:
+        for ref in self._speakers(config):
+            for gateway in self._world.bindings.get(ref).gateways:
+                if everywhere or config.namespace in (gateway.namespace, ref.key.namespace):
+                    yield gateway
 
+    def _speakers(self, config: ConfigObject) -> Iterator[ObjectRef]:
+        hosts = self._world.hosts
+        for text in _hosts(config):
+            if text.startswith("*"):
+                for ref, _ in self._world.bindings.items():
+                    if any(host.endswith(text[1:]) for host in hosts.of(ref)):
+                        yield ref
+            else:
+                for host in self._forms(text, config.namespace):
+                    yield from hosts.speakers(host)
 
-def _namespaces_of(
-    config: ConfigObject, asked: Iterable[Any], hosts: dict[str, str], facts: MeshFacts
-) -> Iterator[str]:
-    """Namespaces of the served hosts that the object names, fully or as short names."""
-    for text in asked:
-        if not isinstance(text, str):
-            continue
-        if text.startswith("*"):
-            yield from (home for host, home in hosts.items() if host.endswith(text[1:]))
-            continue
-        forms = {
-            0: f"{text}.{config.namespace}.svc.{facts.cluster_domain}",
-            1: f"{text}.svc.{facts.cluster_domain}",
-            2: f"{text}.{facts.cluster_domain}",
+    def _forms(self, text: str, namespace: str) -> set[str]:
+        """A host as it is, and as the short name of a Kubernetes Service."""
+        domain = self._world.facts.cluster_domain
+        short = {
+            0: f"{text}.{namespace}.svc.{domain}",
+            1: f"{text}.svc.{domain}",
+            2: f"{text}.{domain}",
         }
-        for host in (text, forms.get(text.count("."), text)):
-            if host in hosts:
-                yield hosts[host]
+        return {text, short.get(text.count("."), text)}
+
+    def _targets(self, config: ConfigObject) -> Iterator[ObjectRef]:
+        spec = _spec(config)
+        for target in _mappings([spec.get("targetRef"), *_items(spec.get("targetRefs"))]):
+            kind = str(target.get("kind"))
+            where = "" if kind == "GatewayClass" else config.namespace
+            yield ObjectRef(kind, ObjectKey(where, str(target.get("name"))))
 
 
-def _hosts(config: ConfigObject) -> list[Any]:
-    return _items(_spec(config).get("hosts"))
+def _parents(config: ConfigObject) -> Iterator[ObjectRef]:
+    for parent in _mappings(_items(_spec(config).get("parentRefs"))):
+        namespace = str(parent.get("namespace") or config.namespace)
+        key = ObjectKey(namespace, str(parent.get("name")))
+        yield ObjectRef(str(parent.get("kind") or "Gateway"), key)
+
+
+def _hosts(config: ConfigObject) -> list[str]:
+    spec = _spec(config)
+    found = [spec.get("host")] if config.kind == "DestinationRule" else _items(spec.get("hosts"))
+    return [text for text in found if isinstance(text, str)]
 
 
 def _spec(config: ConfigObject) -> dict[str, Any]:

@@ -118,8 +118,8 @@ class StatusPages:
             "services": [_plain(one) for one in index.services.values()],
             "policies": [_plain(one) for one in index.authorizations.values()],
             "bindings": {
-                str(key): {"gateway": str(one.gateway), "reason": one.reason.value}
-                for key, one in index.bindings.items()
+                str(ref): {"gateway": str(one.gateway), "reason": one.reason.value}
+                for ref, one in index.bindings.items()
             },
         }
 

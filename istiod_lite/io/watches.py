@@ -21,6 +21,7 @@ from istiod_lite.core.changes import Changes
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
 from istiod_lite.core.inputs import key_of
+from istiod_lite.core.mesh_config import CONFIG_MAP
 from istiod_lite.io.contact import Contact
 from istiod_lite.io.debounce import Debounce
 
@@ -28,12 +29,17 @@ WATCHED: Final = (
     resources.NAMESPACES,
     resources.NODES,
     resources.SERVICE_ACCOUNTS,
+    resources.GATEWAY_CLASSES,
     resources.GATEWAYS,
+    resources.REFERENCE_GRANTS,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
     resources.VIRTUAL_SERVICES,
     resources.DESTINATION_RULES,
-    resources.HTTP_ROUTES,
+    *resources.ROUTES,
+    resources.SERVICE_ENTRIES,
+    resources.WORKLOAD_GROUPS,
+    resources.WORKLOAD_ENTRIES,
     resources.SERVICES,
     resources.ENDPOINT_SLICES,
     resources.PODS,
@@ -42,10 +48,12 @@ REVISIONED: Final = frozenset(
     one.kind
     for one in WATCHED
     if one.group in (resources.SECURITY_GROUP, resources.NETWORKING_GROUP)
-    or one == resources.HTTP_ROUTES
+    or one in resources.ROUTES
 )
 """Kinds that a control plane of another revision may have to itself."""
-assert {one.kind for one in WATCHED} == set(Index.KINDS)
+MESH_CONFIG: Final = "MeshConfig"
+"""Not a kind of Kubernetes: one ConfigMap of the system namespace."""
+assert {MESH_CONFIG, *(one.kind for one in WATCHED)} == set(Index.KINDS)
 
 log = get_logger("index")
 
@@ -76,7 +84,7 @@ class Watches:
         self.contact = Contact()
         self.noted: Callable[[str, bool], None] = lambda kind, gone: None
         """Told of every object that is new, different or gone."""
-        self._unsynced = {one.kind for one in WATCHED}
+        self._unsynced = set(Index.KINDS)
         self._all_listed = trio.Event()
 
     @property
@@ -89,7 +97,14 @@ class Watches:
         started = time.monotonic()
         async with trio.open_nursery() as nursery:
             for resource in WATCHED:
-                nursery.start_soon(self._follow, resource)
+                nursery.start_soon(self._follow, resource.kind, resource)
+            nursery.start_soon(
+                self._follow,
+                MESH_CONFIG,
+                resources.CONFIG_MAPS,
+                self._index.facts.root_namespace,
+                f"metadata.name={CONFIG_MAP}",
+            )
             await self._all_listed.wait()
             self._debounce.forget()
             self._publish(self._index.settle(), started)
@@ -113,10 +128,21 @@ class Watches:
         tags = {tag for tag, revision in self._tags.values() if revision in self._names}
         return self._names | tags
 
-    async def _follow(self, resource: resources.Resource) -> None:
-        kind = resource.kind
-        contact = partial(self.contact.report, kind)
-        async with follow(self._kube, resource, contact=contact) as events:
+    async def _follow(
+        self,
+        kind: str,
+        resource: resources.Resource,
+        namespace: str | None = None,
+        fields: str = "",
+    ) -> None:
+        events = follow(
+            self._kube,
+            resource,
+            namespace=namespace,
+            field_selector=fields,
+            contact=partial(self.contact.report, kind),
+        )
+        async with events:
             async for event in events:
                 if event.kind is EventKind.SYNCED:
                     self._unsynced.discard(kind)

@@ -81,6 +81,7 @@ class Condition(Camel, frozen=True):
     status: str = "Unknown"
     reason: str | None = None
     message: str | None = None
+    observed_generation: int = 0
 
 
 class ContainerPort(Camel, frozen=True):
@@ -341,14 +342,20 @@ class RouteNamespaces(Camel, frozen=True):
     selector: LabelSelector | None = None
 
 
+class RouteKind(Camel, frozen=True):
+    kind: str = ""
+
+
 class AllowedRoutes(Camel, frozen=True):
     namespaces: RouteNamespaces | None = None
+    kinds: tuple[RouteKind, ...] | None = None
 
 
 class Listener(Camel, frozen=True):
     name: str
     port: int
     protocol: str
+    hostname: str = ""
     allowed_routes: AllowedRoutes | None = None
 
 
@@ -357,9 +364,16 @@ class GatewayAddressValue(Camel, frozen=True):
     type: str | None = None
 
 
+class ParametersReference(Camel, frozen=True):
+    group: str = ""
+    kind: str = ""
+    name: str = ""
+
+
 class Infrastructure(Camel, frozen=True):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    parameters_ref: ParametersReference | None = None
 
 
 class GatewaySpec(Camel, frozen=True):
@@ -369,9 +383,16 @@ class GatewaySpec(Camel, frozen=True):
     infrastructure: Infrastructure | None = None
 
 
+class ListenerStatus(Camel, frozen=True):
+    name: str = ""
+    attached_routes: int = 0
+    conditions: tuple[Condition, ...] | None = None
+
+
 class GatewayStatus(Camel, frozen=True):
     addresses: tuple[GatewayAddressValue, ...] | None = None
     conditions: tuple[Condition, ...] | None = None
+    listeners: tuple[ListenerStatus, ...] | None = None
 
 
 class Gateway(Camel, frozen=True):
@@ -380,11 +401,13 @@ class Gateway(Camel, frozen=True):
     status: GatewayStatus = GatewayStatus()
 
 
-class ParentReference(Camel, frozen=True):
-    name: str
-    kind: str = "Gateway"
-    group: str = "gateway.networking.k8s.io"
-    namespace: str = ""
+class GatewayClassSpec(Camel, frozen=True):
+    controller_name: str = ""
+
+
+class GatewayClass(Camel, frozen=True):
+    metadata: Metadata
+    spec: GatewayClassSpec = GatewayClassSpec()
 
 
 T = TypeVar("T")

@@ -50,6 +50,12 @@ ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "E
 DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", "Deployment")
 REPLICA_SETS: Final = Resource("apps", "v1", "replicasets", "ReplicaSet")
 DAEMON_SETS: Final = Resource("apps", "v1", "daemonsets", "DaemonSet")
+POD_DISRUPTION_BUDGETS: Final = Resource(
+    "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"
+)
+HORIZONTAL_POD_AUTOSCALERS: Final = Resource(
+    "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"
+)
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 TOKEN_REVIEWS: Final = Resource(
     "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
@@ -68,6 +74,12 @@ GATEWAY_CLASSES: Final = Resource(
 )
 GATEWAYS: Final = Resource(GATEWAY_GROUP, "v1", "gateways", "Gateway")
 HTTP_ROUTES: Final = Resource(GATEWAY_GROUP, "v1", "httproutes", "HTTPRoute")
+GRPC_ROUTES: Final = Resource(GATEWAY_GROUP, "v1", "grpcroutes", "GRPCRoute")
+TCP_ROUTES: Final = Resource(GATEWAY_GROUP, "v1alpha2", "tcproutes", "TCPRoute")
+TLS_ROUTES: Final = Resource(GATEWAY_GROUP, "v1alpha2", "tlsroutes", "TLSRoute")
+"""TCPRoute and TLSRoute: the version of Gateway API's experimental channel."""
+ROUTES: Final = (HTTP_ROUTES, GRPC_ROUTES, TCP_ROUTES, TLS_ROUTES)
+REFERENCE_GRANTS: Final = Resource(GATEWAY_GROUP, "v1beta1", "referencegrants", "ReferenceGrant")
 
 SECURITY_GROUP: Final = "security.istio.io"
 AUTHORIZATION_POLICIES: Final = Resource(
@@ -81,3 +93,4 @@ VIRTUAL_SERVICES: Final = Resource(NETWORKING_GROUP, "v1", "virtualservices", "V
 DESTINATION_RULES: Final = Resource(NETWORKING_GROUP, "v1", "destinationrules", "DestinationRule")
 SERVICE_ENTRIES: Final = Resource(NETWORKING_GROUP, "v1", "serviceentries", "ServiceEntry")
 WORKLOAD_ENTRIES: Final = Resource(NETWORKING_GROUP, "v1", "workloadentries", "WorkloadEntry")
+WORKLOAD_GROUPS: Final = Resource(NETWORKING_GROUP, "v1", "workloadgroups", "WorkloadGroup")

@@ -74,3 +74,46 @@ def gateway(name, namespace, *addresses, labels=None, allowed=None):
         "spec": {"gatewayClassName": "istio-waypoint", "listeners": [listener]},
         "status": status if addresses else {},
     }
+
+
+def gateway_class(name="istio-waypoint", controller="istio.io/mesh-controller", **metadata):
+    return {"metadata": meta(name, **metadata), "spec": {"controllerName": controller}}
+
+
+def service_entry(name, namespace, *hosts, created="2026-01-01", labels=None, **spec):
+    stamp = f"{created}T00:00:00Z"
+    ports = [{"number": 80, "name": "http", "protocol": "HTTP"}]
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": meta(name, namespace, labels, creationTimestamp=stamp),
+        "spec": {"hosts": list(hosts), "ports": ports, "resolution": "STATIC", **spec},
+    }
+
+
+def workload_entry(name, namespace, address="", *, labels=None, **spec):
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadEntry",
+        "metadata": meta(name, namespace, labels),
+        "spec": {"address": address, **spec},
+    }
+
+
+def route(name, namespace, *parents, kind="HTTPRoute", rules=None, **spec):
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": kind,
+        "metadata": meta(name, namespace, generation=1),
+        "spec": {"parentRefs": list(parents), "rules": rules or [], **spec},
+    }
+
+
+def grant(name, namespace, from_namespace, *, kind="HTTPRoute", to="Service", only=None):
+    from_ = {"group": "gateway.networking.k8s.io", "kind": kind, "namespace": from_namespace}
+    target = {"group": "", "kind": to, **({"name": only} if only else {})}
+    return {"metadata": meta(name, namespace), "spec": {"from": [from_], "to": [target]}}
+
+
+def mesh_config(text):
+    return {"metadata": meta("istio", "istio-system"), "data": {"mesh": text}}

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from istiod_lite.core.facts import ObjectKey
+from istiod_lite.core.facts import ObjectKey, ObjectRef
 from istiod_lite.core.index import Index
 from istiod_lite.core.inputs import key_of
 from istiod_lite.core.waypoints import Reason
@@ -21,6 +21,7 @@ from tests.unit.istiod_lite.objects import (
 
 WEB, API = "Kubernetes//Pod/shop/web", "Kubernetes//Pod/shop/api"
 WEB_SERVICE = "shop/web.shop.svc.cluster.local"
+WEB_REF = ObjectRef("Service", ObjectKey("shop", "web"))
 STATIC = "istio-system/istio_converted_static_strict"
 HOSTNAME = ("Hostname", "wp.shop.svc.cluster.local")
 
@@ -168,13 +169,13 @@ def test_root_policy_with_a_selector_is_for_its_own_namespace(index):
 
 def test_waypoint_binds_when_it_has_an_address(index):
     index.apply("Service", web_service(use_waypoint="wp"))
-    key = ObjectKey("shop", "web")
-    assert index.bindings[key].reason is Reason.NOT_READY
+    key = ObjectRef("Service", ObjectKey("shop", "web"))
+    assert index.bindings.get(key).reason is Reason.NOT_READY
     assert index.apply("Gateway", gateway("wp", "shop")).addresses == frozenset()
     changes = index.apply("Gateway", gateway("wp", "shop", HOSTNAME))
-    assert (changes.addresses, changes.bindings) == ({WEB_SERVICE}, True)
+    assert changes.addresses == {WEB_SERVICE}
     assert index.services[WEB_SERVICE].waypoint.destination.hostname == HOSTNAME[1]
-    assert index.services_using(ObjectKey("shop", "wp")) == {key}
+    assert list(index.bindings.bound(ObjectKey("shop", "wp"))) == [key]
     assert index.remove("Gateway", "shop", "wp").addresses == {WEB_SERVICE}
 
 
@@ -215,7 +216,7 @@ def test_waypoint_of_a_namespace_by_traffic(index, kind, bound):
 def test_waypoint_of_another_namespace(index, allowed, reason):
     index.apply("Gateway", gateway("wp", "other", ("IPAddress", "10.96.0.5"), allowed=allowed))
     index.apply("Service", web_service(use_waypoint="wp", use_waypoint_namespace="other"))
-    assert index.bindings[ObjectKey("shop", "web")].reason is reason
+    assert index.bindings.get(WEB_REF).reason is reason
 
 
 def test_own_opt_out_beats_the_namespace(index):
@@ -304,6 +305,7 @@ def config(kind, name, namespace, **spec):
 
 def test_configs_for_a_waypoint(index):
     index.apply("Gateway", gateway("wp", "infra", HOSTNAME, allowed={"from": "All"}))
+    index.apply("Gateway", gateway("wp", "other"))
     index.apply("Service", web_service(use_waypoint="wp", use_waypoint_namespace="infra"))
     parent = {"kind": "Service", "name": "web", "group": ""}
     wanted = [
@@ -410,7 +412,7 @@ def state(index):
             index.services,
             index.authorizations,
             index.inputs.configs,
-            index.bindings,
+            dict(index.bindings.items()),
         )
     )
 

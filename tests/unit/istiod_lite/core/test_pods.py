@@ -125,18 +125,14 @@ def test_the_name_that_a_person_gave(kind, owner, labels, want):
 def test_target_ports(target, want):
     made = service("s", "shop", "10.96.0.1", selector={"app": "a"})
     made["spec"]["ports"] = [{"port": 80, "targetPort": target}]
-    found = pods.memberships(
-        read(pod("a", "shop", "10.0.0.1", labels={"app": "a"})),
-        [objects.decode(made, objects.Service)],
-        FACTS,
-    )
-    assert found == {NamespacedHostname("shop", "s.shop.svc.cluster.local"): want}
+    target = read(pod("a", "shop", "10.0.0.1", labels={"app": "a"}))
+    assert pods.target_ports(target, objects.decode(made, objects.Service)) == want
 
 
 def test_named_port_of_a_lasting_init_container():
     raw = pod("a", "shop", "10.0.0.1")
     ports = [{"name": "side", "containerPort": 9}]
     raw["spec"]["initContainers"] = [{"ports": ports}, {"ports": ports, "restartPolicy": "Always"}]
-    assert pods.named_port(read(raw), "side") == 9
+    assert pods.container_port(read(raw), "side") == 9
     raw["spec"]["initContainers"].pop()
-    assert pods.named_port(read(raw), "side") is None
+    assert pods.container_port(read(raw), "side") is None

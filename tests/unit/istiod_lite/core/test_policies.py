@@ -14,6 +14,7 @@ from ambient.api.policy import (
     StringMatch,
 )
 from ambient.kube.core.objects import AuthorizationPolicy, decode
+from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.policies import translate
 from tests.unit.istiod_lite.objects import policy
 
@@ -22,9 +23,8 @@ WEB_MATCH = Match(principals=(StringMatch(MatchKind.EXACT, WEB),))
 
 
 def translated(spec, namespace="shop", **more):
-    return translate(
-        decode(policy("p", namespace, spec, **more), AuthorizationPolicy), "istio-system"
-    )
+    made = decode(policy("p", namespace, spec, **more), AuthorizationPolicy)
+    return translate(made, MeshFacts())
 
 
 def source(**fields):

@@ -18,6 +18,7 @@ from ambient.api.service import (
 from ambient.kube.core import objects
 from istiod_lite.core import services
 from istiod_lite.core.facts import MeshFacts
+from istiod_lite.core.waypoints import UNBOUND
 from tests.unit.istiod_lite.objects import service
 
 
@@ -25,7 +26,7 @@ def translated(spec=None, **metadata):
     raw = service("web", "shop", "10.96.0.1")
     raw["spec"] |= spec or {}
     raw["metadata"] |= metadata
-    return services.translate(objects.decode(raw, objects.Service), None, None, MeshFacts())
+    return services.translate(objects.decode(raw, objects.Service), None, UNBOUND, MeshFacts())
 
 
 def test_the_whole_value():

@@ -3,7 +3,7 @@
 import pytest
 
 from istiod_lite.core.index import Index
-from tests.unit.istiod_lite.objects import gateway, namespace, policy, service
+from tests.unit.istiod_lite.objects import gateway, gateway_class, namespace, policy, service
 
 READY = ("Hostname", "wp.shop.svc.cluster.local")
 
@@ -18,6 +18,7 @@ def index():
     made.load(
         {
             "Namespace": [namespace("shop")],
+            "GatewayClass": [gateway_class()],
             "Gateway": [gateway("wp", "shop", READY)],
             "Service": [
                 service("bound", "shop", "10.96.0.1", labels={"istio.io/use-waypoint": "wp"}),
@@ -40,7 +41,7 @@ def index():
         (target("Service", "gone"), "there is no Service shop/gone"),
         (target("Gateway", "gone"), "there is no waypoint"),
         (target("GatewayClass", "istio-waypoint"), "belongs into istio-system"),
-        (target("GatewayClass", "other", "istio-system"), "belongs into"),
+        (target("GatewayClass", "other", "istio-system"), "there is no waypoint class"),
         (target("Pod", "x"), "not supported"),
         (target("Service", "bound", namespace="other"), "its own namespace"),
     ],

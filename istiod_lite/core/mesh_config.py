@@ -1,0 +1,79 @@
+"""Istio's MeshConfig: ConfigMap ``istio`` of the system namespace, key ``mesh``, as far as the
+index depends on it while it runs. Names and domains of the mesh are settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from ambient.kube.core import objects
+from ambient.kube.core.objects import Camel, LabelSelector, ObjectError
+from ambient.kube.core.resources import KubeObject
+
+CONFIG_MAP: Final = "istio"
+KEY: Final = "mesh"
+
+
+class EntryVisibility(StrEnum):
+    """Who sees the hosts of a ServiceEntry."""
+
+    PUBLIC = "PUBLIC"
+    NAMESPACE = "NAMESPACE"
+    NONE = "NONE"
+
+
+class VisibilityRule(Camel, frozen=True):
+    namespace_selector: LabelSelector = LabelSelector()
+
+
+class VisibilityPolicy(Camel, frozen=True):
+    """One of several, the first that matches counts."""
+
+    visibility: EntryVisibility = EntryVisibility.PUBLIC
+    matching_rules: tuple[VisibilityRule, ...] = ()
+
+
+class ServiceEntryVisibility(Camel, frozen=True):
+    default_visibility: EntryVisibility = EntryVisibility.PUBLIC
+    policies: tuple[VisibilityPolicy, ...] = ()
+
+
+class MeshConfig(Camel, frozen=True):
+    """The fields that we read; None or empty where the mesh does not say."""
+
+    discovery_selectors: tuple[LabelSelector, ...] = ()
+    service_entry_visibility: ServiceEntryVisibility | None = None
+
+    def discovers(self, labels: Mapping[str, str] | None) -> bool:
+        """Whether objects of a namespace with these labels are part of the mesh."""
+        selectors = self.discovery_selectors
+        return not selectors or any(objects.matches(one, dict(labels or {})) for one in selectors)
+
+    def visibility(self, labels: Mapping[str, str] | None) -> EntryVisibility:
+        """Of the ServiceEntries in a namespace with these labels."""
+        wanted = self.service_entry_visibility
+        if wanted is None:
+            return EntryVisibility.PUBLIC
+        for policy in wanted.policies:
+            for rule in policy.matching_rules:
+                if objects.matches(rule.namespace_selector, dict(labels or {})):
+                    return policy.visibility
+        return wanted.default_visibility
+
+
+def read(config_map: KubeObject) -> MeshConfig:
+    """The configuration in its ConfigMap. Raises ObjectError that names the field."""
+    metadata: Any = config_map.get("metadata") or {}
+    name, namespace = str(metadata.get("name", "")), str(metadata.get("namespace", ""))
+    text = (config_map.get("data") or {}).get(KEY, "")
+    try:
+        loaded = yaml.safe_load(text) or {}
+        return msgspec.convert(loaded, MeshConfig)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        reason = f"key {KEY}: {str(error).replace(' - at `$.', ' at `')}"
+        raise ObjectError("ConfigMap", namespace, name, reason) from None

@@ -1,0 +1,271 @@
+"""What a route's status says at each of its parents, and which of its references are refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ambient.api.config import ConfigObject
+from ambient.kube.core import objects
+from ambient.kube.core.resources import GATEWAY_GROUP, NETWORKING_GROUP
+from ambient.kube.core.route_objects import BackendReference, Route, RouteParent
+from istiod_lite.core.facts import ObjectKey, ObjectRef
+from istiod_lite.core.inputs import parent_ref
+from istiod_lite.core.statuses import Condition, ParentStatus
+from istiod_lite.core.waypoints import allows, is_waypoint
+from istiod_lite.core.world import World
+
+MESH_PARENTS: Final = {"Service": ("", "core"), "ServiceEntry": (NETWORKING_GROUP,)}
+"""Kinds of the mesh that a route may hang on, with the groups that name them."""
+COMPILED: Final = frozenset({("HTTPRoute", "Gateway"), ("HTTPRoute", "Service")})
+"""Route and parent kinds that our waypoint compiles; it leaves others aside."""
+REFUSED_KIND: Final = "RefNotPermitted"
+"""In what waypoints get, the kind of a reference that is refused: they answer 500 for it."""
+
+
+class _Problem(NamedTuple):
+    reason: str
+    text: str
+
+
+_NO_PARENT: Final = "NoMatchingParent"
+
+
+def statuses(ref: ObjectRef, route: Route, world: World) -> Iterator[ParentStatus]:
+    """One for each parent that is ours: waypoints, Services and ServiceEntries."""
+    resolved = _resolved_refs(ref, route, world)
+    parents = [parent for parent in route.spec.parent_refs or () if _is_ours(parent, route, world)]
+    seen = Counter(parents)
+    whole = {_name(one, route) for one in parents if one.section_name is None and one.port is None}
+    for parent in dict.fromkeys(parents):
+        conflict = seen[parent] > 1 or (
+            _name(parent, route) in whole and (parent.section_name or parent.port) is not None
+        )
+        problem = _accepts(ref, route, parent, world)
+        if problem is None and conflict:
+            text = f"{parent.kind} {parent.name} is a parent more than once"
+            problem = _Problem("ParentRefConflict", text)
+        accepted = _condition("Accepted", problem, "Accepted", "The route is valid here")
+        found = [accepted, resolved]
+        if parent.kind != "Gateway":
+            found.append(_resolved_waypoint(ref, route, parent, world))
+        yield ParentStatus(_as_written(parent), tuple(found))
+
+
+def _name(parent: RouteParent, route: Route) -> ObjectRef:
+    return parent_ref(route, parent)
+
+
+def _as_written(parent: RouteParent) -> dict[str, Any]:
+    """The reference as the API server completes it."""
+    fields = {
+        "group": parent.group,
+        "kind": parent.kind,
+        "namespace": parent.namespace,
+        "name": parent.name,
+        "sectionName": parent.section_name,
+        "port": parent.port,
+    }
+    return {name: value for name, value in fields.items() if value or name == "group"}
+
+
+def _is_ours(parent: RouteParent, route: Route, world: World) -> bool:
+    """Of a Gateway that is missing or another controller's we say nothing."""
+    if parent.kind == "Gateway" and parent.group == GATEWAY_GROUP:
+        gateway = world.inputs.gateways.get(_name(parent, route).key)
+        return gateway is not None and is_waypoint(gateway)
+    return parent.group in MESH_PARENTS.get(parent.kind, ())
+
+
+def _accepts(ref: ObjectRef, route: Route, parent: RouteParent, world: World) -> _Problem | None:
+    named = _name(parent, route)
+    if parent.kind == "Gateway":
+        gateway = world.inputs.gateways.get(named.key)
+        assert gateway is not None
+        return _listeners_accept(ref, route, parent, gateway, world)
+    ports = _ports_of(named, world)
+    if ports is None:
+        return _Problem(_NO_PARENT, f"there is no {named}")
+    if parent.port is not None and parent.port not in ports:
+        return _Problem(_NO_PARENT, f"{named} has no port {parent.port}")
+    return None
+
+
+def _listeners_accept(
+    ref: ObjectRef, route: Route, parent: RouteParent, gateway: objects.Gateway, world: World
+) -> _Problem | None:
+    """None if one of the listeners that the route means lets it attach."""
+    key = _name(parent, route).key
+    meant = [
+        one
+        for one in gateway.spec.listeners or ()
+        if parent.section_name in (None, one.name) and parent.port in (None, one.port)
+    ]
+    if not meant:
+        return _Problem(_NO_PARENT, f"Gateway {key} has no such listener")
+    namespace = world.inputs.namespace_metadata(route.metadata.namespace)
+    for listener in meant:
+        rule = listener.allowed_routes or objects.AllowedRoutes()
+        if rule.kinds is not None and ref.kind not in {one.kind for one in rule.kinds}:
+            continue
+        if allows(rule.namespaces or objects.RouteNamespaces(), key.namespace, namespace):
+            break
+    else:
+        text = f"no listener of Gateway {key} allows this route (allowedRoutes)"
+        return _Problem("NotAllowedByListeners", text)
+    hosts = [one.hostname for one in meant]
+    names = route.spec.hostnames
+    if names and not any(not host or any(_meet(host, name) for name in names) for host in hosts):
+        return _Problem("NoMatchingListenerHostname", f"no listener of {key} has these hostnames")
+    return None
+
+
+def attaches(ref: ObjectRef, route: Route, gateway: ObjectKey, world: World) -> bool:
+    """Whether the route hangs on this waypoint by its Gateway."""
+    return any(
+        parent.kind == "Gateway"
+        and _name(parent, route).key == gateway
+        and _is_ours(parent, route, world)
+        and _accepts(ref, route, parent, world) is None
+        for parent in route.spec.parent_refs or ()
+    )
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two hostnames, each perhaps with a wildcard label in front, have one in common."""
+    if one.startswith("*.") and other.startswith("*."):
+        return one.endswith(other[1:]) or other.endswith(one[1:])
+    if one.startswith("*."):
+        return other.endswith(one[1:])
+    return other == one or (other.startswith("*.") and one.endswith(other[1:]))
+
+
+def _resolved_refs(ref: ObjectRef, route: Route, world: World) -> Condition:
+    problems = []
+    for number, rule in enumerate(route.spec.rules or ()):
+        backends = rule.backend_refs or ()
+        filters = [*(rule.filters or ()), *(f for one in backends for f in one.filters or ())]
+        for one in filters:
+            if one.type == "ExtensionRef":
+                problems.append(
+                    _Problem("InvalidFilter", f"rules[{number}]: ExtensionRef is unknown")
+                )
+        for index, backend in enumerate(backends):
+            problem = _backend(ref, route, backend, world)
+            if problem is not None:
+                text = f"rules[{number}].backendRefs[{index}]: {problem.text}"
+                problems.append(_Problem(problem.reason, text))
+    text = "; ".join(one.text for one in problems[:_MAX_PROBLEMS])
+    if len(problems) > _MAX_PROBLEMS:
+        text += f"; and {len(problems) - _MAX_PROBLEMS} more"
+    first = _Problem(problems[0].reason, text) if problems else None
+    return _condition("ResolvedRefs", first, "ResolvedRefs", "All references lead somewhere")
+
+
+_MAX_PROBLEMS: Final = 5
+"""Of those that a condition's text names; Kubernetes limits it to 32 KiB."""
+
+
+def _backend(
+    ref: ObjectRef, route: Route, backend: BackendReference, world: World
+) -> _Problem | None:
+    if backend.kind == "Hostname" and backend.group == NETWORKING_GROUP:
+        if world.hosts.speakers(backend.name):
+            return None
+        return _Problem("BackendNotFound", f"no service has the name {backend.name}")
+    if backend.kind != "Service" or backend.group not in ("", "core"):
+        kind = f"{backend.group or 'core'}/{backend.kind}"
+        return _Problem("InvalidKind", f"{kind} is not supported, only Service and Hostname")
+    where = backend.namespace or route.metadata.namespace
+    named = ObjectRef("Service", ObjectKey(where, backend.name))
+    if _refused(ref, route, backend, world):
+        text = f"no ReferenceGrant in {where} permits {ref.kind}s of {route.metadata.namespace}"
+        return _Problem("RefNotPermitted", text)
+    ports = _ports_of(named, world)
+    if ports is None:
+        return _Problem("BackendNotFound", f"there is no {named}")
+    if backend.port is None:
+        return _Problem("InvalidDestination", f"{named} needs a port")
+    if backend.port not in ports:
+        return _Problem("InvalidDestination", f"{named} has no port {backend.port}")
+    return None
+
+
+def _ports_of(ref: ObjectRef, world: World) -> frozenset[int] | None:
+    """Ports of a Service or ServiceEntry; None where there is none of that name."""
+    if ref.kind == "ServiceEntry":
+        entry = world.inputs.service_entries.get(ref.key)
+        return frozenset(one.number for one in entry.spec.ports or ()) if entry else None
+    service = world.inputs.services.get(ref.key)
+    return frozenset(one.port for one in service.spec.ports or ()) if service else None
+
+
+def _refused(ref: ObjectRef, route: Route, backend: BackendReference, world: World) -> bool:
+    """A route on a Gateway needs a grant for other namespaces; on a Service it needs none, as
+    with Istio: the client could call the backend itself.
+    """
+    own, where = route.metadata.namespace, backend.namespace
+    on_gateway = any(parent.kind == "Gateway" for parent in route.spec.parent_refs or ())
+    if not on_gateway or where in ("", own) or backend.kind != "Service":
+        return False
+    for grant in world.inputs.grants.by("namespace", where):
+        from_ = {(one.group, one.kind, one.namespace) for one in grant.spec.from_}
+        if (GATEWAY_GROUP, ref.kind, own) in from_ and any(
+            (one.group or "core", one.kind) == ("core", "Service")
+            and one.name in (None, "", backend.name)
+            for one in grant.spec.to
+        ):
+            return False
+    return True
+
+
+def permitted(ref: ObjectRef, route: Route, config: ConfigObject, world: World) -> ConfigObject:
+    """The route as waypoints get it: a refused reference leads nowhere."""
+    rules: list[Any] = []
+    changed = False
+    raw_rules = config.object["spec"].get("rules") or []
+    for raw, rule in zip(raw_rules, route.spec.rules or (), strict=True):
+        backends = rule.backend_refs or ()
+        refused = [_refused(ref, route, backend, world) for backend in backends]
+        if any(refused):
+            changed = True
+            pairs = zip(raw["backendRefs"], refused, strict=True)
+            marked = [{**one, "kind": REFUSED_KIND} if bad else one for one, bad in pairs]
+            raw = {**raw, "backendRefs": marked}
+        rules.append(raw)
+    if not changed:
+        return config
+    body = {**config.object, "spec": {**config.object["spec"], "rules": rules}}
+    return msgspec.structs.replace(config, object=body)
+
+
+def _resolved_waypoint(
+    ref: ObjectRef, route: Route, parent: RouteParent, world: World
+) -> Condition:
+    """Whether a waypoint acts on the route, which no other part of the mesh can."""
+    named = _name(parent, route)
+    gateways = world.bindings.get(named).gateways
+    near = [
+        one for one in gateways if route.metadata.namespace in (one.namespace, named.key.namespace)
+    ]
+    problem = None
+    if not gateways:
+        text = f"{named} uses no waypoint (label {objects.USE_WAYPOINT_LABEL}): nobody routes"
+        problem = _Problem("NoWaypoint", text)
+    elif not near:
+        text = f"waypoints use routes of {named.key.namespace} and of their own namespace only"
+        problem = _Problem("RouteNamespaceIgnored", text)
+    elif (ref.kind, parent.kind) not in COMPILED:
+        text = f"waypoints do not act on a {ref.kind} for a {parent.kind}"
+        problem = _Problem("UnsupportedKind", text)
+    names = ", ".join(map(str, near))
+    return _condition("ResolvedWaypoints", problem, "ResolvedWaypoints", f"Waypoint {names} routes")
+
+
+def _condition(type_: str, problem: _Problem | None, reason: str, text: str) -> Condition:
+    if problem is None:
+        return Condition(type_, True, reason, text)
+    return Condition(type_, False, problem.reason, problem.text)
