@@ -275,6 +275,10 @@ class ControlPlane:
             return None
         return self._bridge.call(self._authenticator.caller, context.invocation_metadata())
 
+    def stale_s(self) -> float:
+        """How long the API server has been away; 0 while it answers."""
+        return self._watches.contact.stale_s()
+
     def _ca_rules(self) -> CaRules:
         settings = self._settings
         lifetimes = Lifetimes(

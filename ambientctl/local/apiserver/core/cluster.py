@@ -26,6 +26,7 @@ from ambientctl.local.apiserver.core.deletion import DeleteOptions, delete_decis
 from ambientctl.local.apiserver.core.kinds import (
     CRDS,
     NAMESPACES,
+    PODS,
     SERVICE_ACCOUNTS,
     SERVICES,
     Catalogue,
@@ -339,6 +340,11 @@ class Cluster:
             raise conflict(kind.group, kind.plural, live["metadata"]["name"], why)
         if subresource == "status":
             replaced = {**_copy(live), "status": new.get("status", {})}
+            if kind.key == PODS:
+                # Of a pod, whoever writes the status may also annotate it (podStatusStrategy).
+                kept = {"ownerReferences", "deletionTimestamp"}
+                noted = {k: v for k, v in new["metadata"].items() if k not in kept}
+                replaced["metadata"] = {**noted, **_only(live["metadata"], kept)}
         else:
             replaced = dict(new)
             if "status" in kind.subresources:
@@ -401,6 +407,10 @@ def _copy(obj: Object) -> Object:
     """A deep copy; also proves that the object is plain JSON."""
     copied: Object = msgspec.json.decode(msgspec.json.encode(obj))
     return copied
+
+
+def _only(obj: Object, names: set[str]) -> Object:
+    return {name: obj[name] for name in names if name in obj}
 
 
 def _address(obj: Object) -> tuple[str, str]:
