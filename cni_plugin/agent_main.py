@@ -1,24 +1,28 @@
-"""``ambient-cni-agent`` is the node agent; with ``uninstall`` it undoes its installation."""
+"""``ambient-cni-agent`` is the node agent; with ``uninstall`` it takes itself off the node."""
 
 from __future__ import annotations
 
 import sys
 
 from ambient.cli.run import run_program
-from cni_plugin import app
+from cni_plugin import app, uninstall
 from cni_plugin.settings import Settings
 
-USAGE = "usage: ambient-cni-agent [uninstall]\n"
+USAGE = "usage: ambient-cni-agent [uninstall [--dry-run]]\n"
+_TASKS = {
+    (): app.run,
+    ("uninstall",): uninstall.uninstall,
+    ("uninstall", "--dry-run"): uninstall.dry_run,
+}
 
 
 def main() -> None:
     """The program."""
-    arguments = sys.argv[1:]
-    if arguments not in ([], ["uninstall"]):
+    task = _TASKS.get(tuple(sys.argv[1:]))
+    if task is None:
         sys.stderr.write(USAGE)
         sys.exit(2)
-    todo = app.uninstall if arguments else app.run
-    sys.exit(run_program("ambient-cni-agent", Settings, todo))
+    sys.exit(run_program("ambient-cni-agent", Settings, task))
 
 
 if __name__ == "__main__":

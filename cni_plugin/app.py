@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
 
+import msgspec
 import trio
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ambient.api.errors import MeshError, SettingsError
+from ambient.api.errors import MeshError
 from ambient.kube.core.objects import Namespace, ObjectError, Pod, decode
 from ambient.kube.core.resources import NAMESPACES, PODS, KubeObject
 from ambient.kube.core.watch import EventKind, WatchEvent
@@ -22,24 +22,24 @@ from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen
 from ambient.telemetry.io.logs import get_logger
 from ambient.telemetry.io.metrics_http import serve_metrics
 from cni_plugin.core.reconcile import Phase
-from cni_plugin.io import event_server, install
+from cni_plugin.io import event_server, own_daemon_set
 from cni_plugin.io.agent import Agent
 from cni_plugin.io.agent_client import EVENT_SOCKET
+from cni_plugin.io.installer import Installer
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
-
-CONFIG_LOOK_S: Final = 1.0
-"""How often the CNI folder is looked at: a plugin that rewrites it is answered within a second."""
 
 log = get_logger("agent")
 
 
 async def run(settings: Settings, stopping: trio.Event) -> None:
     """Serve the node until ``stopping``. Raises MeshError where it cannot begin."""
+    installer = Installer(settings)
     async with KubeClient.connect(settings.kubeconfig) as kube:
         zds = ZdsServer(settings.ztunnel_uds_address)
         agent = Agent(settings, kube, zds)
-        state = _State(agent, zds)
+        state = _State(agent, zds, installer)
+        managed = await own_daemon_set.look(settings, kube)
         try:
             # The order matters: what the pods are comes before ztunnels hear of them, ztunnels
             # before plugins, and the plugin is installed when there is somebody to answer it.
@@ -53,32 +53,39 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
                 socket_path = f"{settings.cni_agent_run_dir}/{EVENT_SOCKET}"
                 await nursery.start(event_server.serve, socket_path, agent.cni_added)
                 state.watching = True
-                nursery.start_soon(_keep_installed, settings, state)
+                nursery.start_soon(installer.run)
                 await stopping.wait()
                 nursery.cancel_scope.cancel()
+            await own_daemon_set.leave(settings, kube, managed.answer)
         finally:
             agent.close()
-
-
-async def uninstall(settings: Settings, stopping: trio.Event) -> None:
-    """Take the plugin out of the node's CNI configuration; running pods stay as they are."""
-    if not settings.cni_net_dir:
-        raise SettingsError(
-            "the environment variable CNI_NET_DIR is not set",
-            hint="set it to the folder whose CNI configuration has ambient-cni in it",
-        )
-    changed = install.uninstall(settings.cni_net_dir, settings.cni_bin_dir)
-    log.info(Event.CNI_INSTALLED, installed=False, changed=changed)
 
 
 class _State(Collector):
     """What health and metrics report."""
 
-    def __init__(self, agent: Agent, zds: ZdsServer) -> None:
+    def __init__(self, agent: Agent, zds: ZdsServer, installer: Installer) -> None:
         self._agent = agent
         self._zds = zds
+        self._installer = installer
         self.watching = False
-        self.installed = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether the runtime calls the plugin."""
+        return self._installer.installed
+
+    def summary(self) -> dict[str, object]:
+        """The node in one object, for ``/status``."""
+        counts = Counter(self._agent.phases())
+        return {
+            "backend": self._agent.probes.backend,
+            "installed": self.installed,
+            "ztunnels": self._zds.connected,
+            "pods": {str(phase): counts[phase] for phase in Phase},
+            "labelled_not_redirected": self._agent.not_redirected(),
+            "probed_addresses": len(self._agent.probes),
+        }
 
     def collect(self) -> Iterator[Metric]:
         """Names are Istio's where Istio has one."""
@@ -91,6 +98,29 @@ class _State(Collector):
         for phase in Phase:
             pods.add_metric([phase], counts[phase])
         yield pods
+        yield GaugeMetricFamily(
+            "ambient_cni_pods_not_redirected",
+            "Running pods that belong into the mesh by their labels and are outside of it.",
+            self._agent.not_redirected(),
+        )
+        yield GaugeMetricFamily(
+            "ambient_cni_probed_addresses",
+            "Addresses that the kubelet reaches past the tunnel.",
+            len(self._agent.probes),
+        )
+        backend = GaugeMetricFamily(
+            "ambient_cni_backend", "What redirects on this node.", labels=["backend"]
+        )
+        backend.add_metric([self._agent.probes.backend], 1)
+        yield backend
+        repairs = CounterMetricFamily(
+            "istio_cni_repair_pods_repaired",
+            "Pods that were started without the plugin.",
+            labels=["type", "result"],
+        )
+        for labels, count in self._agent.repairs.items():
+            repairs.add_metric(labels, count)
+        yield repairs
 
 
 async def _watch_namespaces(
@@ -137,36 +167,6 @@ def _uid(pod: KubeObject) -> str:
     return str(pod["metadata"].get("uid", ""))
 
 
-async def _keep_installed(settings: Settings, state: _State) -> None:
-    """Chain the plugin when there is something to chain to, and again when somebody undoes it."""
-    if not settings.cni_net_dir:
-        state.installed = True  # somebody else's task
-        return
-    entry = {
-        "cni_agent_run_dir": settings.cni_agent_run_dir,
-        "exclude_namespaces": list(settings.exclude_namespaces),
-        "system_namespace": settings.system_namespace,
-        "if_agent_absent": settings.if_agent_absent,
-    }
-    seen: object = None
-    complaint = ""
-    while True:
-        now = install.signature(settings.cni_net_dir)
-        if now != seen:
-            try:
-                if settings.cni_bin_dir:
-                    install.install_starter(settings.cni_bin_dir)
-                if install.install(settings.cni_net_dir, entry):
-                    log.info(Event.CNI_INSTALLED, installed=True, folder=settings.cni_net_dir)
-                state.installed, complaint, seen = True, "", now
-            except MeshError as error:  # a full disk, or no network plugin yet: the pods go on
-                state.installed = False
-                if str(error) != complaint:
-                    complaint = str(error)
-                    log.warning(Event.CNI_WAITING, error=complaint, hint=error.hint)
-        await trio.sleep(CONFIG_LOOK_S)
-
-
 async def _serve_health(
     settings: Settings, state: _State, *, task_status: trio.TaskStatus[None]
 ) -> None:
@@ -180,7 +180,11 @@ async def _serve_health(
         return Response(503, f"waiting for {waiting_for}\n")
 
     routes = Routes()
-    handlers: dict[str, Handler] = {"/healthz": healthy, "/readyz": ready}
+
+    async def status(request: Request) -> Response:
+        return Response(200, msgspec.json.encode(state.summary()), "application/json")
+
+    handlers: dict[str, Handler] = {"/healthz": healthy, "/readyz": ready, "/status": status}
     for path, handler in handlers.items():
         routes.add(path, handler)
     try:

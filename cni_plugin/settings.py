@@ -24,9 +24,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Socket and pod records; the plugin must see it under the same path."""
     ztunnel_uds_address: str = "/var/run/ztunnel/ztunnel.sock"
     cni_net_dir: str = ""
-    """Folder of the runtime's CNI configurations; empty: install nothing."""
+    """Folder of the runtime's CNI configurations; empty: install nothing; ``auto``: as the node's
+    distribution has it."""
     cni_bin_dir: str = ""
-    """Put a starter of the plugin there; empty: the runtime finds ``ambient-cni`` by itself."""
+    """Put a starter of the plugin there; empty: the runtime finds ``ambient-cni`` by itself;
+    ``auto``: as the node's distribution has it."""
+    host_root: str = "/"
+    """Where ``auto`` looks: the node's file system as the agent sees it."""
+    istio_owned_cni_config: bool = False
+    """Keep the chain in a file of our own, which a network plugin does not rewrite."""
+    istio_owned_cni_config_filename: str = "02-istio-cni.conflist"
+    """Must come before the network plugin's file in byte order."""
+    daemonset_name: str = "istio-cni-node"
+    """The agent's own, in the system namespace; when it is deleted, the node is cleaned up."""
+    ambient_disable_safe_upgrade: bool = False
+    """Clean the node up whenever the agent ends, also for an upgrade or a reboot."""
     if_agent_absent: Literal["fail", "start"] = "fail"
     """What pods do while the agent is away: ``fail`` (wait, tried again) or ``start`` unmeshed."""
     ambient_dns_capture: bool = False

@@ -1,8 +1,11 @@
 """Our place in the container runtime's CNI configuration; text in, text out.
 
-The runtime takes the first valid file in byte order, as libcni does. We go last into its chain of
-plugins. A file with a single plugin becomes a list and remembers in our entry what it was called,
-so that taking ourselves out restores it.
+The runtime takes the first valid file in byte order, as libcni does (hidden files too). We go last
+into its chain of plugins, and out of every other file. A file with a single plugin becomes a list
+and remembers in our entry what it was called, so that taking ourselves out restores it.
+
+Or a file of our own holds a copy of the chain with us in it, ahead of the original, which stays as
+it is: then a network plugin that rewrites its file after a reboot never runs without us.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from ambient.api.errors import MeshError
 
 PLUGIN_TYPE: Final = "ambient-cni"
 _CONVERTED_FROM: Final = "converted_from"
+_OWNED: Final = "owned_file"
+"""In our entry: the whole file is ours."""
 _SINGLE: Final = (".conf", ".json")
 _EXTENSIONS: Final = (".conflist", *_SINGLE)
 _DEFAULT_NAME: Final = "k8s-pod-network"
@@ -40,6 +45,8 @@ NO_EDIT: Final = Edit({})
 
 def insert(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> Edit:
     """Chain ``entry`` last into the active configuration. Raises NoConflistError."""
+    owned = _owned(files)
+    files = {name: raw for name, raw in files.items() if name not in owned}
     name, conflist = active(files)
     stem, _, _ = name.rpartition(".")
     target, ours = name, {"type": PLUGIN_TYPE, **entry}
@@ -49,16 +56,68 @@ def insert(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> Edit:
         present = [plugin for plugin in conflist["plugins"] if plugin["type"] == PLUGIN_TYPE]
         if present and _CONVERTED_FROM in present[0]:
             ours[_CONVERTED_FROM] = present[0][_CONVERTED_FROM]
+    wanted = {**conflist, "plugins": [*_connecting(name, conflist), ours]}
+    elsewhere = remove({other: raw for other, raw in files.items() if other not in (name, target)})
+    write = {**elsewhere.write}
+    if wanted != conflist or target != name:
+        write[target] = _text(wanted)
+    converted = (name,) if target != name else ()
+    return Edit(write, (*converted, *elsewhere.delete, *owned))
+
+
+def insert_owned(files: Mapping[str, bytes], entry: Mapping[str, Any], name: str) -> Edit:
+    """Put a copy of the active chain, with ``entry`` last, into the file ``name``.
+
+    Raises NoConflistError where there is neither a chain nor a copy yet, MeshError where the file
+    would not come first or is somebody else's.
+    """
+    owned = _owned(files)
+    if name in files and name not in owned:
+        raise MeshError(
+            f"{name} exists and was not made by the mesh",
+            hint="choose another name in ISTIO_OWNED_CNI_CONFIG_FILENAME",
+        )
+    others = {other: raw for other, raw in files.items() if other not in owned}
+    try:
+        source, conflist = active(others)
+    except NoConflistError:
+        if name in owned:  # the network plugin comes later; until then its last chain is as good
+            return NO_EDIT
+        raise
+    if name.encode() >= source.encode():
+        raise MeshError(
+            f"{name} would come after {source}, which the runtime would then use",
+            hint="ISTIO_OWNED_CNI_CONFIG_FILENAME must come first in byte order",
+        )
+    ours = {"type": PLUGIN_TYPE, **entry, _OWNED: True}
+    wanted = {**conflist, "plugins": [*_connecting(source, conflist), ours]}
+    elsewhere = remove(others)
+    write = {**elsewhere.write}
+    if name not in files or _parse(name, files[name]) != wanted:
+        write[name] = _text(wanted)
+    return Edit(write, (*elsewhere.delete, *(other for other in owned if other != name)))
+
+
+def _connecting(name: str, conflist: Conflist) -> list[dict[str, Any]]:
     others = [plugin for plugin in conflist["plugins"] if plugin["type"] != PLUGIN_TYPE]
     if not others:
         raise NoConflistError(
             f"{name} has no plugin that connects pods",
             hint="install a network plugin (flannel, calico, bridge, ...) first",
         )
-    wanted = {**conflist, "plugins": [*others, ours]}
-    if wanted == conflist and target == name:
-        return NO_EDIT
-    return Edit({target: _text(wanted)}, (name,) if target != name else ())
+    return others
+
+
+def _owned(files: Mapping[str, bytes]) -> list[str]:
+    """Files that are ours as a whole."""
+    found = []
+    for name in sorted(files):
+        parsed = _parse(name, files[name]) if name.endswith(".conflist") else ""
+        if not isinstance(parsed, str) and any(
+            plugin["type"] == PLUGIN_TYPE and plugin.get(_OWNED) for plugin in parsed["plugins"]
+        ):
+            found.append(name)
+    return found
 
 
 def remove(files: Mapping[str, bytes]) -> Edit:
@@ -72,6 +131,9 @@ def remove(files: Mapping[str, bytes]) -> Edit:
         ours = [plugin for plugin in conflist["plugins"] if plugin["type"] == PLUGIN_TYPE]
         others = [plugin for plugin in conflist["plugins"] if plugin["type"] != PLUGIN_TYPE]
         if not ours:
+            continue
+        if ours[0].get(_OWNED):
+            delete.append(name)
             continue
         origin = ours[0].get(_CONVERTED_FROM)
         if isinstance(origin, str) and len(others) == 1 and origin not in files:

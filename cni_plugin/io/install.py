@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,15 +27,19 @@ main()
 """
 
 
-def install(net_dir: str, entry: Mapping[str, Any]) -> bool:
-    """Chain the plugin; True where something had to change.
+def install(net_dir: str, entry: Mapping[str, Any], owned_file: str = "") -> bool:
+    """Chain the plugin, or with ``owned_file`` put a chain with it ahead of the others'.
 
-    Raises NoConflistError while there is nothing to chain to, MeshError where files cannot be
-    written.
+    True where something had to change. Raises NoConflistError while there is nothing to chain to,
+    MeshError where files cannot be written.
     """
-    edit = conflist.insert(_read(Path(net_dir)), entry)
+    files = _read(Path(net_dir))
+    if owned_file:
+        edit = conflist.insert_owned(files, entry, owned_file)
+    else:
+        edit = conflist.insert(files, entry)
     _perform(Path(net_dir), edit)
-    return bool(edit.write)
+    return edit != conflist.NO_EDIT
 
 
 def uninstall(net_dir: str, bin_dir: str) -> bool:
@@ -42,7 +48,7 @@ def uninstall(net_dir: str, bin_dir: str) -> bool:
     _perform(Path(net_dir), edit)
     starter = Path(bin_dir) / PLUGIN_FILE if bin_dir else None
     if starter is None or not starter.exists():
-        return bool(edit.write)
+        return edit != conflist.NO_EDIT
     try:
         starter.unlink()
     except OSError as error:
@@ -50,11 +56,26 @@ def uninstall(net_dir: str, bin_dir: str) -> bool:
     return True
 
 
+def traces(net_dir: str, bin_dir: str) -> list[str]:
+    """Paths of files that ``uninstall`` would change or remove. Raises MeshError."""
+    edit = conflist.remove(_read(Path(net_dir)))
+    found = [f"{net_dir}/{name}" for name in sorted({*edit.write, *edit.delete})]
+    starter = f"{bin_dir}/{PLUGIN_FILE}"
+    return [*found, starter] if bin_dir and Path(starter).exists() else found
+
+
 def install_starter(bin_dir: str) -> None:
     """Write a program that starts the plugin with this interpreter. Raises MeshError."""
     root = str(Path(__file__).resolve().parents[2])
     text = _STARTER.format(python=sys.executable, root=root)
-    _write(Path(bin_dir) / PLUGIN_FILE, text, mode=0o755)
+    path = Path(bin_dir) / PLUGIN_FILE
+    if not path.is_file() or path.read_bytes() != text.encode():
+        _write(path, text, mode=0o755)
+
+
+def has_starter(bin_dir: str) -> bool:
+    """Whether the runtime finds the plugin's program."""
+    return not bin_dir or (Path(bin_dir) / PLUGIN_FILE).is_file()
 
 
 def signature(net_dir: str) -> tuple[tuple[str, int, int], ...]:
@@ -98,12 +119,15 @@ def _write(path: Path, text: str, mode: int | None = None) -> None:
         temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is read-only has nothing of ours to remove
+            temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from None
 
 
 def _unwritable(path: Path, error: OSError) -> MeshError:
-    return MeshError(
-        f"cannot write {path}: {error.strerror}",
-        hint="the folder must be writable for the node agent",
-    )
+    hint = "the folder must be writable for the node agent"
+    if error.errno == errno.EROFS:
+        hint = "mount the node's folder into the agent without readOnly"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "make room on the node's disk; what was there is unchanged"
+    return MeshError(f"cannot write {path}: {error.strerror}", hint=hint)

@@ -175,6 +175,9 @@ class FakeKubeApi:
         existing = self.get(collection, namespace, name)
         if method == "GET" and not name:
             return 200, self._list(collection, namespace, query)
+        if method == "POST" and sub == "eviction" and existing:
+            self.remove(collection, namespace, name)
+            return 201, {"kind": "Status", "status": "Success"}
         if method == "POST":
             key = body["metadata"]["name"]
             if self.get(collection, namespace, key):

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from ambient.net.core import wire
-from cni_plugin import app
+from cni_plugin import uninstall
 from cni_plugin.io import records
 from tests.fakes.tunnel import FakeTunnel
 from tests.netns.cni_world import CniFailed, Pod, bridge_chain, needs_cni, node, ptp_chain, until
@@ -66,7 +66,9 @@ async def test_without_an_agent_pods_wait_and_are_told_why(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "istio-system"])
-async def test_without_an_agent_the_cluster_still_comes_up(tmp_path: Path, namespace: str) -> None:
+async def test_pain_10_without_an_agent_the_cluster_still_comes_up(
+    tmp_path: Path, namespace: str
+) -> None:
     async with node(tmp_path) as world:
         async with world.agent():
             world.namespace(namespace)
@@ -86,7 +88,7 @@ async def test_without_an_agent_pods_start_where_the_operator_prefers_that(tmp_p
             nursery.cancel_scope.cancel()
 
 
-async def test_a_pod_of_the_mesh_does_not_start_without_its_tunnel(tmp_path: Path) -> None:
+async def test_pain_09_a_pod_of_the_mesh_does_not_start_without_its_tunnel(tmp_path: Path) -> None:
     async with node(tmp_path) as world, world.agent():
         world.namespace("shop", "ambient")
         with pytest.raises(CniFailed) as failed:
@@ -95,6 +97,7 @@ async def test_a_pod_of_the_mesh_does_not_start_without_its_tunnel(tmp_path: Pat
         assert "no ztunnel is connected" in failed.value.message
         (pod,) = world.pods
         assert pod.ruleset() == ""
+        await until(lambda: any("no ztunnel is connected" in text for text in world.warnings()))
 
 
 async def test_a_namespace_that_vanished_is_named(tmp_path: Path) -> None:
@@ -120,6 +123,6 @@ async def test_the_configuration_is_repaired_and_taken_back(tmp_path: Path) -> N
         async with world.agent():
             path.write_text(json.dumps(original))  # another CNI rewrites its file
             await until(lambda: "ambient-cni" in world.conflist_text())
-        await app.uninstall(world.settings(), trio.Event())
+        await uninstall.uninstall(world.settings(), trio.Event())
         assert json.loads(path.read_text()) == original
         assert list(world.bin_dir.iterdir()) == []

@@ -68,7 +68,7 @@ async def echoes(stream: trio.SocketStream, text: bytes = b"still there?") -> bo
         return await stream.receive_some(1024) == text
 
 
-async def test_enrolment_and_leaving_keep_established_connections(tmp_path: Path) -> None:
+async def test_pain_13_enrolment_and_leaving_keep_established_connections(tmp_path: Path) -> None:
     async with node(tmp_path, dual_chain) as world, world.agent(), trio.open_nursery() as nursery:
         tunnel = FakeTunnel(world.zds)
         await nursery.start(tunnel.run)
@@ -175,7 +175,7 @@ async def test_an_agent_that_restarts_while_a_pod_drains_lets_it_drain(tmp_path:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_pod_without_record_is_found_by_its_cgroup(tmp_path: Path) -> None:
+async def test_pain_37_a_pod_without_record_is_found_by_its_cgroup(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         async with world.agent(if_agent_absent="start"):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.core.conflist import NO_EDIT, NoConflistError, active, insert, remove
+from ambient.api.errors import MeshError
+from cni_plugin.core.conflist import NO_EDIT, NoConflistError, active, insert, insert_owned, remove
 
 ENTRY = {"if_agent_absent": "fail"}
 OURS = {"type": "ambient-cni", **ENTRY}
@@ -99,3 +100,71 @@ def test_nothing_to_chain_to_is_explained(files: dict[str, bytes], reason: str) 
 def test_a_list_of_ourselves_only_connects_nobody() -> None:
     with pytest.raises(NoConflistError, match="no plugin that connects pods"):
         insert({"10-pods.conflist": raw(chained(OURS))}, ENTRY)
+
+
+def test_a_plugin_that_puts_its_file_ahead_gets_us_and_the_other_file_loses_us() -> None:
+    """As multus does when it starts."""
+    multus = {"cniVersion": "0.4.0", "name": "multus", "type": "multus", "delegates": [LIST]}
+    files = {"10-pods.conflist": raw(chained(PTP, OURS)), "00-multus.conf": raw(multus)}
+    edit = insert(files, ENTRY)
+    assert edit.delete == ("00-multus.conf",)
+    written = {name: json.loads(text) for name, text in edit.write.items()}
+    assert [each["type"] for each in written["00-multus.conflist"]["plugins"]] == [
+        "multus",
+        "ambient-cni",
+    ]
+    assert written["10-pods.conflist"] == chained(PTP)
+    again = {name: text.encode() for name, text in edit.write.items()}
+    assert insert(again, ENTRY) == NO_EDIT
+    assert "00-multus.conf" in remove(again).write
+
+
+def test_a_hidden_file_counts_as_it_does_for_the_runtime() -> None:
+    files = {".05-pods.conflist": raw(LIST), "10-pods.conflist": raw(LIST), ".a.swp": b"x"}
+    assert list(insert(files, ENTRY).write) == [".05-pods.conflist"]
+
+
+OWNED = {**OURS, "owned_file": True}
+
+
+def test_a_file_of_our_own_goes_ahead_and_the_original_stays() -> None:
+    edit = insert_owned({"10-pods.conflist": raw(LIST)}, ENTRY, "02-mesh.conflist")
+    assert edit.delete == ()
+    assert {name: json.loads(text) for name, text in edit.write.items()} == {
+        "02-mesh.conflist": chained(*LIST["plugins"], OWNED)
+    }
+    files = {"10-pods.conflist": raw(LIST), "02-mesh.conflist": raw(chained(PTP, OWNED))}
+    assert list(insert_owned(files, ENTRY, "02-mesh.conflist").write) == ["02-mesh.conflist"], (
+        "the original has got another plugin"
+    )
+    files["02-mesh.conflist"] = edit.write["02-mesh.conflist"].encode()
+    assert insert_owned(files, ENTRY, "02-mesh.conflist") == NO_EDIT
+    assert remove(files) == ({}, ("02-mesh.conflist",))
+
+
+def test_pain_08_our_own_file_stays_while_the_original_is_away() -> None:
+    """A node boots: nothing may run without us because the network plugin is not there yet."""
+    files = {"02-mesh.conflist": raw(chained(PTP, OWNED))}
+    assert insert_owned(files, ENTRY, "02-mesh.conflist") == NO_EDIT
+    with pytest.raises(NoConflistError):
+        insert_owned({}, ENTRY, "02-mesh.conflist")
+
+
+def test_going_over_to_our_own_file_and_back() -> None:
+    files = {"10-pods.conflist": raw(chained(PTP, OURS))}
+    over = insert_owned(files, ENTRY, "02-mesh.conflist")
+    assert json.loads(over.write["10-pods.conflist"]) == chained(PTP)
+    files = {name: text.encode() for name, text in over.write.items()}
+    renamed = insert_owned(files, ENTRY, "01-mesh.conflist")
+    assert renamed.delete == ("02-mesh.conflist",)
+    back = insert(files, ENTRY)
+    assert json.loads(back.write["10-pods.conflist"]) == chained(PTP, OURS)
+    assert back.delete == ("02-mesh.conflist",)
+
+
+def test_a_name_that_cannot_be_our_own_is_refused() -> None:
+    with pytest.raises(MeshError, match="would come after 10-pods"):
+        insert_owned({"10-pods.conflist": raw(LIST)}, ENTRY, "50-mesh.conflist")
+    files = {"10-pods.conflist": raw(LIST), "02-mesh.conflist": raw(chained(PTP))}
+    with pytest.raises(MeshError, match="not made by the mesh"):
+        insert_owned(files, ENTRY, "02-mesh.conflist")

@@ -1,0 +1,119 @@
+"""Keeps the plugin chained: at the start, and again when somebody undoes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import trio
+
+from ambient.api.errors import MeshError, SettingsError
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
+from cni_plugin.core import platform
+from cni_plugin.io import folder_watch, install
+from cni_plugin.settings import Settings
+
+RIVAL_S: Final = 5.0
+"""Two rewritings closer together than this are a quarrel rather than a change."""
+RIVAL_TIMES: Final = 5
+RIVAL_HINT: Final = (
+    "another program owns the CNI configuration and puts its own back; with Cilium set "
+    "cni.exclusive=false"
+)
+
+log = get_logger("agent")
+
+
+class Folders(NamedTuple):
+    """The runtime's CNI folders as this process sees them; empty where they are not ours to use."""
+
+    net_dir: str
+    bin_dir: str
+
+
+def find_folders(settings: Settings) -> Folders:
+    """What the settings name, or what the node's distribution uses. Raises SettingsError."""
+    net_dir, bin_dir = settings.cni_net_dir, settings.cni_bin_dir
+    if platform.AUTO not in (net_dir, bin_dir):
+        return Folders(net_dir, bin_dir)
+    root = settings.host_root.rstrip("/")
+    found = platform.detect(lambda path: Path(root + path).is_dir())
+    if found is None:
+        known = ", ".join(f"{each.name}: {each.net_dir}" for each in platform.PLATFORMS)
+        raise SettingsError(
+            f"no known CNI folders below {root or '/'} ({known})",
+            hint="set CNI_NET_DIR and CNI_BIN_DIR to the folders of the container runtime",
+        )
+    log.info(Event.CNI_PLATFORM, platform=found.name, net_dir=found.net_dir, bin_dir=found.bin_dir)
+    return Folders(
+        root + found.net_dir if net_dir == platform.AUTO else net_dir,
+        root + found.bin_dir if bin_dir == platform.AUTO else bin_dir,
+    )
+
+
+class Installer:
+    """One folder; ``installed`` is true while the runtime finds the plugin in it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folders = find_folders(settings)
+        self._entry = {
+            "cni_agent_run_dir": settings.cni_agent_run_dir,
+            "exclude_namespaces": list(settings.exclude_namespaces),
+            "system_namespace": settings.system_namespace,
+            "if_agent_absent": settings.if_agent_absent,
+        }
+        self._owned_file = ""
+        if settings.istio_owned_cni_config:
+            self._owned_file = settings.istio_owned_cni_config_filename
+        self.installed = not self._folders.net_dir  # else it is somebody else's task
+        self._last_s = float("-inf")
+        self._quarrels = 0
+        self._complaint = ""
+
+    async def run(self) -> None:
+        """Install, and install again, until cancelled."""
+        net_dir, bin_dir = self._folders
+        if not net_dir:
+            return
+        seen: object = None
+        with folder_watch.watch(net_dir) as folder:
+            while True:
+                now = (install.signature(net_dir), install.has_starter(bin_dir))
+                if now != seen:
+                    if self._install():
+                        await self._mind_rivals()
+                    seen = now
+                if self.installed:
+                    await folder.changed()
+                else:  # what was tried in vain has changed the folder too
+                    seen = None
+                    await trio.sleep(folder_watch.LOOK_S)
+
+    def _install(self) -> bool:
+        """Whether something had to change. A full disk, or no network plugin yet: it waits."""
+        folders = self._folders
+        try:
+            if folders.bin_dir:
+                install.install_starter(folders.bin_dir)
+            changed = install.install(folders.net_dir, self._entry, self._owned_file)
+        except MeshError as error:
+            self.installed = False
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.warning(Event.CNI_WAITING, error=str(error), hint=error.hint)
+            return False
+        self.installed, self._complaint = True, ""
+        if changed:
+            log.info(Event.CNI_INSTALLED, installed=True, folder=folders.net_dir)
+        return changed
+
+    async def _mind_rivals(self) -> None:
+        """Do not spin against a program that answers every change with another one."""
+        now_s = trio.current_time()
+        self._quarrels = self._quarrels + 1 if now_s - self._last_s < RIVAL_S else 0
+        self._last_s = now_s
+        if self._quarrels >= RIVAL_TIMES:
+            if self._quarrels == RIVAL_TIMES:
+                log.warning(Event.CNI_RIVAL, folder=self._folders.net_dir, hint=RIVAL_HINT)
+            await trio.sleep(folder_watch.LOOK_S)
