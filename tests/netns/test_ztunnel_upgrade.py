@@ -18,7 +18,7 @@ from cni_plugin.io.zds_server import ZdsServer
 from tests.fakes.xds_server import FakeControlPlane
 from tests.netns.lan import echo, exchange
 from tests.netns.program import ztunnel
-from tests.netns.tunnel import workload
+from tests.netns.tunnel import Tunnel, running, workload
 
 pytestmark = pytest.mark.netns
 
@@ -196,3 +196,31 @@ async def test_a_handshake_under_way_is_not_reset(node):
             node.outsider.run("nft", "delete table inet t")
         assert answers == [b"in time"]
         assert await tunnel.ended() == 0
+
+
+async def test_after_goaway_a_peers_new_streams_reach_the_successor(lan):
+    """The peer, on another node, has a tunnel to the old one and streams in it."""
+    web, api = lan.pod("web"), lan.pod("api")
+    peer = Tunnel()
+    old, successor = Tunnel(peer.ca, connection_termination_deadline_s=30.0), Tunnel(peer.ca)
+    async with running(peer, old, successor) as nursery:
+        await api.serve(8080, echo, nursery)
+        peer.know(workload(api))
+        await peer.enrol(web)
+        for tunnel in (old, successor):
+            tunnel.know(workload(web))
+        await old.enrol(api)
+        streams = [await web.dial(api.ip, 8080)]
+        await still_work(streams)
+        successor.know(workload(api))
+        await successor.serve(api)
+        streams.append(await web.dial(api.ip, 8080))
+        await still_work(streams)
+        assert len(old.node.connections.live) == 2, "one tunnel, so both are with the old one"
+        old.pods.drain()
+        with trio.fail_after(30):
+            while not successor.node.connections.live:
+                streams.append(await web.dial(api.ip, 8080))
+                await still_work(streams)
+        await close(streams)
+        await old.pods.finished()
