@@ -29,7 +29,7 @@ class Pod:
     def __init__(self, name, number):
         self.name = name
         self.link = f"v{number}"
-        self.ip = f"10.77.0.{number}"
+        self.ip = f"10.77.{number // 256}.{number % 256}"
         self.ip6 = f"fd77::{number}"
         self.netns = Netns.open(FOLDER / name)
 
