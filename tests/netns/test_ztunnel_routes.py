@@ -126,6 +126,7 @@ async def test_a_service_in_another_network_is_reached_through_its_gateway(lan, 
         there.know(
             Service(name="api", namespace="shop", hostname=KEY.hostname, ports=(Port(80, 8080),))
         )
+        there.know(workload(gw, network="far"))  # it is not the gateway that calls
         asked = await gateway(there, gw, api, nursery)
         name = NamespacedHostname("shop", "gw.example")
         at = gateway_at(gw, "far") if by == "address" else GatewayAddress(name, 15009)

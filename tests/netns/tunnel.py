@@ -50,7 +50,7 @@ class Tunnel:
     def __init__(self, ca=None, **settings):
         self.ca = ca or LocalCa()
         self.settings = Settings(**settings)
-        view = MeshView(MeshState(), "")
+        view = MeshView(MeshState(), self.settings.network)
         metrics = self.metrics = TrafficMetrics()
         certs = CertStore(self.ca, impersonate=True)
         self.node = Node(

@@ -78,9 +78,12 @@ def read_baggage(headers: Headers) -> Workload | None:
     )
 
 
-def forwarded_network(headers: Headers) -> str:
-    """The network that a gateway's client is in; empty where it is not said."""
-    return next((value for name, value in headers if name == FORWARDED_NETWORK), "")
+def forwarded_network(headers: Headers) -> str | None:
+    """The network that a gateway's client is in; None where no gateway is said to be between.
+
+    The default network has the empty name.
+    """
+    return next((value for name, value in headers if name == FORWARDED_NETWORK), None)
 
 
 def forwarded(peer: HostPort, service_host: str) -> str:

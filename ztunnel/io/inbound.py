@@ -146,7 +146,7 @@ class _Connect:
         node, headers = self._node, self._stream.request.headers
         told = read_baggage(headers) if node.settings.enable_response_baggage else None
         network = forwarded_network(headers)
-        if network and network.lower() != node.view.network.lower():
+        if network is not None and network.lower() != node.view.network.lower():
             return told
         address = NetworkAddress(node.view.network, source)
         return describe.client_of(node.view.state.workload_by_address(address), told)

@@ -93,4 +93,5 @@ def test_baggage_in_two_headers_and_of_another_kind():
 
 def test_the_network_of_a_gateways_client():
     assert forwarded_network((("x-forwarded-network", "west"),)) == "west"
-    assert forwarded_network(()) == ""
+    assert forwarded_network((("x-forwarded-network", ""),)) == ""
+    assert forwarded_network(()) is None
