@@ -117,9 +117,14 @@ def policy(one: Authorization) -> Json:
     }
 
 
-def certificate(identity: Identity, found: Svid | MeshError | None) -> Json:
-    """One entry of ``certificates``: what is there, why not, or that it is being fetched."""
+def certificate(identity: Identity, found: Svid | MeshError | None, failure: str = "") -> Json:
+    """One entry of ``certificates``: what is there, why not, or that it is being fetched.
+
+    ``lastError``, which upstream does not have: why it is not renewed although it should be.
+    """
     entry: Json = {"identity": str(identity), "certChain": [], "rootCerts": []}
+    if failure:
+        entry["lastError"] = failure
     if found is None:
         return entry | {"state": "Initializing"}
     if not isinstance(found, Svid):

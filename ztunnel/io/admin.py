@@ -77,6 +77,7 @@ class _Admin:
     async def config_dump(self, _: Request) -> Response:
         """Everything that decisions depend on, in ztunnel's JSON."""
         state = self._node.view.state
+        failing = self._node.certs.failing()
         body = {
             "workloads": [
                 dump.workload(one) for one in sorted(state.workloads, key=lambda w: w.uid)
@@ -91,7 +92,7 @@ class _Admin:
             "version": dump.build(version("ambient-mesh")),
             "config": dump.config(self._node.settings),
             "certificates": [
-                dump.certificate(identity, found)
+                dump.certificate(identity, found, failing.get(identity, ""))
                 for identity, found in self._node.certs.states().items()
             ],
             "workloadState": self._workload_state(),

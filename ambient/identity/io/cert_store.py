@@ -165,6 +165,10 @@ class CertStore:
             identity: entry.svid or entry.error for identity, entry in sorted(self._entries.items())
         }
 
+    def failing(self) -> dict[Identity, str]:
+        """Why renewals do not succeed at present, also where an old certificate still serves."""
+        return {one: str(entry.error) for one, entry in self._entries.items() if entry.error}
+
     def _entry(self, identity: Identity) -> _Entry:
         entry = self._entries.get(identity)
         if entry is None:

@@ -110,6 +110,7 @@ async def test_while_renewals_fail_the_old_one_serves_until_it_expires(ca, store
     ca.failing = True
     await trio.sleep(0.9 * DAY)
     assert await store.svid(WEB) is first
+    assert store.failing() == {WEB: "the CA is away"}
     await trio.sleep(0.2 * DAY)
     with pytest.raises(CaError, match="the CA is away") as caught:
         await store.svid(WEB)
@@ -117,6 +118,7 @@ async def test_while_renewals_fail_the_old_one_serves_until_it_expires(ca, store
     ca.failing = False
     await trio.sleep(200)
     assert await store.svid(WEB) is not first
+    assert store.failing() == {}
 
 
 async def test_failures_are_spaced_and_only_the_first_callers_wait_for_them(
