@@ -22,6 +22,8 @@ from istiod_lite.core.index import Index
 from istiod_lite.core.issue import Caller
 from istiod_lite.core.snapshot import Publisher
 from istiod_lite.core.waypoint_objects import WaypointPlan
+from istiod_lite.core.waypoint_parameters import Parameters
+from istiod_lite.io.address_allocator import AddressAllocator
 from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.bridge import Bridge
 from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
@@ -33,6 +35,7 @@ from istiod_lite.io.metrics import Metrics
 from istiod_lite.io.root_certs import CRL, ROOTS, Distribution
 from istiod_lite.io.serving import ServingCertificate
 from istiod_lite.io.status_pages import StatusPages
+from istiod_lite.io.status_writer import StatusWriter
 from istiod_lite.io.trusted_accounts import TrustedAccounts
 from istiod_lite.io.watches import Watches
 from istiod_lite.io.waypoint_controller import WaypointController
@@ -82,6 +85,15 @@ class ControlPlane:
                 root_namespace=settings.pod_namespace,
                 cluster_domain=settings.cluster_domain,
                 network=settings.network,
+                waypoint_fail_closed=settings.waypoint_fail_closed,
+                allow_waypoints=settings.pilot_auto_allow_waypoint_policy,
+                ingress_use_waypoint=settings.ingress_use_waypoint,
+                send_dry_run=settings.ambient_enable_dry_run_authorization_policy,
+                service_entries_select_pods=settings.pilot_enable_serviceentry_select_pods,
+                services_select_workload_entries=(
+                    settings.pilot_enable_k8s_select_workload_entries
+                ),
+                allocate_addresses=settings.pilot_enable_ip_autoallocate,
             )
         )
         self._watches = Watches(
@@ -109,7 +121,11 @@ class ControlPlane:
             most_per_client=settings.max_streams_per_client,
         )
         self._xds = XdsService(rules, clients, self._metrics)
-        self._waypoints = WaypointController(kube, self.index, self._plan())
+        self._waypoints = WaypointController(
+            kube, self.index, self._plan(), lambda: self._watches.names
+        )
+        self._statuses = StatusWriter(kube, self.index)
+        self._addresses = AddressAllocator(kube, self.index)
         self._trusted = TrustedAccounts(
             kube, settings.pod_namespace, settings.ca_trusted_node_accounts
         )
@@ -236,6 +252,10 @@ class ControlPlane:
             for one in self._published:
                 nursery.start_soon(one.run)
             nursery.start_soon(self._waypoints.run)
+            if self._settings.ambient_enable_status:
+                nursery.start_soon(self._statuses.run)
+            if self._settings.pilot_enable_ip_autoallocate:
+                nursery.start_soon(self._addresses.run)
 
     def _publish(self, changes: Changes, first: float) -> None:
         """Changes of the index: to proxies, controllers, metrics and the log."""
@@ -243,6 +263,8 @@ class ControlPlane:
         delta = self._publisher.advance(self.index, changes)
         self._xds.publish(self._publisher.snapshot, delta, first)
         self._waypoints.look_at(changes.gateways)
+        self._statuses.look_at(changes.statuses)
+        self._addresses.look_at(changes.entries)
         for one in self._published:
             one.look_at(changes.namespaces)
         for remark in changes.remarks:
@@ -297,7 +319,10 @@ class ControlPlane:
             image=settings.waypoint_image,
             command=settings.waypoint_command,
             discovery_address=settings.discovery_address,
-            replicas=settings.waypoint_replicas,
+            revision=settings.revision,
+            parameters=Parameters(
+                replicas=settings.waypoint_replicas, max_replicas=settings.waypoint_max_replicas
+            ),
         )
 
 

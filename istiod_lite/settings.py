@@ -67,7 +67,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The validating webhook."""
     waypoint_image: str = "ambient-mesh/waypoint:latest"
     waypoint_command: tuple[str, ...] = ("waypoint",)
-    waypoint_replicas: Annotated[int, Meta(ge=1)] = 1
+    waypoint_replicas: Annotated[int, Meta(ge=1)] = 2
+    """Pods of a waypoint, unless its parameters say otherwise: one that restarts is not missed."""
+    waypoint_max_replicas: Annotated[int, Meta(ge=0)] = 0
+    """Above WAYPOINT_REPLICAS: an autoscaler may go up to it."""
+    waypoint_fail_closed: bool = False
+    """What asks for a waypoint that is missing or refuses it is unreachable, not unprotected."""
+    pilot_auto_allow_waypoint_policy: bool = True
+    """Waypoints are admitted where L4 ALLOW policies would refuse them."""
+    ingress_use_waypoint: bool = True
+    """Ingress gateways use the waypoint of a service whose labels do not say."""
+    ambient_enable_dry_run_authorization_policy: bool = True
+    """Tunnels are told dry-run policies; those that do not know the flag would enforce them."""
+    ambient_enable_status: bool = True
+    """Conditions are written to Services, ServiceEntries, WorkloadEntries, policies and routes."""
+    pilot_enable_ip_autoallocate: bool = True
+    """Hosts of ServiceEntries without addresses get virtual ones."""
+    pilot_enable_serviceentry_select_pods: bool = True
+    pilot_enable_k8s_select_workload_entries: bool = True
     xds_address: str = ""
     """Where waypoints find us; empty means ``istiod.<system namespace>.svc:15012``."""
     lease_s: Annotated[float, Meta(ge=3)] = 15.0

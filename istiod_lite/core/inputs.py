@@ -140,6 +140,7 @@ class Inputs:
             namespace=_namespace,
             network=lambda entry: filter(None, (entry.spec.network,)),
             labels=lambda entry: pairs(entry.metadata.namespace, entry.labels),
+            node=lambda entry: filter(None, (entry.metadata.annotation(objects.NODE_ANNOTATION),)),
         )
         self.workload_groups: Table[ObjectKey, WorkloadGroup] = Table()
         self.routes: Table[ObjectRef, Route] = Table(

@@ -73,7 +73,8 @@ def impersonated(
     trust_domain: str,
     trusted_accounts: Collection[str],
 ) -> Identity:
-    """The identity that a node's tunnel may have for a pod of its own node. Raises RefusedError."""
+    """The identity that a node's tunnel may have for a pod of its own node, or for a WorkloadEntry
+    that says of itself that it runs there. Raises RefusedError."""
     if caller.account not in trusted_accounts:
         trusted = ", ".join(sorted(trusted_accounts)) or "nobody"
         raise RefusedError(
@@ -102,6 +103,9 @@ def impersonated(
     wanted = (identity.namespace, identity.service_account)
     for other in inputs.pods.by("node", node):
         if (other.metadata.namespace, other.service_account) == wanted and not _failed(other):
+            return identity
+    for entry in inputs.workload_entries.by("node", node):
+        if (entry.metadata.namespace, entry.spec.service_account) == wanted:
             return identity
     raise RefusedError(f"no pod on node {node} runs as {wanted[0]}/{wanted[1]}", may_pass=True)
 

@@ -9,8 +9,7 @@ from ambient.kube.core import objects
 from ambient.kube.core.resources import GATEWAY_GROUP, NETWORKING_GROUP
 from istiod_lite.core.facts import ObjectKey, ObjectRef
 from istiod_lite.core.statuses import WAYPOINT_ACCEPTED, Condition
-from istiod_lite.core.waypoint_objects import CONTROLLER_NAME
-from istiod_lite.core.waypoints import is_waypoint
+from istiod_lite.core.waypoints import CONTROLLER_NAME, is_waypoint
 from istiod_lite.core.world import World
 
 ACCEPTED: Final = "Accepted"

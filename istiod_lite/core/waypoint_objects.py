@@ -1,4 +1,4 @@
-"""Gateway of class istio-waypoint to the objects that run it, and to its status."""
+"""Gateway of class istio-waypoint to the objects that run it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ import msgspec
 
 from ambient.api.ports import HBONE_PORT, READINESS_PORT, STATS_PORT
 from ambient.kube.core import objects
-from ambient.kube.core.resources import GATEWAY_GROUP, KubeObject
+from ambient.kube.core.resources import (
+    DEPLOYMENTS,
+    GATEWAY_GROUP,
+    HORIZONTAL_POD_AUTOSCALERS,
+    POD_DISRUPTION_BUDGETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    KubeObject,
+    Resource,
+)
 from istiod_lite.core.facts import MeshFacts, ObjectKey
-from istiod_lite.core.waypoints import MANAGED_BY_US, WAYPOINT_CLASS
+from istiod_lite.core.overlay import merge
+from istiod_lite.core.waypoint_parameters import Parameters
+from istiod_lite.core.waypoints import MANAGED_BY_US, WAYPOINT_CLASS, service_account_name
 
-CONTROLLER_NAME: Final = "istio.io/mesh-controller"
-SERVICE_ACCOUNT_ANNOTATION: Final = "gateway.istio.io/service-account"
+NAME_ANNOTATION: Final = "gateway.istio.io/name-override"
+VERSION_ANNOTATION: Final = "gateway.istio.io/controller-version"
+SERVICE_TYPE_ANNOTATION: Final = "networking.istio.io/service-type"
+CONTROLLER_VERSION: Final = 5
+"""Istio's number for the objects that it makes; with a higher one we leave a Gateway alone."""
 TOKEN_PATH: Final = "/var/run/secrets/tokens"
 ROOT_PATH: Final = "/var/run/secrets/istio"
 TOKEN_SECONDS: Final = 43200
 """Istio's token lifetime; the kubelet renews it at 80 % of that."""
-GRACE_SECONDS: Final = 30
-"""For open requests after SIGTERM."""
 _UNPRIVILEGED: Final = 1337
 """Istio's proxy user."""
 
@@ -32,40 +44,69 @@ class WaypointPlan(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     command: tuple[str, ...]
     discovery_address: str
-    replicas: int
+    revision: str = "default"
+    parameters: Parameters = Parameters()
 
 
-def gateway_class() -> KubeObject:
-    """The class itself, so that users need not install it."""
-    return {
-        "metadata": {"name": WAYPOINT_CLASS},
-        "spec": {
-            "controllerName": CONTROLLER_NAME,
-            "description": "Waypoint proxies of the ambient mesh",
-        },
-    }
+def name_of(gateway: objects.Gateway) -> str:
+    """Of the waypoint's Service and Deployment."""
+    return gateway.metadata.annotation(NAME_ANNOTATION) or gateway.metadata.name
 
 
-def class_status(found: KubeObject, now: str) -> KubeObject | None:
-    """The status that says that we run the class; None where it says so, or is not ours."""
-    conditions = (found.get("status") or {}).get("conditions") or ()
-    accepted = any(one["type"] == "Accepted" and one["status"] == "True" for one in conditions)
-    if accepted or found.get("spec", {}).get("controllerName") != CONTROLLER_NAME:
-        return None
-    condition = {
-        "type": "Accepted",
-        "status": "True",
-        "reason": "Accepted",
-        "message": "Waypoints of this class are run",
-        "observedGeneration": found["metadata"].get("generation", 0),
-        "lastTransitionTime": now,
-    }
-    return {"conditions": [condition]}
+def service_key(gateway: objects.Gateway) -> ObjectKey:
+    """The waypoint's Service."""
+    return ObjectKey(gateway.metadata.namespace, name_of(gateway))
 
 
-def service_account_name(gateway: objects.Gateway) -> str:
-    """The identity that the waypoint runs as."""
-    return gateway.metadata.annotation(SERVICE_ACCOUNT_ANNOTATION) or gateway.metadata.name
+def is_newer(gateway: objects.Gateway) -> bool:
+    """Whether a newer control plane looks after the Gateway."""
+    text = gateway.metadata.annotation(VERSION_ANNOTATION) or "0"
+    return text.isdecimal() and int(text) > CONTROLLER_VERSION
+
+
+def objects_of(gateway: objects.Gateway, plan: WaypointPlan) -> list[tuple[Resource, KubeObject]]:
+    """Everything that runs the waypoint, in the order in which it is applied."""
+    parameters = plan.parameters
+    made: list[tuple[Resource, str, KubeObject]] = [
+        (SERVICE_ACCOUNTS, "serviceAccount", service_account(gateway)),
+        (SERVICES, "service", service(gateway)),
+        (DEPLOYMENTS, "deployment", deployment(gateway, plan)),
+    ]
+    budget = parameters.max_unavailable and (parameters.replicas > 1 or parameters.autoscaled)
+    if budget or "podDisruptionBudget" in parameters.overlays:
+        made.append((POD_DISRUPTION_BUDGETS, "podDisruptionBudget", _budget(gateway, parameters)))
+    if parameters.autoscaled:
+        made.append(
+            (
+                HORIZONTAL_POD_AUTOSCALERS,
+                "horizontalPodAutoscaler",
+                _autoscaler(gateway, parameters),
+            )
+        )
+    return [(kind, _overlaid(one, parameters.overlays.get(key))) for kind, key, one in made]
+
+
+OPTIONAL: Final = (POD_DISRUPTION_BUDGETS, HORIZONTAL_POD_AUTOSCALERS)
+"""Kinds that a waypoint may have had and does not need any more."""
+
+
+def _overlaid(made: KubeObject, patch: KubeObject | None) -> KubeObject:
+    """With the user's changes, except to what ties the object to its Gateway."""
+    if not patch:
+        return made
+    merged: KubeObject = merge(made, patch)
+    metadata = merged["metadata"]
+    for name in ("name", "namespace", "ownerReferences"):
+        metadata[name] = made["metadata"][name]
+    metadata["labels"] = {**(metadata.get("labels") or {}), **_ours(made["metadata"]["labels"])}
+    if "selector" in made.get("spec", {}):
+        merged["spec"]["selector"] = made["spec"]["selector"]
+    return merged
+
+
+def _ours(labels: Mapping[str, str]) -> dict[str, str]:
+    names = (objects.GATEWAY_NAME_LABEL, objects.GATEWAY_CLASS_LABEL, objects.MANAGED_LABEL)
+    return {name: labels[name] for name in names}
 
 
 def service_account(gateway: objects.Gateway) -> KubeObject:
@@ -75,7 +116,7 @@ def service_account(gateway: objects.Gateway) -> KubeObject:
 
 def service(gateway: objects.Gateway) -> KubeObject:
     """The address under which node tunnels find the waypoint."""
-    metadata = _metadata(gateway, gateway.metadata.name)
+    metadata = _metadata(gateway, name_of(gateway))
     metadata["annotations"] |= {"networking.istio.io/traffic-distribution": "PreferClose"}
     ports: list[dict[str, Any]] = [
         {"name": "status-port", "port": READINESS_PORT, "protocol": "TCP", "appProtocol": "tcp"}
@@ -94,7 +135,7 @@ def service(gateway: objects.Gateway) -> KubeObject:
     return {
         "metadata": metadata,
         "spec": {
-            "type": "ClusterIP",
+            "type": gateway.metadata.annotation(SERVICE_TYPE_ANNOTATION) or "ClusterIP",
             "ipFamilyPolicy": "PreferDualStack",
             "selector": _selector(gateway),
             "ports": ports,
@@ -104,7 +145,7 @@ def service(gateway: objects.Gateway) -> KubeObject:
 
 def deployment(gateway: objects.Gateway, plan: WaypointPlan) -> KubeObject:
     """The waypoint's pods."""
-    name = gateway.metadata.name
+    name, parameters = name_of(gateway), plan.parameters
     metadata = _metadata(gateway, name)
     pod_labels = metadata["labels"] | {
         "sidecar.istio.io/inject": "false",
@@ -113,6 +154,7 @@ def deployment(gateway: objects.Gateway, plan: WaypointPlan) -> KubeObject:
         "service.istio.io/canonical-revision": "latest",
     }
     pod_annotations = metadata["annotations"] | {
+        "istio.io/rev": plan.revision,
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATS_PORT),
         "prometheus.io/path": "/stats/prometheus",
@@ -120,13 +162,19 @@ def deployment(gateway: objects.Gateway, plan: WaypointPlan) -> KubeObject:
     return {
         "metadata": metadata,
         "spec": {
-            "replicas": plan.replicas,
+            "replicas": parameters.replicas,
             "selector": {"matchLabels": _selector(gateway)},
+            # The new pod serves before the old one goes.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
             "template": {
                 "metadata": {"labels": pod_labels, "annotations": pod_annotations},
                 "spec": {
                     "serviceAccountName": service_account_name(gateway),
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "terminationGracePeriodSeconds": parameters.grace_seconds,
+                    "topologySpreadConstraints": _spread(gateway, parameters),
                     "containers": [_container(gateway, plan)],
                     "volumes": _volumes(),
                 },
@@ -135,75 +183,48 @@ def deployment(gateway: objects.Gateway, plan: WaypointPlan) -> KubeObject:
     }
 
 
-def status(
-    gateway: objects.Gateway,
-    cluster_ip: str,
-    ready: int,
-    facts: MeshFacts,
-    now: str,
-) -> KubeObject:
-    """The Gateway's status. Addresses are given once a pod is ready, and kept after that:
-    clients would otherwise leave the waypoint out, and with it its policies.
-    """
-    hostname = facts.hostname(ObjectKey(gateway.metadata.namespace, gateway.metadata.name))
-    assigned = bool(gateway.status.addresses)
-    programmed = bool(cluster_ip) and (ready > 0 or assigned)
-    addresses: list[dict[str, str]] = []
-    if programmed:
-        addresses = [
-            {"type": "Hostname", "value": hostname},
-            {"type": "IPAddress", "value": cluster_ip},
-        ]
-    elif assigned:
-        addresses = [
-            {"type": one.type or "IPAddress", "value": one.value}
-            for one in gateway.status.addresses or ()
-        ]
-    problem = listener_problem(gateway)
-    if programmed:
-        outcome = ("True", "Programmed", f"Ready at {hostname}:{HBONE_PORT}")
-    elif cluster_ip:
-        outcome = ("False", "AddressNotAssigned", "No pod of the waypoint is ready yet")
-    else:
-        outcome = ("False", "AddressNotUsable", "The waypoint's Service has no address yet")
-    accepted = (
-        ("True", "ListenersNotValid", problem) if problem else ("True", "Accepted", "Accepted")
-    )
-    conditions = {"Accepted": accepted, "Programmed": outcome}
+def _budget(gateway: objects.Gateway, parameters: Parameters) -> KubeObject:
+    """Evictions leave enough pods to serve."""
     return {
-        "addresses": addresses,
-        "conditions": _conditions(gateway, conditions, now),
-        "listeners": [
-            {
-                "name": listener.name,
-                "attachedRoutes": 0,
-                "supportedKinds": [],
-                "conditions": _listener_conditions(gateway, listener, problem, now),
-            }
-            for listener in gateway.spec.listeners or ()
-        ],
+        "metadata": _metadata(gateway, name_of(gateway)),
+        "spec": {
+            "maxUnavailable": parameters.max_unavailable,
+            "selector": {"matchLabels": _selector(gateway)},
+        },
     }
 
 
-def listener_problem(gateway: objects.Gateway) -> str:
-    """What is wrong with the listeners, empty if nothing."""
-    listeners = gateway.spec.listeners or ()
-    if len(listeners) == 1 and (listeners[0].port, listeners[0].protocol) == (HBONE_PORT, "HBONE"):
-        return ""
-    return f"a waypoint has exactly one listener: port {HBONE_PORT}, protocol HBONE"
+def _autoscaler(gateway: objects.Gateway, parameters: Parameters) -> KubeObject:
+    target = {"type": "Utilization", "averageUtilization": parameters.cpu_percent}
+    return {
+        "metadata": _metadata(gateway, name_of(gateway)),
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": DEPLOYMENTS.api_version,
+                "kind": DEPLOYMENTS.kind,
+                "name": name_of(gateway),
+            },
+            "minReplicas": max(parameters.replicas, 1),
+            "maxReplicas": max(parameters.max_replicas, parameters.replicas, 1),
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        },
+    }
 
 
-def says_the_same(gateway: objects.Gateway, wanted: KubeObject) -> bool:
-    """Whether the status of ``gateway`` is already the wanted one, times aside."""
-    have = [(one.type or "IPAddress", one.value) for one in gateway.status.addresses or ()]
-    want = [(one["type"], one["value"]) for one in wanted["addresses"]]
-    said = {
-        (one.type, one.status, one.reason, one.message) for one in gateway.status.conditions or ()
-    }
-    saying = {
-        (one["type"], one["status"], one["reason"], one["message"]) for one in wanted["conditions"]
-    }
-    return have == want and saying <= said
+def _spread(gateway: objects.Gateway, parameters: Parameters) -> list[dict[str, Any]]:
+    """Pods of a waypoint avoid each other's nodes and zones."""
+    if parameters.spread == "none":
+        return []
+    required = parameters.spread == "required"
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "DoNotSchedule" if required else "ScheduleAnyway",
+            "labelSelector": {"matchLabels": _selector(gateway)},
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]
 
 
 def _metadata(gateway: objects.Gateway, name: str) -> dict[str, Any]:
@@ -214,12 +235,12 @@ def _metadata(gateway: objects.Gateway, name: str) -> dict[str, Any]:
         "name": name,
         "namespace": gateway.metadata.namespace,
         "labels": {
-            **{k: v for k, v in labels.items() if not k.startswith(f"{GATEWAY_GROUP}/")},
+            **_copied(labels),
             objects.GATEWAY_NAME_LABEL: gateway.metadata.name,
             objects.GATEWAY_CLASS_LABEL: WAYPOINT_CLASS,
             objects.MANAGED_LABEL: MANAGED_BY_US,
         },
-        "annotations": dict(annotations),
+        "annotations": _copied(annotations),
         "ownerReferences": [
             {
                 "apiVersion": f"{GATEWAY_GROUP}/v1",
@@ -230,6 +251,13 @@ def _metadata(gateway: objects.Gateway, name: str) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _copied(pairs: Mapping[str, str]) -> dict[str, str]:
+    """Without Gateway API's own. Only what infrastructure says is copied: the Gateway's own labels
+    and annotations change without anybody meaning to restart its pods.
+    """
+    return {key: value for key, value in pairs.items() if not key.startswith(f"{GATEWAY_GROUP}/")}
 
 
 def _selector(gateway: objects.Gateway) -> dict[str, str]:
@@ -291,35 +319,3 @@ def _volumes() -> list[dict[str, Any]]:
         {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
         {"name": "istio-ca-root-cert", "configMap": {"name": "istio-ca-root-cert"}},
     ]
-
-
-def _conditions(
-    gateway: objects.Gateway, wanted: Mapping[str, tuple[str, str, str]], now: str
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": kind,
-            "status": value,
-            "reason": reason,
-            "message": message,
-            "observedGeneration": gateway.metadata.generation,
-            "lastTransitionTime": now,
-        }
-        for kind, (value, reason, message) in wanted.items()
-    ]
-
-
-def _listener_conditions(
-    gateway: objects.Gateway, listener: objects.Listener, problem: str, now: str
-) -> list[dict[str, Any]]:
-    right = (listener.port, listener.protocol) == (HBONE_PORT, "HBONE")
-    accepted = (
-        ("True", "Accepted", "Accepted") if right else ("False", "UnsupportedProtocol", problem)
-    )
-    wanted = {
-        "Accepted": accepted,
-        "Programmed": ("True", "Programmed", "Programmed") if right else accepted,
-        "Conflicted": ("False", "NoConflicts", "No conflicts"),
-        "ResolvedRefs": ("True", "ResolvedRefs", "Nothing is referred to"),
-    }
-    return _conditions(gateway, wanted, now)

@@ -17,6 +17,7 @@ from ambient.kube.core import objects
 from istiod_lite.core.facts import MeshFacts, ObjectKey
 
 WAYPOINT_CLASS: Final = "istio-waypoint"
+CONTROLLER_NAME: Final = "istio.io/mesh-controller"
 MANAGED_BY_US: Final = "istio.io-mesh-controller"
 _CONTROLLERS: Final = frozenset({MANAGED_BY_US, "istio.io-eastwest-controller"})
 INBOUND_BINDING_ANNOTATION: Final = "ambient.istio.io/waypoint-inbound-binding"

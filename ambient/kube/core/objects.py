@@ -15,6 +15,8 @@ from ambient.kube.core.resources import KubeObject
 
 AMBIENT_MODE_LABEL: Final = "istio.io/dataplane-mode"
 REDIRECTION_ANNOTATION: Final = "ambient.istio.io/redirection"
+NODE_ANNOTATION: Final = "ambient.istio.io/node"
+"""On a WorkloadEntry: the node on which it runs, whose tunnel may then have its identity."""
 USE_WAYPOINT_LABEL: Final = "istio.io/use-waypoint"
 USE_WAYPOINT_NAMESPACE_LABEL: Final = "istio.io/use-waypoint-namespace"
 WAYPOINT_FOR_LABEL: Final = "istio.io/waypoint-for"
@@ -82,6 +84,7 @@ class Condition(Camel, frozen=True):
     reason: str | None = None
     message: str | None = None
     observed_generation: int = 0
+    last_transition_time: str | None = None
 
 
 class ContainerPort(Camel, frozen=True):

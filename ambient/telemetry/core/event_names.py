@@ -82,6 +82,9 @@ class Event(StrEnum):
     CNI_WAITING = "cni.waiting"
     CNI_RIVAL = "cni.rival"
     CNI_PLATFORM = "cni.platform"
+    GUEST_JOINED = "guest.joined"
+    GUEST_VANISHED = "guest.vanished"
+    GUEST_UNKNOWN = "guest.unknown"
     NODE_KEPT = "node.kept"
     NODE_CLEANED = "node.cleaned"
     NODE_NOT_CLEAN = "node.not_clean"
@@ -119,6 +122,9 @@ class Event(StrEnum):
     ROOT_PUBLISHED = "root.published"
     WAYPOINT_DEPLOYED = "waypoint.deployed"
     WAYPOINT_PROGRAMMED = "waypoint.programmed"
+    WAYPOINT_PARAMETERS = "waypoint.parameters"
+    STATUS_WRITTEN = "status.written"
+    ADDRESSES_GIVEN = "addresses.given"
     CONTROLLER_RETRY = "controller.retry"
 
     # waypoint

@@ -1,6 +1,4 @@
-"""Gateway to the objects that run it, and to its status."""
-
-import pytest
+"""Gateway to the objects that run it."""
 
 from ambient.kube.core import objects
 from istiod_lite.core import waypoint_objects as made
@@ -13,20 +11,13 @@ PLAN = WaypointPlan(
     image="mesh/waypoint:1",
     command=("waypoint",),
     discovery_address="istiod.istio-system.svc:15012",
-    replicas=2,
 )
-HOSTNAME = ("Hostname", "wp.shop.svc.cluster.local")
-NOW = "2026-01-01T00:00:00Z"
 
 
 def read(*addresses, **spec):
     raw = gateway("wp", "shop", *addresses)
     raw["spec"] |= spec
     return objects.decode(raw, objects.Gateway)
-
-
-def conditions(status):
-    return {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]}
 
 
 def test_every_object_is_owned_by_the_gateway():
@@ -89,56 +80,3 @@ def test_infrastructure_labels_are_copied_but_not_over_ours():
     assert copied["labels"]["team"] == "x"
     assert copied["labels"]["gateway.networking.k8s.io/gateway-name"] == "wp"
     assert copied["annotations"]["a"] == "b"
-
-
-@pytest.mark.parametrize(
-    ("addresses", "ip", "ready", "condition", "count"),
-    [
-        ((), "", 0, ("False", "AddressNotUsable"), 0),
-        ((), "10.96.0.9", 0, ("False", "AddressNotAssigned"), 0),
-        ((), "10.96.0.9", 1, ("True", "Programmed"), 2),
-        # Once given they stay: without them clients would go past the waypoint's policies.
-        ((HOSTNAME,), "10.96.0.9", 0, ("True", "Programmed"), 2),
-        ((HOSTNAME,), "", 0, ("False", "AddressNotUsable"), 1),
-    ],
-)
-def test_status(addresses, ip, ready, condition, count):
-    status = made.status(read(*addresses), ip, ready, PLAN.facts, NOW)
-    assert conditions(status)["Programmed"] == condition
-    assert len(status["addresses"]) == count
-
-
-def test_wrong_listeners_are_explained_and_do_not_stop_it():
-    wrong = read(listeners=[{"name": "web", "port": 80, "protocol": "HTTP"}])
-    status = made.status(wrong, "10.96.0.9", 1, PLAN.facts, NOW)
-    assert conditions(status) == {
-        "Accepted": ("True", "ListenersNotValid"),
-        "Programmed": ("True", "Programmed"),
-    }
-    assert status["listeners"][0]["conditions"][0]["reason"] == "UnsupportedProtocol"
-
-
-def test_a_status_that_says_the_same_is_not_written_again():
-    status = made.status(read(), "10.96.0.9", 1, PLAN.facts, NOW)
-    raw = gateway("wp", "shop")
-    raw["status"] = status
-    again = objects.decode(raw, objects.Gateway)
-    later = made.status(again, "10.96.0.9", 1, PLAN.facts, "2026-02-02T00:00:00Z")
-    assert made.says_the_same(again, later)
-    assert not made.says_the_same(read(), later)
-
-
-@pytest.mark.parametrize(
-    ("controller", "accepted", "want"),
-    [
-        ("istio.io/mesh-controller", None, True),
-        ("istio.io/mesh-controller", "False", True),
-        ("istio.io/mesh-controller", "True", False),
-        ("somebody/else", None, False),
-    ],
-)
-def test_class_status(controller, accepted, want):
-    found = {"metadata": {}, "spec": {"controllerName": controller}}
-    if accepted:
-        found["status"] = {"conditions": [{"type": "Accepted", "status": accepted}]}
-    assert (made.class_status(found, NOW) is not None) is want
