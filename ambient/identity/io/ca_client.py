@@ -21,6 +21,10 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
     # A new channel is a new connection, not a shared one that is still backing off.
     ("grpc.use_local_subchannel_pool", 1),
+    # Who waits between attempts is the certificate store. gRPC's own pause grows to two minutes, in
+    # which every call fails with the old error although the CA is back.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )

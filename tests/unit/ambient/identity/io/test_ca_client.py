@@ -115,3 +115,21 @@ async def test_a_store_over_the_real_client(client, nursery):
         context = await store.client_context(WEB)
         assert await store.client_context(WEB) is context
         assert await store.server_context(WEB) is not context
+
+
+async def test_a_ca_that_is_back_is_found_within_two_seconds(control, client):
+    """However long it was away: gRPC would go on failing for as long again."""
+    assert await sign(client)
+    control.stop()
+    for _ in range(12):
+        with pytest.raises(CaError, match="UNAVAILABLE"):
+            await sign(client)
+        await trio.sleep(0.3)
+    control.start()
+    with trio.fail_after(2.5):
+        while True:
+            try:
+                assert await sign(client)
+                return
+            except CaError:
+                await trio.sleep(0.1)
