@@ -140,7 +140,7 @@ async def test_a_killed_worker_takes_nobody_with_it_and_comes_back(lan, tmp_path
         os.kill(program.worker_pid(0), signal.SIGKILL)
         assert not await read_all(doomed)
         await doomed.aclose()
-        await program.until_answer(lambda answer: "worker 0" in answer)
+        await program.until_logged("worker.ended")
         assert await exchange(safe, b"undisturbed") == b"undisturbed"
         back = await node.until_served(0)
         await program.until_ready()
