@@ -12,7 +12,9 @@ from ambientctl.console import fail_clearly
 
 COMMANDS: Final = {
     "demo": "ambientctl.demo.command:demo",
+    "enroll": "ambientctl.enroll:enroll",
     "local": "ambientctl.local.commands:local",
+    "unenroll": "ambientctl.enroll:unenroll",
     "version": "ambientctl.version:version",
     "waypoint": "ambientctl.waypoint:waypoint",
     "why": "ambientctl.why.command:why",

@@ -25,6 +25,7 @@ from cni_plugin.core.reconcile import Phase
 from cni_plugin.io import event_server, own_daemon_set
 from cni_plugin.io.agent import Agent
 from cni_plugin.io.agent_client import EVENT_SOCKET
+from cni_plugin.io.guests import Guests
 from cni_plugin.io.installer import Installer
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
@@ -38,6 +39,9 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
     async with KubeClient.connect(settings.kubeconfig) as kube:
         zds = ZdsServer(settings.ztunnel_uds_address)
         agent = Agent(settings, kube, zds)
+        guests = Guests(settings, kube, agent)
+        agent.annotate_guest = guests.annotate
+        guests.load()
         state = _State(agent, zds, installer)
         managed = await own_daemon_set.look(settings, kube)
         try:
@@ -51,9 +55,10 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
                 await agent.start(nursery)
                 await nursery.start(zds.run)
                 socket_path = f"{settings.cni_agent_run_dir}/{EVENT_SOCKET}"
-                await nursery.start(event_server.serve, socket_path, agent.cni_added)
+                await nursery.start(event_server.serve, socket_path, agent.cni_added, guests)
                 state.watching = True
                 nursery.start_soon(installer.run)
+                nursery.start_soon(guests.watch)
                 await stopping.wait()
                 nursery.cancel_scope.cancel()
             await own_daemon_set.leave(settings, kube, managed.answer)
@@ -118,7 +123,7 @@ class _State(Collector):
             "Pods that were started without the plugin.",
             labels=["type", "result"],
         )
-        for labels, count in self._agent.repairs.items():
+        for labels, count in self._agent.repairs.counts.items():
             repairs.add_metric(labels, count)
         yield repairs
 

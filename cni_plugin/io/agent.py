@@ -9,21 +9,16 @@ rules goes. A ztunnel cuts what it still carries when it is told earlier.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
+import msgspec
 import trio
 
 from ambient.api.errors import MeshError
 from ambient.kube.core.errors import NotFound
-from ambient.kube.core.objects import (
-    REDIRECTION_ANNOTATION,
-    Namespace,
-    Pod,
-    decode,
-)
+from ambient.kube.core.objects import REDIRECTION_ANNOTATION, Namespace, Pod, decode
 from ambient.kube.core.resources import NAMESPACES, PODS
 from ambient.kube.io.client import KubeClient
 from ambient.net.core import rules
@@ -32,7 +27,7 @@ from ambient.net.io.netns import Netns
 from ambient.net.io.zds_link import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from cni_plugin.core import enrol, repair
+from cni_plugin.core import enrol
 from cni_plugin.core.event import Added
 from cni_plugin.core.reconcile import (
     ENABLED,
@@ -42,11 +37,12 @@ from cni_plugin.core.reconcile import (
     next_action,
     retry_after_s,
 )
-from cni_plugin.core.repair import Repair
 from cni_plugin.io import kube_reports, pod_netns
 from cni_plugin.io.entry import Entry
+from cni_plugin.io.guest_files import is_guest
 from cni_plugin.io.host_probes import HostProbes
 from cni_plugin.io.remarks import Remarks
+from cni_plugin.io.repairs import Repairs
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
 
@@ -88,9 +84,10 @@ class Agent:
         self._nursery: trio.Nursery | None = None
         self._limit = trio.CapacityLimiter(PODS_AT_ONCE)
         self.probes: Final = HostProbes(settings)
-        self.repairs: Final[Counter[tuple[str, str]]] = Counter()
-        """How many, by kind of repair and result; Istio's label values."""
         self._remarks: Final = Remarks(kube, settings.node_name)
+        self.repairs: Final = Repairs(settings.repair, kube, self._remarks)
+        self.annotate_guest: Callable[[str, str | None], Awaitable[None]] | None = None
+        """Says that a guest is redirected, as the annotation does for a pod; see ``guests``."""
 
     def phases(self) -> Iterator[Phase]:
         """The phase of every pod of the node."""
@@ -103,6 +100,29 @@ class Agent:
             for entry in self._entries.values()
             if entry.pod is not None and entry.pod.ips and self._reason(entry.pod).wanted
         )
+
+    def phase(self, uid: str) -> Phase:
+        """How far one pod is in; a pod that is not known is out."""
+        entry = self._entries.get(uid)
+        return Phase.OUT if entry is None else entry.phase
+
+    def owner_of(self, key: tuple[int, int]) -> Entry | None:
+        """Whose network namespace (device, inode) it is, as far as that is known."""
+        entries = self._entries.values()
+        return next((e for e in entries if e.netns is not None and e.netns.key == key), None)
+
+    def introduce(self, pod: Pod) -> None:
+        """A guest: nothing is done about it before ``start`` or ``cni_added``."""
+        self._entry(pod.metadata.uid).pod = pod
+
+    async def let_go(self, pod: Pod) -> None:
+        """A guest leaves: its new connections are direct when this returns. Raises MeshError."""
+        entry = self._entry(pod.metadata.uid)
+        entry.pod = pod
+        async with entry.lock:
+            if entry.phase is Phase.ENROLLED:
+                await self._unenrol(entry, pod)
+        self._wake(entry)
 
     # What the API server tells. Nothing here waits.
 
@@ -325,7 +345,7 @@ class Agent:
             return
         if action is Action.ENROL:
             await self._locate(entry, pod)
-            if entry.phase is Phase.OUT and await self._repaired_by_eviction(entry, pod):
+            if entry.phase is Phase.OUT and await self.repairs.evicted(entry, pod):
                 return
             await self._enrol(entry, pod)
         await self._annotate(entry, pod, ENABLED)
@@ -342,26 +362,6 @@ class Agent:
             entry.seen_by_plugin = entry.netns is not None
         if entry.netns is None:
             entry.netns = await _on_thread(pod_netns.discovered, self._settings, pod)
-
-    async def _repaired_by_eviction(self, entry: Entry, pod: Pod) -> bool:
-        """Whether the pod is to start again; otherwise it is redirected as it runs."""
-        case = repair.Case(
-            redirected=False,
-            seen_by_plugin=entry.seen_by_plugin,
-            member_from_start=bool(entry.member_from_start),
-            replaceable=any(owner.controller for owner in pod.metadata.owner_references or ()),
-        )
-        if not case.member_from_start or case.seen_by_plugin:
-            return False
-        if repair.decide(self._settings.repair, case) is Repair.MEND:
-            self.repairs["repair", "success" if entry.netns is not None else "fail"] += 1
-            self._remarks.started_outside(pod, "it joins the mesh as it runs")
-            return False
-        self._remarks.started_outside(pod, "it is evicted, to start again within")
-        done = await kube_reports.evict(self._kube, pod)
-        self.repairs["delete", "success" if done else "skip"] += 1
-        entry.evicted = True
-        return True
 
     def _facts(self, entry: Entry) -> Facts:
         pod = entry.pod
@@ -449,6 +449,14 @@ class Agent:
             await self._annotate(entry, pod, None)
 
     async def _annotate(self, entry: Entry, pod: Pod, value: str | None) -> None:
+        if is_guest(entry.uid):
+            if self.annotate_guest is not None:
+                await self.annotate_guest(entry.uid, value)
+            annotations = {} if value is None else {REDIRECTION_ANNOTATION: value}
+            metadata = msgspec.structs.replace(pod.metadata, annotations=annotations)
+            if entry.pod is pod:
+                entry.pod = msgspec.structs.replace(pod, metadata=metadata)
+            return
         answer = await kube_reports.annotate(self._kube, pod, value)
         if answer is not None and entry.pod is pod:
             # Do not wait for the watch to tell what we know: it would look like work to do.

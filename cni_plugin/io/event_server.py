@@ -1,4 +1,8 @@
-"""The plugin's door: HTTP on a unix socket, ``POST /cmdadd``."""
+"""The agent's door on its node: HTTP on a unix socket, for the plugin and for ``ambientctl``.
+
+``POST /cmdadd`` by the plugin; ``POST /enroll`` and ``POST /unenroll`` for processes outside
+Kubernetes.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +17,65 @@ import msgspec
 import trio
 
 from ambient.api.errors import MeshError
-from ambient.telemetry.io.http import Request, Response, Routes, serve_http
+from ambient.telemetry.io.http import Handler, Request, Response, Routes, serve_http
+from cni_plugin.core import guest_request
 from cni_plugin.core.event import Added, BadEventError, parse
+from cni_plugin.core.guest_request import BadGuestError, Enroll, Unenroll
 from cni_plugin.io.agent import Answer
+from cni_plugin.io.guests import Guests
 
 _MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o750
 
-Handler = Callable[[Added], Awaitable[Answer]]
+Adding = Callable[[Added], Awaitable[Answer]]
 
 
 async def serve(
-    path: str, added: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    path: str,
+    added: Adding,
+    guests: Guests,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer plugins until cancelled. Raises MeshError where the socket cannot be made."""
 
-    async def handle(request: Request) -> Response:
-        try:
-            answer = await added(parse(request.body))
-        except BadEventError as error:
-            return Response(400, f"{error}\n")
-        except MeshError as error:
-            # 503: the runtime tries again, and by then it may work.
-            return Response(503, f"{error}" + (f" ({error.hint})" if error.hint else "") + "\n")
-        body = {"enrolled": answer.enrolled, "reason": answer.reason}
-        return Response(200, msgspec.json.encode(body), "application/json")
+    async def add(request: Request) -> Response:
+        answer = await added(parse(request.body))
+        return _json({"enrolled": answer.enrolled, "reason": answer.reason})
+
+    async def enroll(request: Request) -> Response:
+        return _json(await guests.enroll(guest_request.parse(request.body, Enroll)))
+
+    async def unenroll(request: Request) -> Response:
+        return _json(await guests.unenroll(guest_request.parse(request.body, Unenroll)))
 
     routes = Routes()
-    routes.add("/cmdadd", handle, methods=())
+    routes.add("/cmdadd", _explaining(add), methods=())
+    routes.add("/enroll", _explaining(enroll), methods=("POST",))
+    routes.add("/unenroll", _explaining(unenroll), methods=("POST",))
     listener = _listen(path)
     try:
         await serve_http([trio.SocketListener(listener)], routes, task_status=task_status)
     finally:
         _remove(path)
+
+
+def _json(body: object) -> Response:
+    return Response(200, msgspec.json.encode(body), "application/json")
+
+
+def _explaining(handler: Handler) -> Handler:
+    """A refusal as a status and one line: 400 is the caller's fault, after 503 it may try again."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except MeshError as error:
+            status = 400 if isinstance(error, BadEventError | BadGuestError) else 503
+            text = f"{error}" + (f" ({error.hint})" if error.hint else "")
+            return Response(status, f"{text}\n")
+
+    return handle
 
 
 def _listen(path: str) -> trio.socket.SocketType:

@@ -12,6 +12,7 @@ from ambient.kube.io.client import KubeClient
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from cni_plugin.core import enrol
+from cni_plugin.io.guest_files import is_guest
 from cni_plugin.io.kube_reports import EventRecorder
 
 UNKNOWN_LABEL_VALUE: Final = "UnknownLabelValue"
@@ -55,11 +56,13 @@ class Remarks:
         if pod is not None and self._tell(pod, ENROLMENT_FAILED, text):
             log.warning(Event.ENROL_FAILED, pod=_name(pod), error=str(error), hint=error.hint)
 
-    def started_outside(self, pod: Pod, how: str) -> None:
-        """The plugin was not there when the pod started."""
+    def started_outside(self, pod: Pod, how: str) -> bool:
+        """The plugin was not there when the pod started; whether that is news."""
         text = f"it was started without the mesh's plugin; {how}"
-        if self._tell(pod, STARTED_OUTSIDE, text):
+        news = self._tell(pod, STARTED_OUTSIDE, text)
+        if news:
             log.warning(Event.POD_REPAIRED, pod=_name(pod), how=how)
+        return news
 
     def joined(self, pod: Pod, outside: int) -> None:
         """The pod is in; so many of its connections are older than that."""
@@ -81,7 +84,7 @@ class Remarks:
         """Whether it was news."""
         if not self._events.is_news(about.metadata.uid, reason, text):
             return False
-        if self._nursery is not None:
+        if self._nursery is not None and not is_guest(about.metadata.uid):
             kind = "Normal" if reason == ENROLLED else "Warning"
             self._nursery.start_soon(self._events.write, about, kind, reason, text)
         return True

@@ -212,14 +212,14 @@ class World:
         """The pod is deleted: DEL, namespace gone, object gone."""
         await self.call("DEL", pod)
         self.pods.remove(pod)
-        self._discard(pod)
+        self.discard(pod)
         self.api.remove(PODS, pod.namespace, pod.name)
 
     def close(self) -> None:
         for pod in self.pods:
-            self._discard(pod)
+            self.discard(pod)
 
-    def _discard(self, pod: Pod) -> None:
+    def discard(self, pod: Pod) -> None:
         pod.netns.close()
         # The kernel would take the pair down some time later, under the next test's feet.
         inside(pod.path, "ip", "link", "del", "eth0", check=False)

@@ -3,11 +3,12 @@
 import pytest
 
 from ambient.api.spiffe import Identity
+from ambient.kube.core.networking_objects import WorkloadEntry
 from ambient.kube.core.objects import Pod, decode
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.inputs import Inputs
 from istiod_lite.core.issue import Caller, RefusedError, caller_of, impersonated
-from tests.unit.istiod_lite.objects import pod
+from tests.unit.istiod_lite.objects import pod, workload_entry
 
 ZTUNNEL = Caller("istio-system", "ztunnel", "zt-1", "zt-uid")
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
@@ -78,6 +79,19 @@ def test_pain_33_the_refusal_names_both_accounts(inputs):
     assert "istio-system/ztunnel" in str(caught.value)
     assert "CA_TRUSTED_NODE_ACCOUNTS" in str(caught.value)
     assert caught.value.public
+
+
+@pytest.mark.parametrize(("node", "granted"), [("n1", True), ("n2", False), (None, False)])
+def test_a_workload_entry_counts_on_the_node_that_it_names(inputs, node, granted):
+    raw = workload_entry("billing", "shop", "10.1.0.9", serviceAccount="billing")
+    raw["metadata"]["annotations"] = {"ambient.istio.io/node": node} if node else {}
+    inputs.workload_entries.put(ObjectKey("shop", "billing"), decode(raw, WorkloadEntry))
+    wanted = "spiffe://cluster.local/ns/shop/sa/billing"
+    if granted:
+        assert ask(inputs, ZTUNNEL, wanted) == Identity("cluster.local", "shop", "billing")
+        return
+    with pytest.raises(RefusedError, match="no pod on node n1"):
+        ask(inputs, ZTUNNEL, wanted)
 
 
 def test_a_borrowed_pod_name_does_not_help(inputs):
