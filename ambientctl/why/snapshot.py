@@ -14,18 +14,24 @@ from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.io.client import KubeClient
 from ambient.state.core.mesh import MeshState
 from ambientctl.why.mesh import Mesh
+from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.index import Index
+from istiod_lite.core.mesh_config import CONFIG_MAP
 
 READ: Final = (
     resources.NAMESPACES,
     resources.NODES,
     resources.SERVICE_ACCOUNTS,
+    resources.GATEWAY_CLASSES,
     resources.GATEWAYS,
+    resources.REFERENCE_GRANTS,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
     resources.VIRTUAL_SERVICES,
     resources.DESTINATION_RULES,
-    resources.HTTP_ROUTES,
+    *resources.ROUTES,
+    resources.SERVICE_ENTRIES,
+    resources.WORKLOAD_ENTRIES,
     resources.SERVICES,
     resources.ENDPOINT_SLICES,
     resources.PODS,
@@ -42,7 +48,16 @@ async def read_mesh(kube: KubeClient) -> Mesh:
         except NotFound:
             found[resource.kind] = []  # a cluster without that kind has no objects of it
 
+    async def read_mesh_config() -> None:
+        try:
+            system = MeshFacts().root_namespace
+            config = await kube.get(resources.CONFIG_MAPS, CONFIG_MAP, system)
+            found["MeshConfig"] = [config]
+        except NotFound:
+            return  # a mesh need not have one
+
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_mesh_config)
         for resource in READ:
             nursery.start_soon(read, resource)
     return index_mesh(found)

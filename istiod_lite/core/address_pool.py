@@ -43,6 +43,8 @@ class AddressPool:
         self._entries: dict[ObjectKey, ServiceEntry] = {}
         self._claims: defaultdict[IPAddress, set[_Claim]] = defaultdict(set)
         self._own: defaultdict[ObjectKey, set[tuple[IPAddress, _Claim]]] = defaultdict(set)
+        self._given: dict[ObjectKey, Addresses] = {}
+        """What was given last, also if no status says so yet."""
         self._taken: defaultdict[ObjectKey, tuple[IPNetwork, ...]] = defaultdict(tuple)
         """What users wrote, as far as it lies in our ranges."""
 
@@ -53,11 +55,13 @@ class AddressPool:
         self._taken.pop(key, None)
         self._entries.pop(key, None)
         if entry is None:
+            self._given.pop(key, None)
             return asked
         self._entries[key] = entry
-        for one in entry.status.addresses or ():
+        hosts = service_entries.hosts_of(entry)
+        for one in (*(entry.status.addresses or ()), *self._given.get(key, ())):
             ip = parse_ip(one.value)
-            if ip is not None and service_entries.allocates(entry, one.host):
+            if ip is not None and one.host in hosts and service_entries.allocates(entry, one.host):
                 self._claim(_Claim(entry.metadata.age_order, key, one.host), ip)
                 asked |= {other.key for other in self._claims[ip]}
         written = map(service_entries.network, entry.spec.addresses or ())
@@ -83,6 +87,7 @@ class AddressPool:
             if service_entries.allocates(entry, host):
                 claim = _Claim(entry.metadata.age_order, key, host)
                 found += self._of_host(claim, claimed)
+        self._given[key] = tuple(found)
         return tuple(found)
 
     def _of_host(

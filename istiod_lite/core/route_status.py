@@ -39,10 +39,10 @@ def statuses(ref: ObjectRef, route: Route, world: World) -> Iterator[ParentStatu
     resolved = _resolved_refs(ref, route, world)
     parents = [parent for parent in route.spec.parent_refs or () if _is_ours(parent, route, world)]
     seen = Counter(parents)
-    whole = {_name(one, route) for one in parents if one.section_name is None and one.port is None}
+    whole = {_thing(one, route) for one in parents if (one.section_name, one.port) == (None, None)}
     for parent in dict.fromkeys(parents):
         conflict = seen[parent] > 1 or (
-            _name(parent, route) in whole and (parent.section_name or parent.port) is not None
+            _thing(parent, route) in whole and (parent.section_name or parent.port) is not None
         )
         problem = _accepts(ref, route, parent, world)
         if problem is None and conflict:
@@ -50,13 +50,18 @@ def statuses(ref: ObjectRef, route: Route, world: World) -> Iterator[ParentStatu
             problem = _Problem("ParentRefConflict", text)
         accepted = _condition("Accepted", problem, "Accepted", "The route is valid here")
         found = [accepted, resolved]
-        if parent.kind != "Gateway":
+        if parent.kind != "Gateway" and problem is None:
             found.append(_resolved_waypoint(ref, route, parent, world))
         yield ParentStatus(_as_written(parent), tuple(found))
 
 
 def _name(parent: RouteParent, route: Route) -> ObjectRef:
     return parent_ref(route, parent)
+
+
+def _thing(parent: RouteParent, route: Route) -> tuple[str, ObjectRef]:
+    """The whole parent, whichever part of it is meant."""
+    return parent.group, _name(parent, route)
 
 
 def _as_written(parent: RouteParent) -> dict[str, Any]:
@@ -77,7 +82,10 @@ def _is_ours(parent: RouteParent, route: Route, world: World) -> bool:
     if parent.kind == "Gateway" and parent.group == GATEWAY_GROUP:
         gateway = world.inputs.gateways.get(_name(parent, route).key)
         return gateway is not None and is_waypoint(gateway)
-    return parent.group in MESH_PARENTS.get(parent.kind, ())
+    # A parent of the mesh without its group means Gateway API's: worth a word, see _accepts.
+    return parent.group in (*MESH_PARENTS.get(parent.kind, ()), GATEWAY_GROUP) and (
+        parent.kind in MESH_PARENTS
+    )
 
 
 def _accepts(ref: ObjectRef, route: Route, parent: RouteParent, world: World) -> _Problem | None:
@@ -86,6 +94,9 @@ def _accepts(ref: ObjectRef, route: Route, parent: RouteParent, world: World) ->
         gateway = world.inputs.gateways.get(named.key)
         assert gateway is not None
         return _listeners_accept(ref, route, parent, gateway, world)
+    if parent.group == GATEWAY_GROUP:
+        group = MESH_PARENTS[parent.kind][0]
+        return _Problem(_NO_PARENT, f"a parent of kind {parent.kind} needs group {group!r}")
     ports = _ports_of(named, world)
     if ports is None:
         return _Problem(_NO_PARENT, f"there is no {named}")
