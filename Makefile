@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit fuzz soak lint format proto lock system clean
+.PHONY: help demo test unit fuzz soak lint format proto lock system kube-apiserver clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
 	@echo "make test    lint, types, layers and all tests"
 	@echo "make fuzz    every parser against random input, a minute each (FUZZ_SECONDS=60)"
 	@echo "make soak    ten minutes of traffic while everything changes (SOAK_SECONDS=600)"
+	@echo "make kube-apiserver  a real API server, built once, for the tests that are skipped without it"
 	@echo "make format  let ruff lay out the code"
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
 	@echo "make lock    choose newer dependencies"
@@ -45,6 +46,29 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# A real kube-apiserver for the tests marked `kube`: built once (about 5 minutes on two slow cores),
+# kept outside the repository. etcd comes from Debian.
+KUBE_VERSION := 1.34.4
+KUBE_APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ambient-mesh/kube-apiserver-$(KUBE_VERSION)
+KUBE_STAMP := k8s.io/component-base/version
+
+kube-apiserver: $(KUBE_APISERVER)
+	@command -v etcd >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends etcd-server; \
+	else \
+	  echo "error: etcd is missing" >&2; \
+	  echo "hint: sudo apt-get install --no-install-recommends etcd-server" >&2; exit 1; \
+	fi
+
+$(KUBE_APISERVER):
+	@command -v go >/dev/null || { echo "error: go is missing" >&2; \
+	  echo "hint: install Go 1.24 or later; the tests that need an API server are skipped without it" >&2; exit 1; }
+	mkdir -p $(@D)
+	cd tests/kube/apiserver && go build -trimpath -o $@.new -ldflags "-s -w -X $(KUBE_STAMP).gitMajor=1 \
+	  -X $(KUBE_STAMP).gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION))) -X $(KUBE_STAMP).gitVersion=v$(KUBE_VERSION)" .
+	mv $@.new $@
 
 # Missing Debian packages: root gets them, anybody else is told the command. kubectl may also come
 # from elsewhere (another repository, the cloud vendor), so it is looked for by its name.

@@ -59,6 +59,7 @@ _FIXED: Final = (
     "deletionGracePeriodSeconds",
     "selfLink",
 )
+_NOT_BY_STATUS: Final = ("ownerReferences", "finalizers")
 _STATUS_FROM_CREATOR: Final = frozenset({"Node", "Namespace"})
 """Kinds with a status subresource whose creator may still set the status."""
 
@@ -342,9 +343,8 @@ class Cluster:
             replaced = {**_copy(live), "status": new.get("status", {})}
             if kind.key == PODS:
                 # Of a pod, whoever writes the status may also annotate it (podStatusStrategy).
-                kept = {"ownerReferences", "deletionTimestamp"}
-                noted = {k: v for k, v in new["metadata"].items() if k not in kept}
-                replaced["metadata"] = {**noted, **_only(live["metadata"], kept)}
+                metadata = {**new["metadata"], **_only(live["metadata"], _NOT_BY_STATUS)}
+                replaced["metadata"] = metadata
         else:
             replaced = dict(new)
             if "status" in kind.subresources:
@@ -409,7 +409,7 @@ def _copy(obj: Object) -> Object:
     return copied
 
 
-def _only(obj: Object, names: set[str]) -> Object:
+def _only(obj: Object, names: tuple[str, ...]) -> Object:
     return {name: obj[name] for name in names if name in obj}
 
 
