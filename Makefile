@@ -47,8 +47,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# A real kube-apiserver for the tests marked `kube`: built once (about 5 minutes on two slow cores),
-# kept outside the repository. etcd comes from Debian.
+# A real kube-apiserver for the tests marked `kube`: built once, in 5 to 10 minutes on
+# two slow cores (too long for every run of CI), and kept outside the repository, where the tests
+# find it. etcd comes from Debian.
 KUBE_VERSION := 1.34.4
 KUBE_APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ambient-mesh/kube-apiserver-$(KUBE_VERSION)
 KUBE_STAMP := k8s.io/component-base/version
