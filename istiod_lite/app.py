@@ -74,7 +74,7 @@ class ControlPlane:
     def __init__(self, settings: Settings, kube: KubeClient) -> None:
         self._settings = settings
         self._kube = kube
-        self._metrics = Metrics()
+        self.metrics = self._metrics = Metrics()
         self._publisher = Publisher()
         self._pending = [CERTIFICATES, LISTENERS]
         self.ports: dict[str, int] = {}
@@ -296,6 +296,11 @@ class ControlPlane:
         if not is_encrypted(context):
             return None
         return self._bridge.call(self._authenticator.caller, context.invocation_metadata())
+
+    @property
+    def xds(self) -> XdsService:
+        """What serves proxies."""
+        return self._xds
 
     def stale_s(self) -> float:
         """How long the API server has been away; 0 while it answers."""

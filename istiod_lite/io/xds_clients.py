@@ -100,6 +100,8 @@ class Call:
         self.client = ""
         """Whose streams are counted together: a pod, an account, or an address."""
         self.stream: Stream | None = None
+        self.shown = True
+        """Whether it counts as a proxy; whoever asks for status does not."""
 
 
 class Clients:
@@ -120,7 +122,8 @@ class Clients:
     def streams(self) -> list[Stream]:
         """Those whose client has said who it is."""
         with self._lock:
-            return [one.stream for one in self._calls.values() if one.stream is not None]
+            calls = list(self._calls.values())
+        return [one.stream for one in calls if one.stream is not None and one.shown]
 
     def enter(self, call: Call) -> bool:
         """Count a stream; False where there are too many."""

@@ -248,6 +248,7 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
 
     def _debug(self, requests: Iterator[Any], call: Call) -> Iterator[Any]:
         context = call.context
+        call.shown = False
         for number, request in enumerate(requests):
             if number == 0:
                 caller = self._caller(context)

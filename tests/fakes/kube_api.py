@@ -31,6 +31,10 @@ class FakeKubeApi:
         self.compacted = 0
         self.requests: list[str] = []
         self.away = False
+        self.faults: list[int] = []
+        """Statuses that the next requests are answered with, such as 429 or 500."""
+        self.silent = False
+        """Watches get no byte any more, and their connections stay open."""
         self.watch_chunks: Callable[[bytes], list[bytes]] = lambda line: [line]
         self.port = 0
         self._changed = trio.Event()
@@ -145,6 +149,9 @@ class FakeKubeApi:
             self.requests.append(f"{method} {url.path}")
             if self.away:
                 return
+            if self.faults:
+                await self._refuse(stream, conn, self.faults.pop(0))
+                continue
             if query.get("watch") == "true":
                 await self._watch(stream, conn, url.path, query)
                 return
@@ -156,6 +163,12 @@ class FakeKubeApi:
             )
             out = conn.send(head) + conn.send(h11.Data(data=data)) + conn.send(h11.EndOfMessage())
             await stream.send_all(out)
+
+    async def _refuse(self, stream: trio.SocketStream, conn: h11.Connection, status: int) -> None:
+        data = json.dumps({"kind": "Status", "code": status, "message": "not now"}).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(data)))]
+        head = conn.send(h11.Response(status_code=status, headers=headers))
+        await stream.send_all(head + conn.send(h11.Data(data=data)) + conn.send(h11.EndOfMessage()))
 
     def _split(self, path: str) -> tuple[str, str, str, str]:
         """Collection path, namespace, name, subresource."""
@@ -224,6 +237,9 @@ class FakeKubeApi:
             return
         while True:
             changed, now = self._changed, self.version  # more may come while we send
+            if self.silent:
+                await changed.wait()
+                continue
             for version, where, kind, obj in list(self.history):
                 if version <= seen or where != collection or not _selected(obj, namespace, query):
                     continue

@@ -40,6 +40,9 @@ BINARY = CACHE / f"kube-apiserver-{VERSION}"
 SERVICE_RANGE = "10.96.0.0/16"
 DEADLINE_S = 60
 RBAC_GROUP = "rbac.authorization.k8s.io"
+ACCESS_REVIEWS = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
 
 
 def missing() -> str:
@@ -105,8 +108,24 @@ class Cluster:
             await apply(kube, NAMESPACES, {"metadata": {"name": name}})
         for document in documents("manifests/base/rbac.yaml"):
             await apply(kube, _resource_of(document), document)
+        if isinstance(self, RealServer):
+            await self.admits(kube, "istiod")
+            await self.admits(kube, "istio-cni")
         with trio.fail_after(DEADLINE_S):
             while not await self._established(kube):
+                await trio.sleep(0.1)
+
+    async def admits(self, kube, account: str) -> None:
+        """Wait until the roles are known: the authorizer follows them with a delay."""
+        review = {
+            "metadata": {},
+            "spec": {
+                "user": f"system:serviceaccount:istio-system:{account}",
+                "resourceAttributes": {"verb": "watch", "resource": "pods"},
+            },
+        }
+        with trio.fail_after(DEADLINE_S):
+            while not (await kube.create(ACCESS_REVIEWS, review))["status"]["allowed"]:
                 await trio.sleep(0.1)
 
     async def _established(self, kube) -> bool:
