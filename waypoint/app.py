@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ambient.api.address import NetworkAddress, parse_ip
 from ambient.api.config import ConfigObject
 from ambient.api.errors import MeshError, SettingsError
-from ambient.api.type_urls import ADDRESS_TYPE, CONFIG_TYPE
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
 from ambient.identity.io.ca_client import CaClient, CaSettings
@@ -83,7 +83,10 @@ class Waypoint:
         self._registry.register(self.service.metrics)
         ProcessCollector(registry=self._registry)
         self._session = XdsSession(
-            _xds_settings(settings), _node_info(settings), (ADDRESS_TYPE, CONFIG_TYPE), self._apply
+            _xds_settings(settings),
+            _node_info(settings),
+            (ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE),
+            self._apply,
         )
         self._registry.register(self._session.stats)
 

@@ -69,6 +69,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return Place(
             namespace=self.pod_namespace,
             gateway=self.gateway_name or self.service_account,
+            service_account=self.service_account,
             domain=self.cluster_domain,
             trust_domain=self.trust_domain,
             root_namespace=self.root_namespace,

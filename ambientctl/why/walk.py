@@ -140,7 +140,11 @@ class _Walker:
     def through_waypoint(self, found: Route, identity: Identity) -> None:
         waypoint = found.workload
         assert waypoint is not None
-        place = Place(namespace=waypoint.namespace, gateway=waypoint.canonical_name)
+        place = Place(
+            namespace=waypoint.namespace,
+            gateway=waypoint.canonical_name,
+            service_account=waypoint.service_account,
+        )
         at = f"waypoint {place.namespace}/{place.gateway}"
         addresses = frozenset(NetworkAddress(waypoint.network, ip) for ip in waypoint.addresses)
         facts = RequestFacts(

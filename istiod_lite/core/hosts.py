@@ -55,8 +55,8 @@ class Hosts:
             if host not in old:
                 self._dirty[host] = None
 
-    def settle(self) -> set[ObjectRef]:
-        """Decide what is open; the objects for which something changed."""
+    def settle(self) -> tuple[set[ObjectRef], tuple[str, ...]]:
+        """Decide what is open; the objects for which something changed, and the hosts."""
         changed: set[ObjectRef] = set()
         for host in self._dirty:
             claims = self._claims.get(host)
@@ -69,8 +69,9 @@ class Hosts:
             changed |= before.winners ^ after.winners
             if before.canonical != after.canonical:
                 changed |= {one for one in (before.canonical, after.canonical) if one is not None}
+        hosts = tuple(self._dirty)
         self._dirty = {}
-        return changed
+        return changed, hosts
 
     def wins(self, ref: ObjectRef, host: str) -> bool:
         """Whether the object speaks for the hostname in its namespace."""

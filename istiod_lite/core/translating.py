@@ -60,10 +60,12 @@ class Translating:
     def run(self) -> None:
         """Translate everything that is marked."""
         marks = self._marks
-        for ref in self._world.hosts.settle():
+        refs, hosts = self._world.hosts.settle()
+        for ref in refs:
             marks.ref(ref)
             marks.members(ref)
-            self._touch(ref)
+            self._configs.touch(ref)
+        self._touch(hosts)
         for key in _taken(marks.gateways):
             self._gateway(key)
         for network in _taken(marks.networks):
@@ -95,16 +97,17 @@ class Translating:
             return
         self._pending.gateways.update(before.asked + binding.asked)
         if ref.kind in ("Service", "ServiceEntry"):
-            self._touch(ref)
+            self._configs.touch(ref)
+            self._touch(self._world.hosts.of(ref))
             self._marks.pointing_at(ref)
             if before.gateways != binding.gateways:
                 self._marks.members(ref)
 
-    def _touch(self, ref: ObjectRef) -> None:
-        """Objects for waypoints that name this one may concern others now."""
-        hosts = self._world.hosts.of(ref)
-        self._configs.touch(ref, WILDCARDS, *hosts)
+    def _touch(self, hosts: Iterable[str]) -> None:
+        """Objects for waypoints, and routes, that name one of these may mean others now."""
+        self._configs.touch(*hosts)
         for host in hosts:
+            self._configs.touch(WILDCARDS)
             self._marks.pointing_at(ObjectRef("Hostname", ObjectKey("", host)))
 
     def _gateway(self, key: ObjectKey) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from ambient.api.address import NetworkAddress
 from ambient.api.service import NamespacedHostname, Port, Service
 from ambient.api.workload import Workload
+from ambient.policy.core.select import PolicySet
 
 
 class EndpointLike(Protocol):
@@ -41,6 +42,10 @@ class Directory(Protocol):
 
     def workload_by_address(self, address: NetworkAddress) -> Workload | None:
         """The workload with an address."""
+        ...
+
+    def policies_for(self, workload: Workload) -> PolicySet:
+        """The L4 policies that select a workload."""
         ...
 
     def endpoints(self, service: Service) -> Sequence[EndpointLike]:

@@ -13,6 +13,7 @@ import msgspec
 from ambient.api.address import IPAddress, NetworkAddress
 from ambient.api.config import ConfigObject
 from ambient.api.spiffe import Identity
+from waypoint.core.admission import admitted
 from waypoint.core.authz import NearMiss, Verdict, decide, near_misses
 from waypoint.core.balance import Target, candidates
 from waypoint.core.directory import Directory
@@ -100,15 +101,16 @@ def explain_with(
         local=to.address,
     )
     if to.protocol is Protocol.TCP:
-        return _explain_raw(program, directory, to, request)
+        return _explain_raw(program, directory, to, request, own)
     misses = near_misses(program.policies(to.service), request)
     notes: list[str] = []
     if to.service is not None:
         passed_over = program.table(to.service, to.address.port).misses(request)
         notes += [f"{miss.route.source} does not apply: {miss.field}" for miss in passed_over]
-    decided = plan(request, program, directory, to, _first)
+    decided = plan(request, program, directory, to, _first, own)
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
-    shares = _shares(program, directory, to, decided) if decided.verdict.allowed else ()
+    allowed = decided.verdict.allowed
+    shares = _shares(program, directory, to, decided, request.peer, own) if allowed else ()
     status = 0 if shares or decided.reply is None else decided.reply.status
     return Explanation(
         allowed=decided.verdict.allowed,
@@ -124,14 +126,18 @@ def explain_with(
 
 
 def _explain_raw(
-    program: Program, directory: Directory, to: Destination, request: Request
+    program: Program, directory: Directory, to: Destination, request: Request, own: Self
 ) -> Explanation:
     """A connection that is not HTTP/1.1: judged once by what is known without reading it."""
     verdict = decide(program.policies(to.service), request, http=False)
     shares: tuple[Share, ...] = ()
     if to.service is not None and verdict.allowed:
         targets = candidates(directory, to.service, to.address.port, None)
-        shares = (Share(str(to.service.key), 1.0, targets),)
+        found = admitted(targets, directory, request.peer, own)
+        if isinstance(found, Verdict):
+            verdict = found
+        else:
+            shares = (Share(str(to.service.key), 1.0, found),)
     return Explanation(
         allowed=verdict.allowed,
         verdict=verdict,
@@ -142,7 +148,7 @@ def _explain_raw(
 
 
 def _shares(
-    program: Program, directory: Directory, to: Destination, decided: Plan
+    program: Program, directory: Directory, to: Destination, decided: Plan, peer: Peer, own: Self
 ) -> tuple[Share, ...]:
     """All backends that the request may go to; empty where it is answered here."""
     if to.workload is not None:
@@ -157,7 +163,9 @@ def _shares(
         if isinstance(upstream, Reply):
             found.append(Share(str(backend), part, (), upstream))
         else:
-            found.append(Share(str(backend), part, upstream.targets))
+            targets = admitted(upstream.targets, directory, peer, own)
+            usable = () if isinstance(targets, Verdict) else targets
+            found.append(Share(str(backend), part, usable))
     return tuple(found)
 
 

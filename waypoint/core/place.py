@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ambient.api.service import NamespacedHostname
+from ambient.api.spiffe import Identity
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +17,13 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str = "cluster.local"
     root_namespace: str = "istio-system"
     gateway_class: str = "istio-waypoint"
+    service_account: str = ""
+    """Empty: named like the Gateway, as the control plane does unless it is told otherwise."""
+
+    @property
+    def identity(self) -> Identity:
+        """Whom the waypoint's own peers see."""
+        return Identity(self.trust_domain, self.namespace, self.service_account or self.gateway)
 
     @property
     def hostname(self) -> str:

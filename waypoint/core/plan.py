@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from ambient.api.service import Service
 from ambient.api.workload import Workload
+from waypoint.core.admission import admitted
 from waypoint.core.authz import Verdict, decide
 from waypoint.core.balance import Draw, Target, candidates
 from waypoint.core.destination_rule import Balancing
 from waypoint.core.directory import Directory
-from waypoint.core.dispatch import Destination
+from waypoint.core.dispatch import Destination, Self
 from waypoint.core.filters import Filter, Redirect
 from waypoint.core.local_reply import NO_ROUTE, denied, unknown_cluster
-from waypoint.core.message import Reply, Request, Response
+from waypoint.core.message import Peer, Reply, Request, Response
 from waypoint.core.program import Program
 from waypoint.core.routes import Backend, DirectResponse, Forward, Route
 
@@ -58,9 +61,33 @@ class Plan:
 
 
 def plan(
+    request: Request,
+    program: Program,
+    directory: Directory,
+    to: Destination,
+    draw: Draw,
+    own: Self | None = None,
+) -> Plan:
+    """Judge, route and edit a request (in place); ``own`` are the waypoint's names."""
+    decided = _route(request, program, directory, to, draw)
+    if own is not None and decided.upstream is not None:
+        return guard(decided, directory, request.peer, own)
+    return decided
+
+
+def guard(decided: Plan, directory: Directory, peer: Peer, own: Self) -> Plan:
+    """The plan without the endpoints that refuse the client; a refusal if none is left."""
+    assert decided.upstream is not None
+    found = admitted(decided.upstream.targets, directory, peer, own)
+    if isinstance(found, Verdict):
+        verdict = msgspec.structs.replace(found, dry_run_denials=decided.verdict.dry_run_denials)
+        return Plan(verdict=verdict, route=decided.route, reply=denied(found.detail))
+    return replace(decided, upstream=replace(decided.upstream, targets=found))
+
+
+def _route(
     request: Request, program: Program, directory: Directory, to: Destination, draw: Draw
 ) -> Plan:
-    """Judge, route and edit a request (in place)."""
     verdict = decide(program.policies(to.service), request)
     if to.service is None:
         route: Route | None = None

@@ -104,7 +104,9 @@ class HttpConnection:
         if not isinstance(request, Request):
             return await self._reply(client, head, body, record, request)
         record.request_id = request.headers.first("x-request-id") or ""
-        decided = plan(request, service.program, service.directory, self._to, service.draw)
+        decided = plan(
+            request, service.program, service.directory, self._to, service.draw, service.own
+        )
         record.decided = decided
         if decided.upstream is None:
             assert decided.reply is not None

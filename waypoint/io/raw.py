@@ -10,7 +10,7 @@ from ambient.hbone.io.stream import HboneStream
 from waypoint.core.authz import decide
 from waypoint.core.dispatch import Destination
 from waypoint.core.message import Headers, Peer, Reply, Request
-from waypoint.core.plan import Plan, direct, resolve
+from waypoint.core.plan import Plan, direct, guard, resolve
 from waypoint.core.program import default_route
 from waypoint.core.record import Record
 from waypoint.core.routes import Forward
@@ -49,6 +49,7 @@ class RawConnection:
         decided = self._plan(Plan(verdict=verdict, route=None))
         record.decided = decided
         if decided.upstream is None:
+            verdict = decided.verdict
             record.flag = "-" if not verdict.allowed else "UH"
             record.details = f"rbac_access_denied_matched_policy[{verdict.detail}]"
             return False
@@ -75,15 +76,18 @@ class RawConnection:
         to, service = self._to, self._service
         if not judged.verdict.allowed:
             return judged
+        own, peer = service.own, self._request.peer
         if to.workload is not None:
-            return Plan(verdict=judged.verdict, route=None, upstream=direct(to.workload, to))
+            found = Plan(verdict=judged.verdict, route=None, upstream=direct(to.workload, to))
+            return guard(found, service.directory, peer, own)
         assert to.service is not None
         route = default_route(to.service.key, to.address.port)
         assert isinstance(route.action, Forward)
-        found = resolve(route.action.choose(0.0), service.program, service.directory, to)
-        if isinstance(found, Reply):
+        upstream = resolve(route.action.choose(0.0), service.program, service.directory, to)
+        if isinstance(upstream, Reply):
             return judged
-        return Plan(verdict=judged.verdict, route=route, upstream=found)
+        found = Plan(verdict=judged.verdict, route=route, upstream=upstream)
+        return guard(found, service.directory, peer, own)
 
     async def _relay(self, connection: Connection, first: bytes) -> bool:
         record = self._record

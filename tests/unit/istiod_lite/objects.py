@@ -7,7 +7,7 @@ def meta(name, namespace="", labels=None, **more):
 
 
 def namespace(name, **labels):
-    pairs = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
+    pairs = {_label(key): value for key, value in labels.items()}
     return {"metadata": meta(name, labels=pairs)}
 
 
@@ -117,3 +117,11 @@ def grant(name, namespace, from_namespace, *, kind="HTTPRoute", to="Service", on
 
 def mesh_config(text):
     return {"metadata": meta("istio", "istio-system"), "data": {"mesh": text}}
+
+
+def _label(word):
+    """``istio_io__use_waypoint`` is ``istio.io/use-waypoint``."""
+    prefix, slash, name = word.partition("__")
+    if not slash:
+        return word.replace("_", "-")
+    return prefix.replace("_", ".") + "/" + name.replace("_", "-")

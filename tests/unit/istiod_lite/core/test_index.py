@@ -1,13 +1,9 @@
 """The index: exact changed keys, and the same result in whatever order objects come."""
 
-import copy
-import random
-
 import pytest
 
 from istiod_lite.core.facts import ObjectKey, ObjectRef
 from istiod_lite.core.index import Index
-from istiod_lite.core.inputs import key_of
 from istiod_lite.core.waypoints import Reason
 from tests.unit.istiod_lite.objects import (
     gateway,
@@ -371,84 +367,3 @@ def test_configs_for_a_waypoint(index):
         "AuthorizationPolicy/istio-system/all",
         "DestinationRule/other/far",
     }
-
-
-def everything():
-    ref = {"kind": "Pod", "name": "api", "namespace": "shop"}
-    bare = service("bare", "shop", "10.96.0.3")
-    bare_slice = slice_(
-        "bare-1", [{"addresses": ["10.0.0.2"], "targetRef": ref}, {"addresses": ["192.0.2.7"]}]
-    )
-    bare_slice["metadata"]["labels"]["kubernetes.io/service-name"] = "bare"
-    labelled = namespace("shop")
-    labelled["metadata"]["labels"] = {"istio.io/use-waypoint": "wp"}
-    selecting = {"selector": {"matchLabels": {"app": "web"}}, "rules": [{}]}
-    return [
-        ("Namespace", labelled),
-        ("Namespace", namespace("istio-system")),
-        ("Node", node("n1")),
-        ("Gateway", gateway("wp", "shop", HOSTNAME, labels={"istio.io/waypoint-for": "all"})),
-        ("Pod", web_pod()),
-        ("Pod", pod("api", "shop", "10.0.0.2", labels={"app": "api"})),
-        ("Service", web_service()),
-        ("Service", bare),
-        ("EndpointSlice", bare_slice),
-        ("AuthorizationPolicy", policy("p", "shop", selecting)),
-        ("AuthorizationPolicy", policy("root", "istio-system", selecting)),
-        ("PeerAuthentication", peer_authentication("mesh", "istio-system", "STRICT")),
-        ("PeerAuthentication", peer_authentication("n", "shop", "UNSET")),
-        (
-            "PeerAuthentication",
-            peer_authentication("w", "shop", app="web", ports={80: "PERMISSIVE"}),
-        ),
-        ("VirtualService", config("VirtualService", "v", "shop", hosts=["web"])),
-    ]
-
-
-def state(index):
-    return copy.deepcopy(
-        (
-            index.workloads,
-            index.services,
-            index.authorizations,
-            index.inputs.configs,
-            dict(index.bindings.items()),
-        )
-    )
-
-
-def from_scratch(found):
-    index = Index()
-    for kind, obj in found:
-        index.stage(kind, obj)
-    index.settle()
-    return index
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_any_order_of_arrivals_and_departures_ends_as_from_scratch(seed):
-    chance = random.Random(seed)
-    index, held = Index(), {}
-    steps = [*everything(), *everything(), *everything()]
-    chance.shuffle(steps)
-    for kind, obj in steps:
-        before = state(index)
-        key = kind, key_of(obj)
-        if key in held and chance.random() < 0.6:
-            del held[key]
-            changes = index.remove(kind, *key[1])
-        else:
-            held[key] = obj
-            changes = index.apply(kind, obj)
-        after = state(index)
-        assert changes.addresses | changes.labels == different(before[0], after[0]) | different(
-            before[1], after[1]
-        )
-        assert changes.authorizations == different(before[2], after[2])
-        assert changes.configs == different(before[3], after[3])
-        wanted = from_scratch([(kind, obj) for (kind, _), obj in held.items()])
-        assert after == state(wanted)
-
-
-def different(before, after):
-    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}

@@ -1,0 +1,67 @@
+"""Endpoints that admit this waypoint for the sake of its clients.
+
+Where L4 ALLOW policies select an endpoint, the control plane adds one that admits the endpoint's
+waypoint: the node tunnel there sees the waypoint's identity, not the client's. Whether the client
+itself is admitted is then for the waypoint to say, who knows both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from ambient.policy.core.decide import Connection, PolicySet, decide
+from waypoint.core.authz import Verdict
+from waypoint.core.balance import Target
+from waypoint.core.directory import Directory
+from waypoint.core.dispatch import Self
+from waypoint.core.message import Peer
+
+ADMISSION: Final = "istio_allow_waypoint_"
+"""Name prefix of the policies that the control plane adds (Istio)."""
+
+
+def admitted(
+    targets: tuple[Target, ...], directory: Directory, peer: Peer, own: Self
+) -> tuple[Target, ...] | Verdict:
+    """The endpoints that the client may reach through us; a refusal if none is left."""
+    kept: list[Target] = []
+    reason = ""
+    for target in targets:
+        refusal = refused(directory.policies_for(target.workload), target, peer, own)
+        if refusal:
+            reason = refusal
+        else:
+            kept.append(target)
+    if reason and not kept:
+        return Verdict(allowed=False, reason=f"L4 policies of the endpoints: {reason}")
+    return tuple(kept) if reason else targets
+
+
+def refused(policies: PolicySet, target: Target, peer: Peer, own: Self) -> str:
+    """Why the client may not reach an endpoint that admits this waypoint; empty if it may.
+
+    Policies that admit the waypoint by name, as users write them who want all traffic to come
+    through it, go on meaning that.
+    """
+    written = tuple(one for one in policies.allow if not _is_admission(one.key))
+    if len(written) == len(policies.allow):
+        return ""  # the endpoint's own tunnel has to admit us
+    rest = msgspec.structs.replace(policies, allow=written)
+    if any(decide(rest, one).allowed for one in _as_ourselves(own, target)):
+        return ""
+    ip = target.workload.addresses[0]
+    verdict = decide(rest, Connection(peer.identity, peer.ip, ip, target.address.port))
+    return "" if verdict.allowed else verdict.reason
+
+
+def _as_ourselves(own: Self, target: Target) -> Iterator[Connection]:
+    ip = target.workload.addresses[0]
+    for address in own.addresses:
+        yield Connection(own.place.identity, address.ip, ip, target.address.port)
+
+
+def _is_admission(key: str) -> bool:
+    return key.partition("/")[2].startswith(ADMISSION)
