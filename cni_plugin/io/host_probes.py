@@ -14,7 +14,8 @@ import trio
 
 from ambient.api.address import IPAddress
 from ambient.api.errors import MeshError
-from ambient.net.core import host_rules
+from ambient.net.core import host_rules, rules
+from ambient.net.core.rule_diff import diff
 from ambient.net.io import nft
 from ambient.net.io.netns import Netns
 from ambient.telemetry.core.event_names import Event
@@ -71,6 +72,8 @@ class HostProbes:
         self._probed: dict[IPAddress, str] = {}
         self._uid = _ROOT
         self._netns: Netns | None = None
+        self._applied = host_rules.ABSENT
+        """What the kernel was told last."""
         self._turn = trio.Lock()
 
     def __len__(self) -> int:
@@ -92,7 +95,7 @@ class HostProbes:
                 self._probed[ip] = uid
         for uid, addresses in members.items():
             self._probed |= dict.fromkeys(addresses, uid)
-        await self._apply()
+        await trio.to_thread.run_sync(self._reconcile)
         log.info(
             Event.PROBES_READY,
             backend=self.backend,
@@ -112,9 +115,11 @@ class HostProbes:
             addresses = frozenset(ip for ip in addresses if ip.version == 4)
         kept = {ip: owner for ip, owner in self._probed.items() if owner != uid}
         wanted = kept | dict.fromkeys(addresses, uid)
-        if wanted != self._probed:
-            self._probed = wanted
-            await self._apply()
+        if wanted == self._probed:
+            return
+        self._probed = wanted
+        async with self._turn:  # the newest state wins: whoever waited may find all done
+            await trio.to_thread.run_sync(self._update)
 
     async def drop(self, uid: str) -> None:
         """The pod has left; an address that another pod has by now stays. Raises MeshError."""
@@ -125,10 +130,14 @@ class HostProbes:
         while True:
             await trio.sleep(LOOK_S)
             try:
-                if await self._apply():
-                    log.warning(Event.PROBES_MENDED, addresses=len(self._probed))
+                async with self._turn:
+                    current = self._applied == self._wanted()
+                    changed = await trio.to_thread.run_sync(self._reconcile)
             except MeshError as error:
                 log.warning(Event.PROBES_FAILED, error=str(error), hint=error.hint)
+                continue
+            if changed and current:
+                log.warning(Event.PROBES_MENDED, addresses=len(self._probed))
 
     def close(self) -> None:
         """Let go of the namespace; the rules stay, for the kubelet goes on too."""
@@ -136,9 +145,23 @@ class HostProbes:
             self._netns.close()
             self._netns = None
 
-    async def _apply(self) -> bool:
-        """Whether something had to change. The newest state wins, so waiters may find it done."""
-        async with self._turn:
-            assert self._netns is not None, "start comes first"
-            wanted = host_rules.present(self._uid, self._probed, ipv6=self._settings.ambient_ipv6)
-            return bool(await trio.to_thread.run_sync(nft.apply, self._netns, wanted))
+    def _wanted(self) -> rules.Ruleset:
+        return host_rules.present(self._uid, self._probed, ipv6=self._settings.ambient_ipv6)
+
+    def _update(self) -> None:
+        """Send what has changed since the last time; look first only where that does not fit."""
+        assert self._netns is not None, "start comes first"
+        wanted = self._wanted()
+        try:
+            nft.perform(self._netns, diff(wanted, self._applied))
+        except MeshError:
+            nft.apply(self._netns, wanted)
+        self._applied = wanted
+
+    def _reconcile(self) -> bool:
+        """Look what is there and put it right; whether something had to change."""
+        assert self._netns is not None, "start comes first"
+        wanted = self._wanted()
+        changed = bool(nft.apply(self._netns, wanted))
+        self._applied = wanted
+        return changed

@@ -18,7 +18,8 @@ def recorded(settings: Settings, pod: Pod) -> Netns | None:
     if is_guest(metadata.uid):
         guest = guest_files.read(run_dir, metadata.uid)
         return None if guest is None else _open(guest.netns, (guest.device, guest.inode))
-    for record in records.read_all(run_dir):
+    own = records.read(run_dir, metadata.uid)
+    for record in (own,) if own is not None else records.read_all(run_dir):
         by_name = (record.namespace, record.name) == (metadata.namespace, metadata.name)
         if record.uid != metadata.uid and (record.uid or not by_name):
             continue

@@ -54,6 +54,15 @@ def remove(run_dir: str, record: Record) -> None:
         os.unlink(path)
 
 
+def read(run_dir: str, uid: str) -> Record | None:
+    """The record of a pod by its UID; None where the runtime did not tell it, or there is none."""
+    try:
+        with open(f"{folder(run_dir)}/{uid}.json", encoding="utf-8") as file:
+            return _record(json.load(file))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_all(run_dir: str) -> Iterator[Record]:
     """Every readable record; a damaged one is passed over, the pod is then found by its cgroup."""
     try:

@@ -12,7 +12,7 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -32,7 +32,11 @@ _BUFFER_BYTES: Final = 1 << 18
 _BATCH_BYTES: Final = 1 << 20
 _DUMP_TRIES: Final = 10
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
+_SEQUENCE: Final = struct.Struct("=I")
+_SEQUENCE_OFFSET: Final = 8  # in the header
 _ERROR: Final = struct.Struct("=i")
+_ATTRIBUTE: Final = struct.Struct("=HH")  # struct nlattr: length, type
+_ATTRIBUTE_TYPE: Final = 0x3FFF  # NLA_TYPE_MASK: without the flags for nested and byte order
 
 _M = TypeVar("_M")
 
@@ -63,15 +67,22 @@ class Netlink:
         Raises NetlinkError for the first that the kernel refuses, or for the whole batch (position
         of its first message).
         """
+        self.send_encoded([encoded(message) for message in messages])
+
+    def send_encoded(self, messages: Sequence[bytes]) -> None:
+        """The same with messages that are ``encoded`` already, perhaps long ago."""
         batch = bytearray()
         positions: dict[int, int] = {}
         awaited = set()
         for position, message in enumerate(messages):
             sequence = next(self._sequence)
             positions[sequence] = position
-            if message["header"]["flags"] & NLM_F_ACK:
+            _, _, flags, _, _ = _HEADER.unpack_from(message)
+            if flags & NLM_F_ACK:
                 awaited.add(sequence)
-            batch += _encoded(message, sequence)
+            begin = len(batch)
+            batch += message
+            _SEQUENCE.pack_into(batch, begin + _SEQUENCE_OFFSET, sequence)
         self._socket.send(batch)
         while awaited:
             for kind, _, sequence, body in self._receive():
@@ -82,19 +93,26 @@ class Netlink:
                     raise NetlinkError(-error, positions[sequence])
                 awaited.discard(sequence)
 
-    def dump(self, request: Any, answer: type[_M]) -> list[_M]:
-        """All messages that answer ``request``, decoded by ``answer``. Raises NetlinkError."""
+    def dump(
+        self, request: Any, answer: type[_M], only: Callable[[bytes], bool] | None = None
+    ) -> list[_M]:
+        """All messages that answer ``request``, decoded by ``answer``. Raises NetlinkError.
+
+        ``only`` looks at a whole message as it came: decoding is what a dump costs.
+        """
         for _ in range(_DUMP_TRIES):
-            whole, found = self._dump_once(request, answer)
+            whole, found = self._dump_once(request)
             if whole:
-                return found
+                return [_decoded(body, answer) for body in found if only is None or only(body)]
         raise OSError("the kernel's tables change faster than they can be read")
 
-    def _dump_once(self, request: Any, answer: type[_M]) -> tuple[bool, list[_M]]:
+    def _dump_once(self, request: Any) -> tuple[bool, list[bytes]]:
         request["header"]["flags"] = NLM_F_REQUEST | NLM_F_DUMP
         mine = next(self._sequence)
-        self._socket.send(_encoded(request, mine))
-        found: list[_M] = []
+        message = bytearray(encoded(request))
+        _SEQUENCE.pack_into(message, _SEQUENCE_OFFSET, mine)
+        self._socket.send(message)
+        found: list[bytes] = []
         whole = True
         while True:
             for kind, flags, sequence, body in self._receive():
@@ -106,9 +124,7 @@ class Netlink:
                 if kind == _NLMSG_ERROR:
                     (error,) = _ERROR.unpack_from(body, _HEADER.size)
                     raise NetlinkError(-error, 0)
-                message: Any = answer(body)  # type: ignore[call-arg] # pyroute2 is untyped
-                message.decode()
-                found.append(message)
+                found.append(body)
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         """The messages of one packet: type, flags, sequence number, whole bytes."""
@@ -136,9 +152,27 @@ class Netlink:
         self.close()
 
 
-def _encoded(message: Any, sequence: int) -> bytes:
-    message["header"]["sequence_number"] = sequence
+def encoded(message: Any) -> bytes:
+    """A pyroute2 message as bytes, for ``send_encoded``; without a sequence number yet."""
     message["header"]["flags"] |= NLM_F_REQUEST
     message.reset()
     message.encode()
     return bytes(message.data) + bytes(-len(message.data) % 4)
+
+
+def _decoded(body: bytes, answer: type[_M]) -> _M:
+    message: Any = answer(body)  # type: ignore[call-arg] # pyroute2 is untyped
+    message.decode()
+    return message  # type: ignore[no-any-return]
+
+
+def attributes(body: bytes, offset: int) -> dict[int, bytes]:
+    """Type to value of the attributes that begin at ``offset``, as they came."""
+    found = {}
+    while offset + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & _ATTRIBUTE_TYPE] = body[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3  # NLA_ALIGN
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from ipaddress import ip_address
-from typing import Any, Final, assert_never
+from typing import Any, ClassVar, Final, assert_never
 
 from pyroute2.netlink.nfnetlink import nftsocket as nf
 
@@ -36,12 +36,16 @@ from ambient.net.core.rules import (
     Table,
 )
 from ambient.net.io import reply_routing
-from ambient.net.io.netlink import Netlink, NetlinkError
+from ambient.net.io.netlink import Netlink, NetlinkError, attributes
 from ambient.net.io.netns import Netns
 from ambient.net.io.nft_expressions import decode
 from ambient.net.io.nft_messages import ACCEPT, ADDRESS_TYPES, HOOKS, batch, query
 
 _NETLINK_NETFILTER: Final = 12  # linux/netlink.h
+_ATTRIBUTES_OFFSET: Final = 16 + 4  # after struct nlmsghdr and struct nfgenmsg
+_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 4, 7  # NFTA_RULE_*
+_MAX_KNOWN: Final = 1024
+
 _MISSING: Final = frozenset(
     {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}
 )
@@ -53,6 +57,14 @@ def apply(netns: Netns, wanted: Ruleset) -> Change:
     Raises MeshError where the kernel lacks a feature, forbids it, or keeps other rules than asked.
     """
     return netns.run(_apply_here, wanted)
+
+
+def perform(netns: Netns, change: Change) -> None:
+    """Send the transaction of a change that the caller has worked out, without looking before or
+    after. Raises MeshError, for example where the namespace has other rules than the caller thinks.
+    """
+    if change.commands:
+        netns.run(_commit, change.commands)
 
 
 def read(netns: Netns) -> Ruleset:
@@ -83,7 +95,7 @@ def _commit(commands: tuple[Command, ...]) -> None:
     messages, origins = batch(commands)
     try:
         with Netlink(_NETLINK_NETFILTER) as netlink:
-            netlink.send(messages)
+            netlink.send_encoded(messages)
     except OSError as error:
         position = error.position if isinstance(error, NetlinkError) else 0
         raise _explained(error, origins[position]) from None
@@ -167,16 +179,41 @@ def _chain(message: Any, table_rules: dict[str, list[Rule]]) -> Chain:
 def _rules(netlink: Netlink, table: str) -> dict[str, list[Rule]]:
     question = query(nf.nft_rule_msg, nf.NFT_MSG_GETRULE, {"RULE_TABLE": table})
     found: dict[str, list[Rule]] = {}
-    for message in netlink.dump(question, nf.nft_rule_msg):
-        if message.get_attr("NFTA_RULE_TABLE") != table:
-            continue
-        steps = message.get_attr("NFTA_RULE_EXPRESSIONS") or ()
-        rule = Rule(
-            message.get_attr("NFTA_RULE_USERDATA") or "",
-            tuple(decode(step) for step in steps),
-        )
-        found.setdefault(message.get_attr("NFTA_RULE_CHAIN"), []).append(rule)
+    for message in netlink.dump(question, _RuleMessage):
+        if message.table == table:
+            found.setdefault(message.chain, []).append(message.rule())
     return found
+
+
+class _RuleMessage:
+    """A rule as it came; the same expressions are decoded once, since most pods have the same."""
+
+    _known: ClassVar[dict[bytes, Rule]] = {}
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.table = self.chain = ""
+        self._key = b""
+
+    def decode(self) -> None:
+        parts = attributes(self._body, _ATTRIBUTES_OFFSET)
+        self.table, self.chain = (
+            parts.get(kind, b"").rstrip(b"\0").decode() for kind in (_RULE_TABLE, _RULE_CHAIN)
+        )
+        self._key = parts.get(_RULE_EXPRESSIONS, b"") + parts.get(_RULE_USERDATA, b"")
+
+    def rule(self) -> Rule:
+        known = self._known.get(self._key)
+        if known is None:
+            message: Any = nf.nft_rule_msg(self._body)
+            message.decode()
+            steps = message.get_attr("NFTA_RULE_EXPRESSIONS") or ()
+            comment = message.get_attr("NFTA_RULE_USERDATA") or ""
+            known = Rule(comment, tuple(decode(step) for step in steps))
+            if len(self._known) >= _MAX_KNOWN:  # counters make every busy rule another one
+                self._known.clear()
+            self._known[self._key] = known
+        return known
 
 
 def _sets(netlink: Netlink, table: str) -> tuple[AddressSet, ...]:

@@ -5,7 +5,7 @@ Built from pyroute2's message classes. The kernel takes a batch of them as one t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, assert_never
 
 from pyroute2.netlink.nfnetlink import nfgen_msg
@@ -23,7 +23,7 @@ from ambient.net.core.rule_diff import (
     PutElement,
 )
 from ambient.net.core.rules import AddressSet, Element
-from ambient.net.io.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE
+from ambient.net.io.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, encoded
 from ambient.net.io.nft_expressions import encode
 
 HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
@@ -35,8 +35,12 @@ _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
 _INET: Final = 1  # NFPROTO_INET
 
 
-def batch(commands: Sequence[Command]) -> tuple[list[Any], list[Command | None]]:
-    """The messages of one transaction, and for each the command that it belongs to."""
+@lru_cache(maxsize=64)
+def batch(commands: tuple[Command, ...]) -> tuple[tuple[bytes, ...], tuple[Command | None, ...]]:
+    """The messages of one transaction, encoded, and for each the command that it belongs to.
+
+    Most pods get the same rules, and making the bytes takes longer than the kernel does.
+    """
     messages: list[Any] = [_frame(_BATCH_BEGIN)]
     origins: list[Command | None] = [None]
     for command in commands:
@@ -46,7 +50,8 @@ def batch(commands: Sequence[Command]) -> tuple[list[Any], list[Command | None]]
     # Refusals are told anyway. An acknowledgement of each of a few hundred messages would not fit
     # into the socket's receive buffer.
     messages[-1]["header"]["flags"] |= NLM_F_ACK
-    return [*messages, _frame(_BATCH_END)], [*origins, None]
+    messages.append(_frame(_BATCH_END))
+    return tuple(map(encoded, messages)), (*origins, None)
 
 
 def query(kind: Any, number: int, fields: dict[str, Any] | None = None) -> Any:

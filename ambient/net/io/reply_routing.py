@@ -39,6 +39,8 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _TO_TABLE: Final = 1  # FR_ACT_TO_TBL
 _LOCAL, _SCOPE_HOST, _PROTOCOL_STATIC = 2, 254, 4  # RTN_LOCAL, RT_SCOPE_HOST, RTPROT_STATIC
 _FAMILIES: Final[dict[Literal[4, 6], int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_TABLE_OFFSET: Final = 16 + 4  # after nlmsghdr: rtm_table of struct rtmsg, and of fib_rule_hdr
+assert REPLY_ROUTE_TABLE < 256
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT})
 
 
@@ -65,10 +67,15 @@ def present() -> frozenset[ReplyRouting]:
         with Netlink(_NETLINK_ROUTE) as netlink:
             for version, family in _FAMILIES.items():
                 query = _rule_message(_GETRULE, family)
-                if any(_is_ours(rule, family) for rule in netlink.dump(query, fibmsg)):
+                if any(
+                    _is_ours(rule, family) for rule in netlink.dump(query, fibmsg, _in_our_table)
+                ):
                     found.add(ReplyRouting("rule", version))
                 query = _route_message(_GETROUTE, family)
-                if any(_is_reply_route(route, family) for route in netlink.dump(query, rtmsg)):
+                if any(
+                    _is_reply_route(route, family)
+                    for route in netlink.dump(query, rtmsg, _in_our_table)
+                ):
                     found.add(ReplyRouting("route", version))
     except OSError as error:
         raise MeshError(f"cannot read the routing rules: {error.strerror or error}") from None
@@ -142,6 +149,11 @@ def _route_message(kind: int, family: int) -> Any:
             ("RTA_OIF", socket.if_nametoindex("lo")),
         ]
     return message
+
+
+def _in_our_table(body: bytes) -> bool:
+    """By the fixed part of the message, which rules and routes begin with alike."""
+    return body[_TABLE_OFFSET] == REPLY_ROUTE_TABLE
 
 
 def _is_ours(rule: Any, family: int) -> bool:
