@@ -28,6 +28,8 @@ from tests.kube.servers import add_node, apply, documents, run_pod
 from tests.unit.istiod_lite.test_app import ca, subscribed
 
 DEADLINE_S = 30
+# httpx leaves a socket to the garbage collector when a TLS handshake is cancelled.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SETTINGS = Settings(
     bind_address="127.0.0.1",
     http_port=0,
