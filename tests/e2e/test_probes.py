@@ -1,8 +1,10 @@
-"""Health probes on a whole mesh: its kubelets probe from the node, as everywhere."""
+"""A whole mesh under STRICT: who comes in past the tunnel (probes of the kubelet) and who does not,
+until it is enrolled (a process outside Kubernetes)."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 
 from tests.e2e.test_local import AMBIENTCTL, Host, host, until
 
@@ -59,6 +61,60 @@ def test_pain_05_a_probed_pod_stays_ready_under_strict(host: Host) -> None:
     assert [c["status"] for c in status["conditions"] if c["type"] == "Ready"] == ["True"]
     events = json.loads(host.kubectl("get", "events", "-n", "shop", "-o", "json"))["items"]
     assert [event["message"] for event in events if event["reason"] == "Unhealthy"] == []
+
+    # A process that no kubelet started, in a namespace of its own on the other node.
+    command = [AMBIENTCTL, "local", "shell", "node-2", "--", "sh", "-ec", VM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=host.environment):
+        a_guest_joins(host, address)
+
+
+def a_guest_joins(host: Host, address: str) -> None:
+    host.kubectl("create", "serviceaccount", "billing", "-n", "shop")
+    until(lambda: curl_from_vm(host, address) in REFUSED)
+    told = "shop/billing at 10.244.2.200 is in the mesh as shop/billing"
+    until(lambda: told in host.run(AMBIENTCTL, "local", "shell", "node-2", "--", *ENROLL).stdout)
+    until(lambda: curl_from_vm(host, address) == 0)
+    logs = host.local("logs", *ztunnel_of(host, "node-1"), "-n", "istio-system")
+    assert "spiffe://cluster.local/ns/shop/sa/billing" in logs
+    host.local("shell", "node-2", "--", AMBIENTCTL, "unenroll", "shop/billing", *SOCKET)
+    until(lambda: curl_from_vm(host, address) in REFUSED)
+
+
+REFUSED = (7, 52, 56)  # curl: no connection, an empty answer, a reset
+
+VM = """
+ip netns add vm
+ip link add vm0 type veth peer name eth0 netns vm
+ip addr add 10.244.2.250/32 dev vm0
+ip link set vm0 up
+ip -n vm link set lo up
+ip -n vm addr add 10.244.2.200/32 dev eth0
+ip -n vm link set eth0 up
+ip -n vm route add 10.244.2.250 dev eth0
+ip -n vm route add default via 10.244.2.250
+ip route add 10.244.2.200/32 dev vm0
+echo $$ > /run/vm.pid
+exec nsenter --net=/run/netns/vm cat
+"""
+# Node's folders as the mesh's own processes see them; on a real node it is /var/run.
+SOCKET = ["--agent-socket", "/run/ambient/nodes/node-2/run/istio-cni/pluginevent.sock"]
+ENROLL = [
+    "sh",
+    "-c",
+    f"{AMBIENTCTL} enroll --pid $(cat /run/vm.pid) --identity shop/billing {' '.join(SOCKET)}",
+]
+
+
+def curl_from_vm(host: Host, address: str) -> int:
+    command = ["ip", "netns", "exec", "vm", "curl", "-sS", "--max-time", "10", "-o", "/dev/null"]
+    command += [f"http://{address}:8080/"]
+    return host.run(AMBIENTCTL, "local", "shell", "node-2", "--", *command).returncode
+
+
+def ztunnel_of(host: Host, node: str) -> list[str]:
+    pods = host.kubectl("get", "pods", "-n", "istio-system", "-l", "app=ztunnel", "-o", "json")
+    items = json.loads(pods)["items"]
+    return [pod["metadata"]["name"] for pod in items if pod["spec"]["nodeName"] == node]
 
 
 def get(host: Host, pod: str) -> dict:

@@ -126,8 +126,9 @@ def handles(ruleset: str) -> list[str]:
 
 
 async def test_pain_46_sets_that_a_reboot_or_a_firewall_emptied_are_filled_again(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cni_plugin.io.host_probes.LOOK_S", 0.2)
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         probes_as_us(world)
         world.namespace("shop", "ambient")
