@@ -76,11 +76,13 @@ def main() -> None:
     except OSError as error:
         report(config["report_fd"], {"error": str(error), "kind": "namespaces"})
         sys.exit(1)
+    # Held open, since the child soon covers /proc with that of its own process namespace.
+    proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         first_process(config)
     try:
-        write_pid(config["folder"], pid)
+        write_pid(config["folder"], pid, proc)
     except OSError as error:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -89,9 +91,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def write_pid(folder: str, pid: int) -> None:
-    """Note process id and start time: by both, ``down`` recognises the mesh."""
-    with open(f"/proc/{pid}/stat") as stat:
+def write_pid(folder: str, pid: int, proc: int) -> None:
+    """Note process id and start time: by both, ``down`` recognises the mesh.
+
+    ``proc`` is a descriptor of the /proc in which the process has that id.
+    """
+    with open(os.open(f"{pid}/stat", os.O_RDONLY, dir_fd=proc)) as stat:
         start_ticks = stat.read().rsplit(")", 1)[1].split()[19]
     path = os.path.join(folder, "pid")
     with open(path + ".new", "w") as out:

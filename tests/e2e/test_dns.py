@@ -56,7 +56,10 @@ def test_names_are_answered_by_the_tunnel_unless_a_pod_says_no(host: Host) -> No
     # The annotation also works on pods that run.
     host.kubectl("annotate", "pod", "refuser", "-n", "shop", "ambient.istio.io/dns-capture-")
     until(lambda: answer(host, "refuser")[1] == str(TUNNEL_TTL_S))
-    metrics = host.local("shell", "node-1", "--", "curl", "-sS", "127.0.0.1:15020/metrics")
+    tunnel = host.kubectl("get", "pods", "-n", "istio-system", "-l", "app=ztunnel", "-o", "name")
+    ask = ["curl", "-sS", "127.0.0.1:15020/metrics"]
+    name = tunnel.split()[0].removeprefix("pod/")
+    metrics = host.local("exec", name, "-n", "istio-system", "--", *ask)
     assert 'istio_dns_requests_total{request_protocol="udp",request_query_type="a"' in metrics
 
 
