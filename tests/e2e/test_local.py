@@ -133,18 +133,18 @@ spec:
   initContainers:
   - name: first
     image: none
-    command: [sh, -c, "echo made by init > /var/run/work/file"]
-    volumeMounts: [{name: work, mountPath: /var/run/work}]
+    command: [sh, -c, "echo made by init > /var/run/scratch/file"]
+    volumeMounts: [{name: work, mountPath: /var/run/scratch}]
   containers:
   - name: main
     image: none
-    command: [sh, -c, "cat /var/run/work/file; echo $(WHO) on $NODE; exec sleep infinity"]
+    command: [sh, -c, "cat /var/run/scratch/file; echo $(WHO) on $NODE; exec sleep infinity"]
     env:
     - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     - {name: WHO, value: I am}
     readinessProbe: {exec: {command: [test, -e, /var/run/settings/colour]}}
     volumeMounts:
-    - {name: work, mountPath: /var/run/work}
+    - {name: work, mountPath: /var/run/scratch}
     - {name: settings, mountPath: /var/run/settings}
   volumes:
   - {name: work, emptyDir: {}}
