@@ -29,6 +29,8 @@ class FakeKubeApi:
         self.version = 100
         self.history: list[tuple[int, str, str, Object]] = []  # version, collection, type, object
         self.compacted = 0
+        self.managed: dict[tuple[str, ...], set[str]] = {}
+        """Types of the conditions that somebody applied, by object and field manager."""
         self.requests: list[str] = []
         self.away = False
         self.faults: list[int] = []
@@ -199,11 +201,7 @@ class FakeKubeApi:
             return 201, self.put(collection, body)
         if method == "PATCH" and (existing or query.get("fieldManager")):
             base = existing or {"metadata": {"name": name, "namespace": namespace}}
-            allowed = ("status", "metadata") if collection == "/api/v1/pods" else ("status",)
-            if sub == "status":  # of pods it also takes annotations, as Kubernetes does
-                body = {key: body[key] for key in allowed if key in body}
-            patched = _merge(base, body)
-            return 200, patched if patched == existing else self.put(collection, patched)
+            return self._patch(collection, base, sub, query, body)
         if existing is None:
             return 404, {"message": f"{collection} {name} not found", "reason": "NotFound"}
         if method == "PUT":
@@ -214,6 +212,32 @@ class FakeKubeApi:
         if method == "DELETE":
             self.remove(collection, namespace, name)
         return 200, existing
+
+    def _patch(
+        self, collection: str, base: Object, sub: str, query: Object, body: Any
+    ) -> tuple[int, Object]:
+        metadata = base["metadata"]
+        seen = (body.get("metadata") or {}).get("resourceVersion")
+        if seen and seen != metadata.get("resourceVersion", seen):
+            return 409, {"message": "the object has been modified", "reason": "Conflict"}
+        allowed = ("status", "metadata") if collection == "/api/v1/pods" else ("status",)
+        if sub == "status":  # of pods it also takes annotations, as Kubernetes does
+            body = {key: body[key] for key in allowed if key in body}
+        if sub == "status" and query.get("force"):
+            where = (collection, metadata.get("namespace", ""), metadata["name"])
+            body = self._applied(base, body, (*where, query["fieldManager"]))
+        patched = _merge(base, body)
+        changed = patched != base or "uid" not in metadata
+        return 200, self.put(collection, patched) if changed else patched
+
+    def _applied(self, base: Object, body: Object, manager: tuple[str, ...]) -> Object:
+        """Conditions merge by type, and those that a manager does not apply any more go."""
+        mine = {one["type"]: one for one in body["status"].get("conditions", ())}
+        before = self.managed.get(manager, set())
+        self.managed[manager] = set(mine)
+        have = base.get("status", {}).get("conditions", ())
+        others = [one for one in have if one["type"] not in before | set(mine)]
+        return {"status": {**body["status"], "conditions": [*others, *mine.values()]}}
 
     def _list(self, collection: str, namespace: str, query: Object) -> Object:
         items = [
