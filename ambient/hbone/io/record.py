@@ -135,7 +135,7 @@ def explain(peer: str, error: OSError) -> HandshakeError:
         return HandshakeError(
             peer, f"its certificate is refused: {error.verify_message}", hint=hint
         )
-    if isinstance(error, ssl.SSLEOFError | ConnectionResetError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError):
         return HandshakeError(peer, "the peer closed the connection during the handshake")
     if isinstance(error, ssl.SSLError):
         reason = _REASONS.get(error.reason or "", "")
