@@ -158,7 +158,7 @@ def from_scratch(found):
     return index
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_order_of_arrivals_and_departures_ends_as_from_scratch(seed):
     chance = random.Random(seed)
     index, held = Index(), {}
