@@ -194,7 +194,9 @@ class Tunnels:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            word, at = line.split()
+            word, _, at = line.strip().partition(" ")
+            if not at:
+                continue  # the child was killed while it wrote
             with self._news:
                 if word == "synced":
                     self.synced += 1

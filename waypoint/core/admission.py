@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from ambient.api.policy import Authorization, MatchKind, ServiceAccountMatch, StringMatch
 from ambient.policy.core.decide import Connection, PolicySet, decide
 from waypoint.core.authz import Verdict
 from waypoint.core.balance import Target
@@ -43,18 +44,34 @@ def admitted(
 def refused(policies: PolicySet, target: Target, peer: Peer, own: Self) -> str:
     """Why the client may not reach an endpoint that admits this waypoint; empty if it may.
 
-    Policies that admit the waypoint by name, as users write them who want all traffic to come
-    through it, go on meaning that.
+    Policies that name the waypoint's account, as users write them who want all traffic to come
+    through it, go on meaning that. Others, such as those for its namespace, mean the client.
     """
     written = tuple(one for one in policies.allow if not _is_admission(one.key))
     if len(written) == len(policies.allow):
         return ""  # the endpoint's own tunnel has to admit us
-    rest = msgspec.structs.replace(policies, allow=written)
-    if any(decide(rest, one).allowed for one in _as_ourselves(own, target)):
-        return ""
+    by_name = tuple(one for one in written if _names(one.policy, own))
+    if by_name:
+        meant = msgspec.structs.replace(policies, allow=by_name)
+        if any(decide(meant, one).allowed for one in _as_ourselves(own, target)):
+            return ""
     ip = target.workload.addresses[0]
+    rest = msgspec.structs.replace(policies, allow=written)
     verdict = decide(rest, Connection(peer.identity, peer.ip, ip, target.address.port))
     return "" if verdict.allowed else verdict.reason
+
+
+def _names(policy: Authorization, own: Self) -> bool:
+    """Whether a policy speaks of the waypoint's very account."""
+    identity = own.place.identity
+    principal = StringMatch(MatchKind.EXACT, str(identity).removeprefix("spiffe://"))
+    account = ServiceAccountMatch(identity.namespace, identity.service_account)
+    return any(
+        principal in match.principals or account in match.service_accounts
+        for group in policy.groups
+        for clause in group
+        for match in clause
+    )
 
 
 def _as_ourselves(own: Self, target: Target) -> Iterator[Connection]:

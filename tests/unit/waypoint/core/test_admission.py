@@ -36,7 +36,8 @@ def policy(name, *accounts, action=Action.ALLOW):
 
 
 def reached(account, *policies):
-    """The endpoint, or the refusal's reason, for a client with this account."""
+    """The endpoint, or the refusal's reason, for a client with this account (of namespace shop)."""
+    namespace, _, account = account.rpartition("/")
     workload = Workload(
         uid="u",
         name="api",
@@ -48,12 +49,19 @@ def reached(account, *policies):
     state.apply(ADDRESS_TYPE, {"u": workload})
     state.apply(AUTHORIZATION_TYPE, {one.key: one for one in policies})
     targets = (Target(workload, HostPort("10.0.0.1", 8080)),)
-    peer = Peer(Identity("cluster.local", "shop", account), ip_address("10.0.0.9"))
+    peer = Peer(Identity("cluster.local", namespace or "shop", account), ip_address("10.0.0.9"))
     found = admitted(targets, state, peer, OWN)
     return found.reason if isinstance(found, Verdict) else found == targets
 
 
 WEB_ONLY = policy("web-only", "web")
+OWN_NAMESPACE = Authorization(
+    name="web-only",
+    namespace="shop",
+    scope=Scope.WORKLOAD_SELECTOR,
+    action=Action.ALLOW,
+    groups=(((Match(namespaces=(StringMatch(MatchKind.EXACT, "shop"),)),),),),
+)
 ADMITS = policy(ADMISSION, "wp")
 REFUSAL = "L4 policies of the endpoints: no ALLOW policy matched (of shop/web-only)"
 
@@ -68,6 +76,9 @@ REFUSAL = "L4 policies of the endpoints: no ALLOW policy matched (of shop/web-on
         ("evil", (WEB_ONLY,), True),
         # A user's policy that names the waypoint lets everybody through it.
         ("evil", (policy("web-only", "wp"), ADMITS), True),
+        # One that names the waypoint's namespace means clients.
+        ("web", (OWN_NAMESPACE, ADMITS), True),
+        ("other/evil", (OWN_NAMESPACE, ADMITS), REFUSAL),
         ("web", (WEB_ONLY, ADMITS, policy("d", "web", action=Action.DENY)),
          "L4 policies of the endpoints: denied by shop/d"),
     ],
