@@ -72,6 +72,7 @@ class Service:
             Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED, **record.fields()
         )
         for policy in record.decided.verdict.dry_run_denials if record.decided else ():
+            self.metrics.would_deny(policy)
             log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=record.request_id)
         address = NetworkAddress(self.network, record.peer.ip)
         source = self.directory.workload_by_address(address)

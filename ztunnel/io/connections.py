@@ -121,6 +121,7 @@ class Connections:
         live.permit = permit
         live.workload_uid = server.uid
         if permit.verdict.dry_run_denials:
+            self._metrics.would_deny(permit.verdict.dry_run_denials)
             denials = ", ".join(permit.verdict.dry_run_denials)
             policy_log.info(Event.POLICY_DRY_RUN, **_parties(live), would_be_denied_by=denials)
 

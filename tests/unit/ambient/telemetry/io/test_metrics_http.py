@@ -99,3 +99,14 @@ def test_labels_are_upstreams_in_upstreams_order():
         *("source_region", "source_zone", "destination_region", "destination_zone"),
     )
     assert set(TrafficLabels().values()) == {"unknown", "tcp", "-"}
+
+
+def test_pain_48_what_dry_runs_would_have_refused_is_counted_by_policy():
+    registry, metrics = CollectorRegistry(), TrafficMetrics()
+    registry.register(metrics)
+    name = "ambient_policy_dry_run_denials_total"
+    assert registry.get_sample_value(name, {"policy": "shop/p"}) is None
+    metrics.would_deny(("shop/p", "shop/q"))
+    metrics.would_deny(("shop/p",))
+    assert registry.get_sample_value(name, {"policy": "shop/p"}) == 2
+    assert registry.get_sample_value(name, {"policy": "shop/q"}) == 1
