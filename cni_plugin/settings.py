@@ -29,6 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cni_bin_dir: str = ""
     """Put a starter of the plugin there; empty: the runtime finds ``ambient-cni`` by itself;
     ``auto``: as the node's distribution has it."""
+    cni_plugin_runtime: str = ""
+    """Folder with an interpreter for the plugin (the image has one at /opt/ambient-cni-runtime),
+    which goes to the node beside it; empty: the node runs the plugin with the agent's own."""
     host_root: str = "/"
     """Where ``auto`` looks: the node's file system as the agent sees it."""
     istio_owned_cni_config: bool = False

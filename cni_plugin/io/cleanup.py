@@ -17,7 +17,7 @@ from ambient.kube.io.client import KubeClient
 from ambient.net.core import host_rules, rules
 from ambient.net.io import nft, tunnel_flows
 from ambient.net.io.netns import Netns
-from cni_plugin.io import install, kube_reports, records
+from cni_plugin.io import install, kube_reports, records, starter
 from cni_plugin.io.agent_client import EVENT_SOCKET
 from cni_plugin.io.host_probes import node_netns
 from cni_plugin.io.installer import find_folders
@@ -43,7 +43,7 @@ def of_installation(settings: Settings) -> list[Trace]:
     folders = find_folders(settings)
     found = []
     if folders.net_dir:
-        paths = install.traces(folders.net_dir, folders.bin_dir)
+        paths = [*install.traces(folders.net_dir), *starter.traces(folders.bin_dir)]
         found += [Trace("plugin", path) for path in paths]
     with node_netns(settings) as netns:
         tables = nft.read(netns).tables
@@ -54,7 +54,8 @@ def remove_installation(settings: Settings) -> None:
     """Undo it; pods stay as they are. Raises MeshError."""
     folders = find_folders(settings)
     if folders.net_dir:
-        install.uninstall(folders.net_dir, folders.bin_dir)
+        install.uninstall(folders.net_dir)
+        starter.uninstall(folders.bin_dir)
     with node_netns(settings) as netns:
         nft.apply(netns, host_rules.ABSENT)
 

@@ -11,7 +11,7 @@ from ambient.api.errors import MeshError, SettingsError
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from cni_plugin.core import platform
-from cni_plugin.io import folder_watch, install
+from cni_plugin.io import folder_watch, install, starter
 from cni_plugin.settings import Settings
 
 RIVAL_S: Final = 5.0
@@ -26,17 +26,21 @@ log = get_logger("agent")
 
 
 class Folders(NamedTuple):
-    """The runtime's CNI folders as this process sees them; empty where they are not ours to use."""
+    """The runtime's CNI folders as this process sees them; empty where they are not ours to use.
+
+    ``node_bin_dir`` is how the node calls the second one.
+    """
 
     net_dir: str
     bin_dir: str
+    node_bin_dir: str
 
 
 def find_folders(settings: Settings) -> Folders:
     """What the settings name, or what the node's distribution uses. Raises SettingsError."""
     net_dir, bin_dir = settings.cni_net_dir, settings.cni_bin_dir
     if platform.AUTO not in (net_dir, bin_dir):
-        return Folders(net_dir, bin_dir)
+        return Folders(net_dir, bin_dir, bin_dir)
     root = settings.host_root.rstrip("/")
     found = platform.detect(lambda path: Path(root + path).is_dir())
     if found is None:
@@ -49,6 +53,7 @@ def find_folders(settings: Settings) -> Folders:
     return Folders(
         root + found.net_dir if net_dir == platform.AUTO else net_dir,
         root + found.bin_dir if bin_dir == platform.AUTO else bin_dir,
+        found.bin_dir if bin_dir == platform.AUTO else bin_dir,
     )
 
 
@@ -57,6 +62,7 @@ class Installer:
 
     def __init__(self, settings: Settings) -> None:
         self._folders = find_folders(settings)
+        self._runtime = settings.cni_plugin_runtime
         self._entry = {
             "cni_agent_run_dir": settings.cni_agent_run_dir,
             "exclude_namespaces": list(settings.exclude_namespaces),
@@ -73,13 +79,13 @@ class Installer:
 
     async def run(self) -> None:
         """Install, and install again, until cancelled."""
-        net_dir, bin_dir = self._folders
+        net_dir, bin_dir, _ = self._folders
         if not net_dir:
             return
         seen: object = None
         with folder_watch.watch(net_dir) as folder:
             while True:
-                now = (install.signature(net_dir), install.has_starter(bin_dir))
+                now = (install.signature(net_dir), starter.installed(bin_dir))
                 if now != seen:
                     if self._install():
                         await self._mind_rivals()
@@ -95,7 +101,7 @@ class Installer:
         folders = self._folders
         try:
             if folders.bin_dir:
-                install.install_starter(folders.bin_dir)
+                starter.install(folders.bin_dir, self._runtime, folders.node_bin_dir)
             changed = install.install(folders.net_dir, self._entry, self._owned_file)
         except MeshError as error:
             self.installed = False

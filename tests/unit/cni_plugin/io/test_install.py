@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,20 +24,8 @@ def test_the_files_mode_stays(tmp_path: Path) -> None:
     assert install.signature(str(tmp_path)) != before
     assert not install.install(str(tmp_path), {})
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
-    assert install.uninstall(str(tmp_path), "")
+    assert install.uninstall(str(tmp_path))
     assert json.loads(path.read_text()) == PTP
-
-
-def test_the_starter_is_the_plugin(tmp_path: Path) -> None:
-    install.install_starter(str(tmp_path))
-    done = subprocess.run(
-        [tmp_path / "ambient-cni"],
-        env={"CNI_COMMAND": "VERSION"},
-        input=b'{"cniVersion": "1.0.0"}',
-        capture_output=True,
-        check=True,
-    )
-    assert json.loads(done.stdout)["cniVersion"] == "1.0.0"
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -46,8 +33,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         install.install(str(tmp_path / "nowhere"), {})
     assert "CNI_NET_DIR" in failed.value.hint
     assert install.signature(str(tmp_path / "nowhere")) == ()
-    with pytest.raises(MeshError, match="nowhere"):
-        install.install_starter(str(tmp_path / "nowhere"))
 
 
 def test_an_empty_folder_has_to_wait(tmp_path: Path) -> None:
