@@ -1,4 +1,4 @@
-"""An interpreter that runs the plugin on nodes that have none: ``python -m cni_plugin.runtime_tree``.
+"""An interpreter for nodes that have none: ``python -m cni_plugin.runtime_tree FOLDER``.
 
 A node's container runtime starts the plugin outside of every container, so it needs its program,
 Python, its libraries and their loader on the node itself. The image holds them as one folder that

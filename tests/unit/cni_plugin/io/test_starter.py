@@ -1,4 +1,4 @@
-"""The plugin's program on a node: with the agent's interpreter, or with one that it brings along."""
+"""The plugin on a node: run by the agent's interpreter, or by one that it brings along."""
 
 from __future__ import annotations
 
