@@ -32,9 +32,10 @@ from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
 from waypoint.core.dispatch import Self
 from waypoint.io.admin import admin_routes
+from waypoint.io.dialler import Dialler
 from waypoint.io.listener import Listener, bind
 from waypoint.io.service import Service
-from waypoint.io.upstream import Dialler, Upstreams
+from waypoint.io.upstream import Upstreams
 from waypoint.settings import Settings
 
 CONTROL_PLANE: Final = "control plane"
@@ -113,7 +114,7 @@ class Waypoint:
                         accepting.cancel_scope.cancel()
                     left_s = max(0.0, settings.drain_s - settings.min_drain_s)
                     tunnels.cancel_scope.deadline = trio.current_time() + left_s
-                await self._upstreams.close()
+                self._upstreams.close()
                 await self._leave_endpoints()
                 nursery.cancel_scope.cancel()
         finally:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ambient.api.address import HostPort
-from waypoint.core.http1 import RequestHead
 from waypoint.core.local_reply import BAD_PATH, MISSING_HOST, NO_ROUTE, UPGRADE_REQUIRED
-from waypoint.core.message import Peer, Reply, Request
+from waypoint.core.message import Peer, Reply, Request, RequestHead
 from waypoint.core.path import normalise_target
 
 STRIPPED = ("x-forwarded-client-cert", "x-envoy-peer-metadata", "x-envoy-peer-metadata-id")
@@ -17,7 +16,7 @@ def enter(head: RequestHead, peer: Peer, local: HostPort, request_id: str) -> Re
 
     ``request_id`` is used where the client sent none.
     """
-    if head.version != "1.1":
+    if head.version == "1.0":
         return UPGRADE_REQUIRED
     if head.method == "CONNECT":
         return NO_ROUTE
@@ -39,4 +38,7 @@ def enter(head: RequestHead, peer: Peer, local: HostPort, request_id: str) -> Re
         headers=headers,
         peer=peer,
         local=local,
+        content_length=head.content_length,
+        has_body=head.has_body,
+        upgrade=head.upgrade,
     )

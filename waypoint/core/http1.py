@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import httptools
 
-from waypoint.core.message import Headers
+from waypoint.core.message import End, Headers, RequestHead
 
 HEAD_LIMIT: Final = 60 * 1024
 """Bytes of a message's head (Envoy: max_request_headers_kb)."""
@@ -44,26 +44,6 @@ class BadMessageError(Exception):
         self.details = details
 
 
-class RequestHead(NamedTuple):
-    """A request's head. ``headers`` hold neither Host, nor framing, nor hop-by-hop fields."""
-
-    method: str
-    target: str
-    version: str
-    authority: str | None
-    headers: Headers
-    keep_alive: bool
-    content_length: int | None
-    chunked: bool
-    upgrade: str
-    expect_continue: bool
-
-    @property
-    def has_body(self) -> bool:
-        """Does content follow?"""
-        return self.chunked or bool(self.content_length)
-
-
 class ResponseHead(NamedTuple):
     """A response's head. Without a length and not chunked, its body lasts until the end."""
 
@@ -84,12 +64,6 @@ class ResponseHead(NamedTuple):
     def informational(self) -> bool:
         """A 1xx in front of the final response?"""
         return 100 <= self.status < 200 and self.status != 101
-
-
-class End(NamedTuple):
-    """The message is complete."""
-
-    trailers: tuple[tuple[str, str], ...] = ()
 
 
 RequestEvent = RequestHead | bytes | End
@@ -234,7 +208,7 @@ class _RequestMessage(_Message):
             headers=found.rest,
             keep_alive=not self.closing,
             content_length=found.content_length,
-            chunked=found.chunked,
+            has_body=found.chunked or bool(found.content_length),
             upgrade=upgrade,
             expect_continue=expect == "100-continue",
         )

@@ -6,24 +6,24 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from waypoint.core.http1 import BadMessageError, RequestHead
+from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import Request, Response
 
 _TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 
 
-def write_request(request: Request, head: RequestHead) -> bytes:
+def write_request(request: Request) -> bytes:
     """The head for the upstream: exactly one way of framing. Raises BadMessageError."""
     if not _TARGET.fullmatch(request.target):
         raise BadMessageError(400, "invalid_path")
     lines = [f"{request.method} {request.target} HTTP/1.1", f"host: {request.authority}"]
     lines += [f"{name}: {value}" for name, value in request.headers]
-    if head.chunked:
+    if request.content_length is not None:
+        lines.append(f"content-length: {request.content_length}")
+    elif request.has_body:
         lines.append("transfer-encoding: chunked")
-    elif head.content_length is not None:
-        lines.append(f"content-length: {head.content_length}")
-    if head.upgrade:
-        lines += [f"upgrade: {head.upgrade}", "connection: upgrade"]
+    if request.upgrade:
+        lines += [f"upgrade: {request.upgrade}", "connection: upgrade"]
     return _join(lines)
 
 

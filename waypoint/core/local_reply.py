@@ -9,18 +9,6 @@ RESET_PREFIX = "upstream connect error or disconnect/reset before headers. reset
 NO_ROUTE = Reply(404, "", "NR", "route_not_found")
 NO_HEALTHY_UPSTREAM = Reply(503, "no healthy upstream", "UH", "no_healthy_upstream")
 REQUEST_TIMEOUT = Reply(504, "upstream request timeout", "UT", "response_timeout")
-CONNECTION_TERMINATION = Reply(
-    503,
-    RESET_PREFIX + "connection termination",
-    "UC",
-    "upstream_reset_before_response_started{connection_termination}",
-)
-UPSTREAM_PROTOCOL_ERROR = Reply(
-    502,
-    RESET_PREFIX + "protocol error",
-    "UPE",
-    "upstream_reset_before_response_started{protocol_error}",
-)
 UPGRADE_REQUIRED = Reply(426, "Upgrade Required", "DPE", "low_version")
 MISSING_HOST = Reply(400, "Bad Request", "DPE", "missing_host_header")
 BAD_PATH = Reply(400, "Bad Request", "DPE", "path_normalization_failed")
@@ -35,17 +23,6 @@ def denied(policy: str) -> Reply:
 def unknown_cluster(status: int) -> Reply:
     """The route names a service or subset that does not exist."""
     return Reply(status, "", "NC", "cluster_not_found")
-
-
-def connect_failed(cause: str) -> Reply:
-    """No endpoint could be connected to; ``cause`` goes to the client, as with Envoy."""
-    detail = cause.replace(" ", "_")
-    return Reply(
-        503,
-        f"{RESET_PREFIX}remote connection failure, transport failure reason: {cause}",
-        "UF",
-        f"upstream_reset_before_response_started{{remote_connection_failure|{detail}}}",
-    )
 
 
 def bad_request(status: int, details: str) -> Reply:

@@ -76,13 +76,41 @@ class Peer(NamedTuple):
     port: int = 0
 
 
+class End(NamedTuple):
+    """A message is complete."""
+
+    trailers: tuple[tuple[str, str], ...] = ()
+
+
+class RequestHead(NamedTuple):
+    """A request's head off the wire, of whatever HTTP version (``"1.0"``, ``"1.1"``, ``"2"``).
+
+    ``headers`` hold neither Host, nor framing, nor hop-by-hop fields. ``content_length`` None with
+    ``has_body`` is a body of unknown length. ``keep_alive`` says what an HTTP/1 client wants.
+    """
+
+    method: str
+    target: str
+    version: str
+    authority: str | None
+    headers: Headers
+    content_length: int | None
+    has_body: bool
+    keep_alive: bool = True
+    upgrade: str = ""
+    expect_continue: bool = False
+    scheme: str = "http"
+
+
 @dataclass(slots=True)
 class Request:
     """A request on its way through routes, policy and filters; filters may edit it.
 
     ``target`` is the normalised path with its query; ``authority`` is Host; ``headers`` hold
     neither Host nor anything that frames the body. ``local`` is the address that the client
-    called: a service address and service port, or a pod's.
+    called: a service address and service port, or a pod's. ``content_length`` None with
+    ``has_body`` is a body of unknown length; ``upgrade`` names the protocol that the client asks
+    to change to.
     """
 
     method: str
@@ -92,6 +120,9 @@ class Request:
     peer: Peer
     local: HostPort
     scheme: str = "http"
+    content_length: int | None = None
+    has_body: bool = False
+    upgrade: str = ""
 
     @property
     def path(self) -> str:
@@ -122,11 +153,21 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """A response's head on its way back to the client."""
+    """A response's head on its way back to the client.
+
+    ``content_length`` is what the endpoint announced; ``end`` says that no body follows.
+    """
 
     status: int
     headers: Headers
     reason: str = ""
+    content_length: int | None = None
+    end: bool = False
+
+    @property
+    def informational(self) -> bool:
+        """A 1xx in front of the final response?"""
+        return 100 <= self.status < 200 and self.status != 101
 
 
 class Reply(NamedTuple):

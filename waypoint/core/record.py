@@ -32,6 +32,7 @@ class Record:
     user_agent: str = ""
     forwarded_for: str = ""
     grpc: bool = False
+    protocol: str = ""
     status: int = 0
     flag: str = NO_FLAG
     details: str = ""
@@ -64,7 +65,7 @@ class Record:
         known: dict[str, object] = {
             "method": self.method,
             "path": self.path,
-            "protocol": "HTTP/1.1" if self.method else "",
+            "protocol": self.protocol,
             "response_code": self.status if self.method else "",
             "response_flags": self.flag,
             "response_code_details": self.details,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -36,21 +37,36 @@ class Duplex(Protocol):
 
 async def abort(stream: Duplex) -> None:
     """End a client's stream at once, so that it sees that something is missing."""
-    await _end(stream, ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
+    _end(stream, ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
+    await trio.lowlevel.checkpoint()
 
 
-async def drop(stream: Duplex) -> None:
+def drop_now(stream: Duplex) -> None:
     """Give up a stream to an endpoint; the application sees that its client has gone."""
-    await _end(stream, ErrorCode.CANCEL)
+    _end(stream, ErrorCode.CANCEL)
 
 
-async def _end(stream: Duplex, code: ErrorCode) -> None:
-    with trio.CancelScope() as scope, contextlib.suppress(*STREAM_ERRORS):
+def _end(stream: Duplex, code: ErrorCode) -> None:
+    with contextlib.suppress(*STREAM_ERRORS):
         if isinstance(stream, HboneStream):
             stream.reset(code)
+        elif isinstance(stream, trio.SocketStream):
+            stream.socket.close()
+        elif isinstance(stream, trio.SSLStream):
+            _end(stream.transport_stream, code)
         else:
-            scope.cancel()
-            await stream.aclose()
+            raise TypeError(f"cannot end a {type(stream).__name__}")
+
+
+def quiet(stream: Duplex) -> bool:
+    """Is the stream open, and has the other side said nothing that was not read?"""
+    if isinstance(stream, HboneStream):
+        return stream.quiet
+    if isinstance(stream, trio.SocketStream):
+        poller = select.poll()
+        poller.register(stream.socket, select.POLLIN)
+        return not poller.poll(0)
+    return True
 
 
 class Copied(NamedTuple):

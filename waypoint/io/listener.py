@@ -22,7 +22,8 @@ from waypoint.core.dispatch import Destination, Refusal, dispatch, sniff
 from waypoint.core.dispatch import Protocol as Speaks
 from waypoint.core.message import Peer
 from waypoint.io.duplex import READ_BYTES
-from waypoint.io.http_connection import HttpConnection
+from waypoint.io.exchange import Exchanges
+from waypoint.io.http1_server import Http1Server
 from waypoint.io.raw import RawConnection
 from waypoint.io.service import Service
 
@@ -154,7 +155,8 @@ class Listener:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # the client went away before it said anything
         if speaks is Speaks.HTTP1:
-            await HttpConnection(self._service, stream, peer, to).run(first)
+            exchanges = Exchanges(self._service, peer, to)
+            await Http1Server(self._service, stream, exchanges.serve, exchanges.refused).run(first)
         else:
             await RawConnection(self._service, stream, peer, to).run(first)
 

@@ -14,9 +14,10 @@ from waypoint.core.plan import Plan, direct, guard, resolve
 from waypoint.core.program import default_route
 from waypoint.core.record import Record
 from waypoint.core.routes import Forward
-from waypoint.io.duplex import abort, relay
+from waypoint.io.dialler import plain
+from waypoint.io.duplex import Duplex, abort, drop_now, relay
 from waypoint.io.service import Service
-from waypoint.io.upstream import Connection, UpstreamError, plain
+from waypoint.io.upstream_stream import UpstreamResetError
 
 
 class RawConnection:
@@ -64,12 +65,16 @@ class RawConnection:
                 return False
             record.target = target
             try:
-                connection = await service.upstreams.acquire(target, fresh=True)
-            except UpstreamError as error:
-                record.cause = str(error)
+                stream = await service.upstreams.connect(target)
+            except UpstreamResetError as error:
+                record.cause = error.cause or error.reason.words
                 tried.add(target.key)
                 continue
-            return await self._relay(connection, first)
+            try:
+                return await self._relay(stream, first)
+            finally:
+                drop_now(stream)
+                service.upstreams.left(target)
 
     def _plan(self, judged: Plan) -> Plan:
         """Routes are for HTTP, so that the endpoints are those of the address itself."""
@@ -89,26 +94,25 @@ class RawConnection:
         found = Plan(verdict=judged.verdict, route=route, upstream=upstream)
         return guard(found, service.directory, peer, own)
 
-    async def _relay(self, connection: Connection, first: bytes) -> bool:
+    async def _relay(self, endpoint: Duplex, first: bytes) -> bool:
         record = self._record
         counters = Counters()
         try:
-            if isinstance(connection.stream, trio.SocketStream):
+            if isinstance(endpoint, trio.SocketStream):
                 if first:
-                    await connection.send(first)
+                    await endpoint.send_all(first)
                 counters.received = len(first)
-                await self._stream.couple(plain(connection.stream.socket), counters)
+                await self._stream.couple(plain(endpoint.socket), counters)
             else:
-                copied = await relay(self._stream, connection.stream, (first, b""))
+                copied = await relay(self._stream, endpoint, (first, b""))
                 counters.received, counters.sent = copied.right, copied.left
                 if copied.broken is not None:
                     record.flag = "UC"
                     return False
-                await connection.stream.aclose()
+                await endpoint.aclose()
         except (HboneStreamError, trio.BrokenResourceError):
             record.flag = "DC"
             return False
         finally:
             record.received, record.sent = counters.received, counters.sent
-            await self._service.upstreams.discard(connection)
         return True

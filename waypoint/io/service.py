@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import uuid
 from collections.abc import Callable
+from email.utils import formatdate
+from typing import Final
 
 import trio
 
@@ -14,6 +17,7 @@ from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
 from waypoint.core.balance import Balancer
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Self
+from waypoint.core.message import Headers
 from waypoint.core.objects import Problem
 from waypoint.core.program import Program
 from waypoint.core.record import Record
@@ -22,6 +26,9 @@ from waypoint.io.upstream import Upstreams
 
 access_log = get_logger(ACCESS_SCOPE)
 log = get_logger("waypoint")
+
+DATE_S: Final = 0.5
+"""How long a Date stays good: its finest step is a second."""
 
 
 class Service:
@@ -47,6 +54,7 @@ class Service:
         self.draining = False
         self._waiting: dict[trio.CancelScope, float] = {}
         self._reported: set[Problem] = set()
+        self._today, self._date_until_s = "", -math.inf
 
     def replace_program(self, program: Program) -> None:
         """Use another configuration from the next request on; new problems are logged once."""
@@ -65,6 +73,18 @@ class Service:
     def request_id(self) -> str:
         """A new x-request-id."""
         return str(uuid.uuid4())
+
+    def stamp(self, headers: Headers) -> None:
+        """What every response carries: Date, and Server as Istio's proxies say it."""
+        headers.set("server", "istio-envoy")
+        if "date" not in headers:
+            headers.add("date", self._date())
+
+    def _date(self) -> str:
+        now_s = trio.current_time()
+        if now_s >= self._date_until_s:
+            self._today, self._date_until_s = formatdate(usegmt=True), now_s + DATE_S
+        return self._today
 
     def finished(self, record: Record) -> None:
         """Log and count an exchange or a raw connection that has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -46,6 +47,8 @@ class HboneStream(trio.abc.HalfCloseableStream):
         self._sending = False
         self.handler_scope: trio.CancelScope | None = None
         """The server's handler; cancelled when the peer gives up before it answered."""
+        self.on_failure: Callable[[], None] | None = None
+        """Called when the peer resets the stream or the connection is lost."""
         stream.sink = self
 
     @property
@@ -88,6 +91,11 @@ class HboneStream(trio.abc.HalfCloseableStream):
     def _answer(self, response: ConnectResponse) -> None:
         self._stream.tunnel.respond(self._stream, response)
         self._connection.touch()
+
+    @property
+    def quiet(self) -> bool:
+        """Has nothing arrived that was not taken, and has nothing ended?"""
+        return not (self._inbox or self._ended or self._closed) and self._error is None
 
     # Relayed
 
@@ -242,6 +250,8 @@ class HboneStream(trio.abc.HalfCloseableStream):
         self._error = error
         if self.handler_scope is not None and not self._stream.answered:
             self.handler_scope.cancel()
+        if self.on_failure is not None:
+            self.on_failure()
         self._arrivals.unpark_all()
         self._departures.unpark_all()
 

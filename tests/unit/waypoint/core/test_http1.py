@@ -159,7 +159,7 @@ def test_a_request_with_everything():
         ("expect", "100-continue"),
         ("te", "trailers"),
     ]
-    assert (head.chunked, head.content_length, head.keep_alive) == (True, None, False)
+    assert (head.has_body, head.content_length, head.keep_alive) == (True, None, False)
     assert head.expect_continue
     assert (body, end) == (b"abc", End((("x-t", "1"),)))
 
@@ -258,12 +258,14 @@ def test_what_we_write_an_independent_parser_reads_back(method, path, fields, ch
         head.headers,
         Peer(None, parse_ip("10.0.0.1")),
         HostPort("10.0.0.2", 80),
+        content_length=head.content_length,
+        has_body=head.has_body,
     )
-    out = write_request(request, head)
+    out = write_request(request)
     for event in rest:
         if isinstance(event, bytes):
-            out += write_chunk(event) if head.chunked else event
-        elif head.chunked:
+            out += write_chunk(event) if chunked else event
+        elif chunked:
             out += write_last_chunk(event.trailers)
     theirs = h11.Connection(h11.SERVER)
     theirs.receive_data(out)

@@ -28,9 +28,10 @@ from ambient.hbone.io.stream import HboneStream
 from tests.fakes.certs import TestCa
 from tests.unit.waypoint.sample import CURL, OWN, mesh, workload
 from waypoint.core.program import Program
+from waypoint.io.dialler import Dialler, connect, plain
 from waypoint.io.listener import Listener, bind
 from waypoint.io.service import Service
-from waypoint.io.upstream import Dialler, Upstreams, connect, plain
+from waypoint.io.upstream import Upstreams
 
 WAYPOINT_ID = Identity("cluster.local", "shop", "waypoint")
 WAYPOINT_AT = HostPort("127.0.0.5", 15008)

@@ -1,0 +1,198 @@
+"""One attempt: one request to one endpoint, and its response on the way back, both streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import trio
+
+from waypoint.core.balance import Target
+from waypoint.core.http1 import BadMessageError
+from waypoint.core.message import End, Request, Response
+from waypoint.core.reset import Reset
+from waypoint.io.downstream import ClientGoneError, Downstream
+from waypoint.io.duplex import abort, relay
+from waypoint.io.upstream import Upstreams
+from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError, UpstreamStream
+
+IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+"""Methods that may be sent twice (RFC 9110, section 9.2.2)."""
+
+Judge = Callable[[Response], bool]
+"""Sees the final head of a response, before its client does, and may edit it. True passes the
+response on; False gives it up, so that another attempt can be made."""
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended.
+
+    ``response``: the final head, where one came; ``passed``: the client got all of it (or, after
+    an upgrade, both sides have ended); otherwise the judge refused it, or ``reset`` says what
+    broke. ``sent`` counts the bytes of the body that the client was given.
+    """
+
+    response: Response | None = None
+    passed: bool = False
+    reset: Reset | None = None
+    cause: str = ""
+
+
+class Attempt:
+    """Sends ``request`` to one target. The client's body may be sent by several attempts, as long
+    as it is ``replayable``."""
+
+    def __init__(self, upstreams: Upstreams, client: Downstream, request: Request) -> None:
+        self._upstreams = upstreams
+        self._client = client
+        self._request = request
+        self.sent = 0
+        """Bytes of the response's body that were passed on."""
+        self.upgraded_received = 0
+        """Bytes that went to the endpoint after an upgrade."""
+
+    async def run(self, target: Target, judge: Judge) -> Outcome:
+        """One attempt. Raises ClientGoneError and BadMessageError (of the client's body).
+
+        A kept connection that ended before it can have taken notice of the request does not count:
+        the request goes out once more on a new one.
+        """
+        body, request = self._client.body, self._request
+        idempotent = request.method in IDEMPOTENT
+        outcome = Outcome()
+        for fresh in (False, True):
+            try:
+                stream = await self._upstreams.open(target, fresh=fresh, careful=not idempotent)
+            except UpstreamResetError as error:
+                return Outcome(reset=error.reason, cause=error.cause)
+            outcome = await self._exchange(stream, judge)
+            ended = outcome.reset is Reset.CONNECTION_TERMINATION and not stream.answered
+            if not (ended and stream.reused and idempotent and body.replayable):
+                break
+        return outcome
+
+    async def _exchange(self, stream: UpstreamStream, judge: Judge) -> Outcome:
+        response: Response | None = None
+
+        def noting(head: Response) -> bool:
+            nonlocal response
+            response = head
+            return judge(head)
+
+        try:
+            stream.begin(self._request)
+            if not await self._move(stream, noting):
+                return Outcome(response)
+            if response is not None and response.status == 101:
+                await self._tunnel(stream)
+            else:
+                stream.release()
+            return Outcome(response, passed=True)
+        except UpstreamResetError as error:
+            return Outcome(response, reset=error.reason, cause=error.cause)
+        finally:
+            stream.reset()  # does nothing after a release
+
+    async def _move(self, stream: UpstreamStream, judge: Judge) -> bool:
+        """Request there, response back; False where the judge refused the response."""
+        if not self._request.has_body or self._send_what_is_there(stream):
+            await stream.flush()
+            return await self._download(stream, judge)
+        uploading = _Upload(self._client, stream)
+        passed, failure = False, None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(uploading.run, nursery.cancel_scope)
+            try:
+                passed = await self._download(stream, judge)
+            except (UpstreamResetError, ClientGoneError) as error:
+                failure = error  # not through the nursery, which would make a group of it
+            nursery.cancel_scope.cancel()
+        if uploading.failure is not None:
+            raise uploading.failure
+        if failure is not None:
+            raise failure
+        return passed
+
+    def _send_what_is_there(self, stream: UpstreamStream) -> bool:
+        """Put what was read of the body behind the head; True if that is all of it."""
+        body = self._client.body
+        for event in body.seen():
+            _send_piece(stream, event)
+        while not body.complete and (more := body.poll()) is not None:
+            _send_piece(stream, more)
+        return body.complete
+
+    async def _download(self, stream: UpstreamStream, judge: Judge) -> bool:
+        """Stream the response: what one read gives leaves in one write."""
+        client = self._client
+        while True:
+            for event in await stream.receive():
+                if isinstance(event, Response):
+                    if event.informational:
+                        client.begin(event)
+                        continue
+                    if event.status == 101 and not self._request.upgrade:
+                        raise UpstreamResetError(Reset.PROTOCOL_ERROR, "unexpected_upgrade")
+                    if not judge(event):
+                        return False
+                    client.begin(event)
+                    if event.end:
+                        await client.flush()
+                        return True
+                elif self._pass_on(event):
+                    await client.flush()
+                    return True
+            await client.flush()
+
+    def _pass_on(self, event: ResponseEvent) -> bool:
+        """A piece of the body or its end; True at the end."""
+        if isinstance(event, bytes):
+            self.sent += len(event)
+            self._client.data(event)
+            return False
+        assert isinstance(event, End)
+        self._client.end(event.trailers)
+        return True
+
+    async def _tunnel(self, stream: UpstreamStream) -> None:
+        """After a 101: bytes both ways until both sides have ended."""
+        left, from_client = self._client.take_over()
+        right, from_endpoint = stream.take_over()
+        copied = await relay(left, right, (from_client, from_endpoint))
+        self.upgraded_received += copied.right
+        self.sent += copied.left
+        if copied.broken is None:
+            await left.aclose()
+        else:
+            await abort(left)
+
+
+class _Upload:
+    """The request's body on its way, while the response may already come back."""
+
+    def __init__(self, client: Downstream, stream: UpstreamStream) -> None:
+        self._client = client
+        self._stream = stream
+        self.failure: ClientGoneError | BadMessageError | None = None
+
+    async def run(self, exchange: trio.CancelScope) -> None:
+        """Send all of it. A client that fails ends the exchange; an endpoint that does not read
+        may have answered early, which the response tells."""
+        body, stream = self._client.body, self._stream
+        try:
+            await stream.flush()
+            while not body.complete:
+                _send_piece(stream, await body.next())
+                await stream.flush()
+        except UpstreamResetError:
+            pass
+        except (ClientGoneError, BadMessageError) as error:
+            self.failure = error
+            exchange.cancel()
+
+
+def _send_piece(stream: UpstreamStream, event: bytes | End) -> None:
+    if isinstance(event, bytes):
+        stream.data(event)
+    else:
+        stream.end(event.trailers)

@@ -1,0 +1,101 @@
+"""Opens streams to endpoints: through the mesh's tunnel where there is one, else plain TCP."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Protocol
+
+import trio
+
+from ambient.api.address import HostPort
+from ambient.api.errors import MeshError
+from ambient.api.ports import HBONE_PORT
+from ambient.api.spiffe import Identity
+from ambient.hbone.core.connect import ConnectRequest
+from ambient.hbone.io.pool import Pool
+from waypoint.core.balance import Target
+from waypoint.core.reset import Reset
+from waypoint.io.duplex import Duplex
+from waypoint.io.upstream_stream import UpstreamResetError
+
+
+class Tls(Protocol):
+    """The part of a certificate store that a client needs."""
+
+    async def client_context(self, identity: Identity) -> ssl.SSLContext:
+        """The context that shows this identity's certificate."""
+        ...
+
+
+class Dialler:
+    """Opens streams: HBONE through the pool with the waypoint's identity, or plain TCP."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        tls: Tls,
+        identity: Identity,
+        connect_timeout_s: float,
+        hbone_port: int = HBONE_PORT,
+    ) -> None:
+        self._pool = pool
+        self._tls = tls
+        self._identity = identity
+        self._connect_timeout_s = connect_timeout_s
+        self._hbone_port = hbone_port
+
+    async def __call__(self, target: Target) -> Duplex:
+        """A new stream to the endpoint's application. Raises UpstreamResetError."""
+        with trio.move_on_after(self._connect_timeout_s):
+            try:
+                if target.hbone:
+                    return await self._tunnel(target)
+                return trio.SocketStream(await connect(target.address))
+            except (MeshError, OSError) as error:
+                raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
+        raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)
+
+    async def _tunnel(self, target: Target) -> Duplex:
+        """A CONNECT to the pod, which has to prove that it runs as its service account."""
+        pod = HostPort(target.address.host, self._hbone_port)
+        peer = target.workload.identity
+
+        async def dial() -> socket.socket:
+            return plain(await connect(pod))
+
+        stream, _ = await self._pool.connect(
+            (pod, peer),
+            ConnectRequest(str(target.address)),
+            dial,
+            await self._tls.client_context(self._identity),
+            frozenset((peer,)),
+        )
+        return stream
+
+
+def _words(error: Exception) -> str:
+    """The cause in one line; an OSError without its number."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return str(error)
+
+
+async def connect(address: HostPort) -> trio.socket.SocketType:
+    """A TCP connection to an IP address. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await sock.connect((address.host, address.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def plain(sock: trio.socket.SocketType) -> socket.socket:
+    """The same connection as a non-blocking socket of the standard library, for the relay."""
+    found = socket.socket(fileno=sock.detach())
+    found.setblocking(False)
+    return found

@@ -1,0 +1,155 @@
+"""The stages of one request, in order: enter, judge and route, forward or reply, record."""
+
+from __future__ import annotations
+
+import trio
+
+from waypoint.core.dispatch import Destination
+from waypoint.core.entry import enter
+from waypoint.core.grpc import is_grpc, trailers_only
+from waypoint.core.http1 import BadMessageError
+from waypoint.core.local_reply import bad_request
+from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead, Response
+from waypoint.core.plan import Plan, plan
+from waypoint.core.record import Record
+from waypoint.io.attempts import Attempts
+from waypoint.io.downstream import ClientGoneError, Downstream
+from waypoint.io.service import Service
+
+
+class Exchanges:
+    """Serves the exchanges of one connection, which all have one client and one destination."""
+
+    def __init__(self, service: Service, peer: Peer, to: Destination) -> None:
+        self._service = service
+        self._peer = peer
+        self._to = to
+
+    async def serve(self, client: Downstream) -> None:
+        """Serve one exchange. Raises ClientGoneError where the client's connection is lost."""
+        await Exchange(self._service, client, self._peer, self._to).run()
+
+    def refused(self, bad: BadMessageError) -> tuple[Response, bytes]:
+        """Head and body of the answer to bytes that are no request; recorded."""
+        record = Record(peer=self._peer, to=self._to, method="-")
+        reply = bad_request(bad.status, bad.details)
+        record.answered(reply)
+        self._service.finished(record)
+        return head_of(reply, self._service), reply.body.encode()
+
+
+class Exchange:
+    """One request: each stage either goes on or gives the reply that ends the exchange."""
+
+    def __init__(self, service: Service, client: Downstream, peer: Peer, to: Destination) -> None:
+        self._service = service
+        self._client = client
+        self._peer = peer
+        self._to = to
+        self._record = _record(client.head, peer, to)
+
+    async def run(self) -> None:
+        """All stages. Raises ClientGoneError."""
+        client, record = self._client, self._record
+        begun_s = trio.current_time()
+        try:
+            with trio.CancelScope() as scope:
+                client.attend(scope)
+                await self._stages()
+            if scope.cancelled_caught:
+                raise ClientGoneError
+        except ClientGoneError:
+            record.flag, record.details = "DC", "downstream_remote_disconnect"
+            raise
+        finally:
+            record.received += client.body.received
+            record.duration_ms = (trio.current_time() - begun_s) * 1000
+            self._service.finished(record)
+
+    async def _stages(self) -> None:
+        try:
+            reply = await self._answer()
+        except BadMessageError as bad:
+            # the client's body is not HTTP, or a filter made something that cannot be sent
+            reply = bad_request(bad.status if bad.status < 500 else 500, bad.details)
+        if reply is None:
+            return
+        if self._client.started:  # too late for an answer: let the client see that it is cut short
+            self._record.flag, self._record.details = reply.flag, reply.details
+            self._client.reset()
+            return
+        await self._reply(reply)
+
+    async def _answer(self) -> Reply | None:
+        """None where an endpoint has answered; else the reply that the client is owed."""
+        request = self._enter()
+        if isinstance(request, Reply):
+            return request
+        decided = self._plan(request)
+        if decided.upstream is None:
+            assert decided.reply is not None
+            return decided.reply
+        attempts = Attempts(self._service, self._client, request, decided, self._record)
+        return await attempts.run(decided.upstream)
+
+    def _enter(self) -> Request | Reply:
+        service = self._service
+        request = enter(self._client.head, self._peer, self._to.address, service.request_id())
+        if isinstance(request, Request):
+            self._record.request_id = request.headers.first("x-request-id") or ""
+        return request
+
+    def _plan(self, request: Request) -> Plan:
+        service = self._service
+        decided = plan(
+            request, service.program, service.directory, self._to, service.draw, service.own
+        )
+        self._record.decided = decided
+        return decided
+
+    async def _reply(self, reply: Reply) -> None:
+        """Answer by ourselves, through the filters that the request has passed."""
+        client, record = self._client, self._record
+        if record.decided is not None and record.decided.filters:
+            response = Response(reply.status, Headers(reply.headers))
+            record.decided.edit(response)
+            reply = reply._replace(headers=tuple(response.headers))
+        if record.grpc:
+            reply = trailers_only(reply)
+        record.answered(reply)
+        client.closing = client.closing or reply.flag == "DPE"
+        response = head_of(reply, self._service)
+        body = reply.body.encode()
+        response.end = not body or client.head.method == "HEAD"
+        client.begin(response)
+        if not response.end:
+            record.sent = len(body)
+            client.data(body)
+            client.end()
+        await client.flush()
+
+
+def head_of(reply: Reply, service: Service) -> Response:
+    """The head of a local reply."""
+    headers = Headers(reply.headers)
+    size = len(reply.body.encode())
+    if size and "content-type" not in headers:
+        headers.add("content-type", "text/plain")
+    service.stamp(headers)
+    return Response(reply.status, headers, content_length=size)
+
+
+def _record(head: RequestHead, peer: Peer, to: Destination) -> Record:
+    headers = head.headers
+    return Record(
+        peer=peer,
+        to=to,
+        method=head.method,
+        path=head.target,
+        authority=head.authority or "",
+        user_agent=headers.get("user-agent") or "",
+        forwarded_for=headers.get("x-forwarded-for") or "",
+        request_id=headers.first("x-request-id") or "",
+        grpc=is_grpc(headers),
+        protocol="HTTP/" + head.version,
+    )

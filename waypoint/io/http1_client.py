@@ -1,0 +1,102 @@
+"""An exchange with an endpoint over HTTP/1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from waypoint.core.http1 import BadMessageError, ResponseHead, ResponseReader
+from waypoint.core.http1_write import write_chunk, write_last_chunk, write_request
+from waypoint.core.message import Request, Response
+from waypoint.core.reset import Reset
+from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now
+from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError
+
+
+class Http1Stream:
+    """One exchange on a connection that carries one at a time: an ``UpstreamStream``."""
+
+    def __init__(self, stream: Duplex, *, reused: bool, over: Callable[[bool], None]) -> None:
+        """``over`` is told once at the end whether the connection can be used again."""
+        self.reused = reused
+        self.answered = False
+        self._stream = stream
+        self._over = over
+        self._out = bytearray()
+        self._chunked = False
+        self._sent = False
+        self._reader = ResponseReader("GET")
+        self._ended = False
+
+    def begin(self, request: Request) -> None:
+        """See ``UpstreamStream``."""
+        self._out += write_request(request)
+        self._chunked = request.has_body and request.content_length is None
+        self._sent = not request.has_body
+        self._reader = ResponseReader(request.method)
+
+    def data(self, data: bytes) -> None:
+        """See ``UpstreamStream``."""
+        self._out += write_chunk(data) if self._chunked else data
+
+    def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        """See ``UpstreamStream``."""
+        if self._chunked:
+            self._out += write_last_chunk(trailers)
+        self._sent = True
+
+    async def flush(self) -> None:
+        """See ``UpstreamStream``."""
+        out, self._out = bytes(self._out), bytearray()
+        try:
+            await self._stream.send_all(out)
+        except STREAM_ERRORS as error:
+            raise UpstreamResetError(Reset.CONNECTION_TERMINATION, str(error)) from None
+
+    async def receive(self) -> list[ResponseEvent]:
+        """See ``UpstreamStream``."""
+        reader = self._reader
+        events: list[ResponseEvent] = []
+        while True:
+            while (event := reader.next()) is not None:
+                events.append(_response(event) if isinstance(event, ResponseHead) else event)
+            if events:
+                return events
+            await self._read(reader)
+
+    async def _read(self, reader: ResponseReader) -> None:
+        try:
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+        except STREAM_ERRORS as error:
+            raise UpstreamResetError(Reset.CONNECTION_TERMINATION) from error
+        if data:
+            self.answered = True
+            try:
+                reader.feed(data)
+            except BadMessageError as bad:
+                raise UpstreamResetError(Reset.PROTOCOL_ERROR, bad.details) from None
+        elif not reader.eof():
+            raise UpstreamResetError(Reset.CONNECTION_TERMINATION)
+
+    def release(self) -> None:
+        """See ``UpstreamStream``."""
+        self._end(self._sent and not self._out and self._reader.reusable)
+
+    def reset(self) -> None:
+        """See ``UpstreamStream``."""
+        self._end(False)
+
+    def _end(self, usable: bool) -> None:
+        if not self._ended:
+            self._ended = True
+            if not usable:
+                drop_now(self._stream)
+            self._over(usable)
+
+    def take_over(self) -> tuple[Duplex, bytes]:
+        """See ``UpstreamStream``."""
+        return self._stream, self._reader.take_rest()
+
+
+def _response(head: ResponseHead) -> Response:
+    empty = head.bodiless or head.content_length == 0
+    return Response(head.status, head.headers, head.reason, head.content_length, empty)

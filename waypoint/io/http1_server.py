@@ -1,0 +1,248 @@
+"""An HTTP/1.1 connection of a client: its requests one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from ambient.hbone.io.stream import HboneStream
+from waypoint.core.http1 import BadMessageError, RequestEvent, RequestReader
+from waypoint.core.http1_write import write_chunk, write_last_chunk, write_response
+from waypoint.core.message import End, RequestHead, Response
+from waypoint.io.downstream import Body, ClientGoneError
+from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, abort
+from waypoint.io.service import Service
+
+FIRST_REQUEST_S: Final = 2.0
+"""A connection that was just opened gets its first request answered even while we drain."""
+DISCARD_BYTES: Final = 256 * 1024
+"""Rest of a request's body that is read and dropped to keep a connection usable."""
+DISCARD_S: Final = 5.0
+LINGER_S: Final = 2.0
+"""Reading on after the last response, so that the client gets to read it before a reset."""
+
+
+class _Wire:
+    """The bytes of one connection, both ways."""
+
+    def __init__(self, stream: Duplex, first: bytes) -> None:
+        self.stream = stream
+        self.reader = RequestReader()
+        self.ended = False
+        self.closed = False
+        self.reader.feed(first)
+
+    async def next_event(self) -> RequestEvent | None:
+        """The next event of the connection; None at its end.
+
+        Raises BadMessageError, and ClientGoneError where the connection broke.
+        """
+        while (event := self.reader.next()) is None and not self.ended:
+            await self._read()
+        return event
+
+    async def _read(self) -> None:
+        try:
+            data = bytes(await self.stream.receive_some(READ_BYTES))
+        except STREAM_ERRORS:
+            raise ClientGoneError from None
+        if data:
+            self.reader.feed(data)
+        else:
+            self.ended = True
+
+    def poll_body(self) -> bytes | End | None:
+        """See ``BodySource``."""
+        event = self.reader.next()
+        assert not isinstance(event, RequestHead)
+        return event
+
+    async def wait_body(self) -> None:
+        """See ``BodySource``."""
+        if self.ended:
+            raise ClientGoneError
+        await self._read()
+
+    async def send(self, data: bytes | bytearray) -> None:
+        """Send bytes. Raises ClientGoneError."""
+        try:
+            await self.stream.send_all(bytes(data))
+        except STREAM_ERRORS:
+            raise ClientGoneError from None
+
+    async def finish(self) -> None:
+        """End the connection so that the client can read everything that was sent."""
+        try:
+            await self.stream.send_eof()
+            with trio.move_on_after(LINGER_S):
+                while not self.ended and await self.stream.receive_some(READ_BYTES):
+                    pass
+            await self.stream.aclose()
+        except STREAM_ERRORS:
+            pass
+        self.closed = True
+
+    async def abort(self) -> None:
+        """End the connection so that the client sees that something is missing."""
+        if not self.closed:
+            self.closed = True
+            await abort(self.stream)
+
+
+class Http1Exchange:
+    """One request and its response: a ``Downstream``."""
+
+    def __init__(self, wire: _Wire, head: RequestHead, draining: Callable[[], bool]) -> None:
+        self.head = head
+        self.body = Body(wire, present=head.has_body)
+        if not head.has_body:
+            wire.reader.next()  # the end, which is known already
+        self.started = False
+        self.closing = False
+        self._wire = wire
+        self._draining = draining
+        self._out = bytearray()
+        self._chunked = False
+        self._silent = head.method == "HEAD"
+        self._complete = False
+        self._cut = False
+        self._continued = False
+        self.taken_over = False
+
+    @property
+    def keep(self) -> bool:
+        """Can the connection go on after this exchange, once the request's body is read?"""
+        return self._complete and not (self.closing or self._cut or self.taken_over)
+
+    def attend(self, scope: trio.CancelScope) -> None:
+        """See ``Downstream``. A client that only ended its direction still waits."""
+        if isinstance(self._wire.stream, HboneStream):
+            self._wire.stream.on_failure = scope.cancel
+
+    def begin(self, response: Response) -> None:
+        """See ``Downstream``."""
+        if response.informational:
+            self._continued = self._continued or response.status == 100
+            self._out += write_response(response)
+            return
+        head = self.head
+        if self._draining() or not head.keep_alive or head.method == "CONNECT":
+            self.closing = True
+        if head.expect_continue and not self._continued and not self.body.complete:
+            self.closing = True  # whether the client sends its body now is unknown
+        length = None if response.status in (101, 204) else response.content_length
+        self._chunked = not response.end and length is None and response.status != 101
+        self._chunked = self._chunked and not self._silent
+        self._out += write_response(
+            response, length=length, chunked=self._chunked, close=self.closing
+        )
+        self.started = True
+        self._complete = response.end
+
+    def data(self, data: bytes) -> None:
+        """See ``Downstream``."""
+        if not self._silent:
+            self._out += write_chunk(data) if self._chunked else data
+
+    def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        """See ``Downstream``."""
+        if self._chunked:
+            self._out += write_last_chunk(trailers)
+        self._complete = True
+
+    async def flush(self) -> None:
+        """See ``Downstream``."""
+        if self._out:
+            out, self._out = self._out, bytearray()
+            await self._wire.send(out)
+
+    def reset(self) -> None:
+        """See ``Downstream``."""
+        self._cut = True
+
+    def take_over(self) -> tuple[Duplex, bytes]:
+        """See ``Downstream``."""
+        self.taken_over = self._wire.closed = True
+        return self._wire.stream, self._wire.reader.take_rest()
+
+    async def settle(self) -> bool:
+        """After the exchange: get the connection to the next request; False if that fails."""
+        if isinstance(self._wire.stream, HboneStream):
+            self._wire.stream.on_failure = None
+        if not self.keep:
+            return False
+        self._wire.reader.resume()  # an upgrade that did not happen
+        body = self.body
+        start = body.received
+        with trio.move_on_after(DISCARD_S):
+            try:
+                while not body.complete and body.received - start < DISCARD_BYTES:
+                    await body.next()
+            except (BadMessageError, ClientGoneError):
+                return False
+        return body.complete
+
+    @property
+    def cut(self) -> bool:
+        """Was the response cut short?"""
+        return self._cut
+
+
+class Http1Server:
+    """Serves one connection until the client ends it, breaks it, or we drain."""
+
+    def __init__(
+        self,
+        service: Service,
+        stream: Duplex,
+        serve: Callable[[Http1Exchange], Awaitable[None]],
+        refused: Callable[[BadMessageError], tuple[Response, bytes]],
+    ) -> None:
+        """``serve`` answers one exchange; ``refused`` gives head and body of the answer to what
+        is no request."""
+        self._service = service
+        self._stream = stream
+        self._serve = serve
+        self._refused = refused
+        self._served = False
+
+    async def run(self, first: bytes = b"") -> None:
+        """``first`` is what was read from the stream already."""
+        wire = _Wire(self._stream, first)
+        try:
+            while (head := await self._next_head(wire)) is not None:
+                self._served = True
+                exchange = Http1Exchange(wire, head, self._draining)
+                await self._serve(exchange)
+                if exchange.cut:
+                    return
+                if not await exchange.settle():
+                    break
+            if not wire.closed:
+                await wire.finish()
+        except ClientGoneError:
+            pass
+        finally:
+            await wire.abort()
+
+    def _draining(self) -> bool:
+        return self._service.draining
+
+    async def _next_head(self, wire: _Wire) -> RequestHead | None:
+        """The next request; None where there is none, or none that we accept."""
+        scope = self._service.waiting(0.0 if self._served else FIRST_REQUEST_S)
+        event = None
+        try:
+            with scope:
+                event = await wire.next_event()
+            if scope.cancelled_caught and not wire.reader.idle:
+                event = await wire.next_event()  # a request that has begun is served
+        except BadMessageError as bad:
+            response, body = self._refused(bad)
+            await wire.send(write_response(response, length=len(body), close=True) + body)
+        finally:
+            self._service.served(scope)
+        assert event is None or isinstance(event, RequestHead)
+        return event
