@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit fuzz soak lint format proto lock system kube-apiserver clean
+.PHONY: help demo test unit fuzz soak lint format proto chart lock system kube-apiserver clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
@@ -15,6 +15,7 @@ help:
 	@echo "make kube-apiserver  a real API server, built once, for the tests that are skipped without it"
 	@echo "make format  let ruff lay out the code"
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
+	@echo "make chart   make the Helm chart from manifests/"
 	@echo "make lock    choose newer dependencies"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -101,6 +102,9 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --python_out=. --mypy_out=quiet:. ambient/api/pb/*.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --grpc_python_out=. ambient/api/pb/citadel.proto
+
+chart: $(VENV)/.runtime
+	$(BIN)/python -m ambientctl.manifests.chart
 
 lock: $(VENV)/.dev
 	$(PIP) uv

@@ -86,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pilot_enable_serviceentry_select_pods: bool = True
     pilot_enable_k8s_select_workload_entries: bool = True
     xds_address: str = ""
-    """Where waypoints find us; empty means ``istiod.<system namespace>.svc:15012``."""
+    """Where waypoints find us; empty: ``istiod[-<revision>].<system namespace>.svc:15012``."""
     lease_s: Annotated[float, Meta(ge=3)] = 15.0
     """How long a writer that vanished keeps others from writing."""
 
@@ -98,8 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def discovery_address(self) -> str:
-        """``host:port`` for the waypoints that we start."""
-        return self.xds_address or f"istiod.{self.pod_namespace}.svc:{XDS_PORT}"
+        """``host:port`` for the waypoints that we start: this revision's."""
+        service = "istiod" if self.revision == "default" else f"istiod-{self.revision}"
+        return self.xds_address or f"{service}.{self.pod_namespace}.svc:{XDS_PORT}"
 
     @property
     def serving_names(self) -> list[str]:

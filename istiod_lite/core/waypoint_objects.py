@@ -305,6 +305,7 @@ def _container(gateway: objects.Gateway, plan: WaypointPlan) -> dict[str, Any]:
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
         "volumeMounts": [
             {"name": "istio-token", "mountPath": TOKEN_PATH, "readOnly": True},

@@ -1,0 +1,3 @@
+{{- define "revision" -}}
+{{- if ne .Values.revision "default" }}-{{ .Values.revision }}{{ end -}}
+{{- end -}}

@@ -1,0 +1,77 @@
+"""Three ways to install give the same objects: kustomize, our own rendering, and Helm."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ambientctl.manifests import bundle, chart
+
+OVERLAYS = {name: f"manifests/overlays/{name}" for name in bundle.profiles()}
+OVERLAYS[bundle.DEFAULT_PROFILE] = "manifests/base"
+
+
+def by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Objects in one form: env in order of names, volumes too (kustomize moves what it merges)."""
+    found = {}
+    for each in objects:
+        spec = each.get("spec", {})
+        pod = spec.get("template", {}).get("spec", {}) if isinstance(spec, dict) else {}
+        for container in pod.get("containers", []):
+            container["env"].sort(key=lambda entry: entry["name"])
+            container["volumeMounts"].sort(key=lambda entry: entry["mountPath"])
+        pod.get("volumes", []).sort(key=lambda entry: entry["name"])
+        found[each["kind"], each["metadata"]["name"]] = each
+    return found
+
+
+def kustomized(folder: str) -> list[dict[str, Any]]:
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, check=False)
+    if b"unknown field" in done.stderr or b"no matches for" in done.stderr:
+        pytest.skip("this kubectl's kustomize knows no components; kubectl 1.21 does")
+    assert done.returncode == 0, done.stderr.decode()
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("profile", bundle.profiles())
+def test_an_overlay_is_its_profile(profile: str) -> None:
+    ours = bundle.objects(bundle.choose([bundle.profile(profile)]))
+    assert by_name(kustomized(OVERLAYS[profile])) == by_name(ours)
+
+
+@pytest.mark.parametrize("profile", bundle.profiles())
+@pytest.mark.parametrize("namespace", ["istio-system", "mesh"])
+def test_the_chart_is_the_profile(profile: str, namespace: str) -> None:
+    helm = shutil.which("helm")
+    if helm is None:
+        pytest.skip("helm is missing; `go install helm.sh/helm/v3/cmd/helm@latest` builds one")
+    values = [] if profile == bundle.DEFAULT_PROFILE else [f"manifests/profiles/{profile}.yaml"]
+    command = [helm, "template", "mesh", str(chart.CHART), "--namespace", namespace]
+    done = subprocess.run(
+        [*command, *(word for file in values for word in ("-f", file))],
+        capture_output=True,
+        check=True,
+    )
+    ours = bundle.objects(bundle.choose([bundle.profile(profile)]), namespace)
+    expected = [each for each in ours if each["kind"] != "Namespace"]
+    theirs = [each for each in yaml.safe_load_all(done.stdout) if each]
+    assert by_name(theirs) == by_name(expected)
+
+
+def test_the_chart_is_current() -> None:
+    there = {
+        str(path.relative_to(chart.CHART)): path.read_text()
+        for path in chart.CHART.rglob("*")
+        if path.is_file() and not path.parent.is_symlink()
+    }
+    assert there == chart.files(), "run `make chart`"
+
+
+def test_every_definition_is_in_the_kustomization() -> None:
+    listed = yaml.safe_load(Path("manifests/crds/Kustomization").read_text())["resources"]
+    assert listed == sorted(path.name for path in Path("manifests/crds").glob("*.yaml"))
