@@ -11,6 +11,7 @@ import click
 from ambientctl.console import fail_clearly
 
 COMMANDS: Final = {
+    "analyze": "ambientctl.analyze.command:command",
     "demo": "ambientctl.demo.command:demo",
     "enroll": "ambientctl.enroll:enroll",
     "local": "ambientctl.local.commands:local",

@@ -1,0 +1,1 @@
+"""What is wrong, or useless, in a set of Kubernetes objects; the library behind ``analyze``."""
