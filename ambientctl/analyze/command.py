@@ -14,7 +14,7 @@ from ambientctl.analyze.output import show
 from ambientctl.analyze.reading import Reading, read_cluster
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.manifests import files_of, read_files
+from ambientctl.object_files import files_of, read_files
 from ambientctl.printing import output_option, table, warn
 from istiod_lite.core.analysis import codes
 from istiod_lite.core.analysis.analyze import ANALYZERS, Suppression, analyze

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from datetime import UTC, datetime
 
-from ambientctl.manifests import read_text
+from ambientctl.object_files import read_text
 from istiod_lite.core.analysis.analyze import analyze
 from istiod_lite.core.analysis.corpus import Corpus, Item
 
