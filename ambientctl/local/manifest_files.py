@@ -14,13 +14,23 @@ from ambientctl.local.layout import MANIFESTS
 KUSTOMIZATION: Final = "kustomization.yaml"
 
 
+_FIRST: Final = ("Namespace", "CustomResourceDefinition")
+_LAST: Final = ("Deployment", "DaemonSet")
+
+
 def mesh_manifests() -> list[dict[str, Any]]:
-    """Definitions first, then the mesh. Raises MeshError that names an unreadable file."""
+    """Namespaces and definitions first, programs last: roles, accounts and the webhook, which are
+    those of a cluster, are there before anybody needs them. Raises MeshError that names an
+    unreadable file.
+    """
     files = [
         *sorted((MANIFESTS / "crds").glob("*.yaml")),
+        MANIFESTS / "base" / "rbac.yaml",
+        MANIFESTS / "base" / "webhook.yaml",
         *sorted((MANIFESTS / "local").glob("*.yaml")),
     ]
-    return [document for path in files for document in read(path)]
+    found = [document for path in files for document in read(path)]
+    return sorted(found, key=lambda one: (one["kind"] in _LAST) - (one["kind"] in _FIRST))
 
 
 def sample_names() -> list[str]:

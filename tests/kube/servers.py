@@ -108,9 +108,8 @@ class Cluster:
             await apply(kube, NAMESPACES, {"metadata": {"name": name}})
         for document in documents("manifests/base/rbac.yaml"):
             await apply(kube, _resource_of(document), document)
-        if isinstance(self, RealServer):
-            await self.admits(kube, "istiod")
-            await self.admits(kube, "istio-cni")
+        await self.admits(kube, "istiod")
+        await self.admits(kube, "istio-cni")
         with trio.fail_after(DEADLINE_S):
             while not await self._established(kube):
                 await trio.sleep(0.1)

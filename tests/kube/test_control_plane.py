@@ -169,31 +169,33 @@ async def test_the_root_is_made_once_and_kept(cluster, tokens, tmp_path, monkeyp
         assert await cluster.kube.get(SECRETS, "istio-ca-secret", "istio-system") == first
 
 
-@pytest.mark.kube
 async def test_the_webhook_becomes_binding_and_refuses_with_the_remedy(
-    real_server, tmp_path, monkeypatch
+    cluster, tmp_path, monkeypatch
 ):
-    real_server.folder = tmp_path
-    async with real_server.admin() as kube:
-        real_server.kube = kube
-        await real_server.prepare(kube)
-        async with control_plane(real_server, tmp_path, monkeypatch) as plane:
-            (document,) = documents("manifests/base/webhook.yaml")
-            # Outside a cluster there is no Service: the API server calls the port itself.
-            url = f"https://localhost:{plane.ports['https_port']}/validate"
-            document["webhooks"][0]["clientConfig"] = {"url": url}
-            await apply(kube, CONFIGURATIONS, document)
+    kube = cluster.kube
+    async with control_plane(cluster, tmp_path, monkeypatch) as plane:
+        (document,) = documents("manifests/base/webhook.yaml")
+        # Outside a cluster there is no Service: the API server calls the port itself.
+        url = f"https://localhost:{plane.ports['https_port']}/validate"
+        document["webhooks"][0]["clientConfig"] = {"url": url}
+        await apply(kube, CONFIGURATIONS, document)
 
-            async def binding():
-                one = await kube.get(CONFIGURATIONS, VALIDATOR)
-                return one["webhooks"][0]["failurePolicy"] == "Fail"
+        async def binding():
+            one = await kube.get(CONFIGURATIONS, VALIDATOR)
+            return one["webhooks"][0]["failurePolicy"] == "Fail"
 
-            await until(binding)
-            wrong = {"metadata": {"name": "x", "namespace": "shop"},
-                     "spec": {"portLevelMtls": {"8080": {"mode": "STRICT"}}}}  # fmt: skip
-            with pytest.raises(KubeError, match=r"spec\.portLevelMtls: needs a selector"):
-                await apply(kube, PEER_AUTHENTICATIONS, wrong)
-        await kube.delete(CONFIGURATIONS, VALIDATOR)
+        await until(binding)
+        wrong = {"metadata": {"name": "x", "namespace": "shop"},
+                 "spec": {"portLevelMtls": {"8080": {"mode": "STRICT"}}}}  # fmt: skip
+        with pytest.raises(KubeError, match=r"spec\.portLevelMtls: needs a selector"):
+            await apply(kube, PEER_AUTHENTICATIONS, wrong)
+        right = {**wrong, "spec": {"mtls": {"mode": "STRICT"}}}
+        await apply(kube, PEER_AUTHENTICATIONS, right)
+    # Nobody judges any more: what nobody has judged does not get in.
+    with pytest.raises(KubeError, match=r"failed calling webhook"):
+        await apply(kube, PEER_AUTHENTICATIONS, {**right, "spec": {"mtls": {"mode": "DISABLE"}}})
+    await kube.delete(CONFIGURATIONS, VALIDATOR)
+    await kube.delete(PEER_AUTHENTICATIONS, "x", "shop")
 
 
 @pytest.mark.kube

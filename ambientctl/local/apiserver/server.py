@@ -15,7 +15,9 @@ from typing import Final
 
 import trio
 
+from ambientctl.local.apiserver.core.admitted_writes import Admission
 from ambientctl.local.apiserver.core.api import Api, PodLog
+from ambientctl.local.apiserver.core.bootstrap_roles import bootstrap_objects
 from ambientctl.local.apiserver.core.certificates import make_serving_certificate
 from ambientctl.local.apiserver.core.cluster import (
     SUFFIX_ALPHABET,
@@ -24,11 +26,13 @@ from ambientctl.local.apiserver.core.cluster import (
     Surroundings,
 )
 from ambientctl.local.apiserver.core.patches import APPLY_PATCH
+from ambientctl.local.apiserver.core.rbac import RBAC_GROUP
 from ambientctl.local.apiserver.core.requests import Request, Response, load_yaml
 from ambientctl.local.apiserver.core.status import Object
 from ambientctl.local.apiserver.core.tokens import TokenAuthority
 from ambientctl.local.apiserver.core.watch import BOOKMARK_EVERY_S, Watch
 from ambientctl.local.apiserver.io.http import Body, serve_https
+from ambientctl.local.apiserver.io.webhook_client import ask_webhooks
 from ambientctl.local.apiserver.settings import Settings
 
 SYSTEM_NAMESPACES: Final = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -120,6 +124,8 @@ class ApiServer:
     async def _answer(self, request: Request) -> Response | Body:
         """From what the core decided to what goes out."""
         answer = self._api.handle(request)
+        while isinstance(answer, Admission):
+            answer = answer.resume(await ask_webhooks(answer.calls))
         match answer:
             case Watch():
                 return Body("application/json", _lines(answer))
@@ -133,6 +139,8 @@ class ApiServer:
         settings = self.settings
         for name in SYSTEM_NAMESPACES:
             self._create("v1", "Namespace", {"metadata": {"name": name}})
+        for obj in bootstrap_objects():
+            self._create(f"{RBAC_GROUP}/v1", obj["kind"], obj)
         metadata = {
             "name": "kubernetes",
             "namespace": "default",

@@ -1,26 +1,26 @@
 """Every request the server answers: the routes, sans-IO.
 
-``Api.handle`` turns one request into a complete answer, a watch, or a wish for a pod's log; the
-shell in ``io`` only moves bytes.
+``Api.handle`` turns one request into a complete answer, a watch, a wish for a pod's log, or
+questions to webhooks; the shell in ``io`` only moves bytes.
 """
 
 from __future__ import annotations
 
-import base64
 import datetime
-import hmac
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
-from ambientctl.local.apiserver.core import discovery, openapi, reviews, subresources
+from ambientctl.local.apiserver.core import discovery, openapi, subresources
+from ambientctl.local.apiserver.core.access import Access
+from ambientctl.local.apiserver.core.admitted_writes import Admission, AdmittedWrites, Write
 from ambientctl.local.apiserver.core.builtin_types import conform_as
 from ambientctl.local.apiserver.core.cluster import Call, Cluster
-from ambientctl.local.apiserver.core.deletion import read_options
 from ambientctl.local.apiserver.core.events import present
 from ambientctl.local.apiserver.core.kinds import Kind
-from ambientctl.local.apiserver.core.patches import ACCEPTED, APPLY_PATCH
+from ambientctl.local.apiserver.core.options import call_of, delete_options, page_of, patch_body
+from ambientctl.local.apiserver.core.rbac import Authorizer
 from ambientctl.local.apiserver.core.requests import (
     Request,
     Response,
@@ -31,21 +31,19 @@ from ambientctl.local.apiserver.core.requests import (
     parse_target,
     read_body,
 )
+from ambientctl.local.apiserver.core.reviews import Reviewer
 from ambientctl.local.apiserver.core.selectors import parse_fields, parse_labels, predicate
 from ambientctl.local.apiserver.core.status import (
     ApiError,
     Object,
     bad_request,
-    expired,
     method_not_allowed,
     path_not_found,
-    unauthorized,
 )
 from ambientctl.local.apiserver.core.table import partial_metadata, table
-from ambientctl.local.apiserver.core.tokens import TokenAuthority, TokenError, User
+from ambientctl.local.apiserver.core.tokens import TokenAuthority, User
 from ambientctl.local.apiserver.core.watch import TIMEOUT_S, Dress, Watch, WatchOptions
-
-ADMIN: Final = User("kubernetes-admin", groups=("system:masters", "system:authenticated"))
+from ambientctl.local.apiserver.core.webhooks import Outcome
 
 _PUBLIC: Final = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 """What an anonymous caller may ask."""
@@ -65,7 +63,7 @@ class PodLog(NamedTuple):
     limit_bytes: int | None
 
 
-Answer = Response | Watch | PodLog
+Answer = Response | Watch | PodLog | Admission
 
 
 class Api:
@@ -80,37 +78,41 @@ class Api:
     ) -> None:
         self.cluster = cluster
         self.authority = authority
-        self._admin_token = admin_token
         self._now = now
+        authorizer = Authorizer(cluster.store)
+        self._access = Access(authority, authorizer, admin_token, now)
+        self._reviewer = Reviewer(authority, authorizer)
+        self._writes = AdmittedWrites(cluster, self._access, cluster.new_uid)
 
     def handle(self, request: Request) -> Answer:
         """Answer one request; a refusal is an answer too."""
+        return self._guarded(request, lambda: self._answer_to(request))
+
+    def _guarded(self, request: Request, answer: Callable[[], Answer]) -> Answer:
+        """Refusals become answers, also those that come after webhooks have been asked."""
         try:
-            if request.path.rstrip("/") in _PUBLIC:
-                return self._plain(request)
-            user = self._authenticate(request)
-            return (
-                self._plain(request) if _is_plain(request.path) else self._resource(request, user)
-            )
+            found = answer()
         except ApiError as error:
             return json_response(error.code, error.body(), tuple(request.warnings))
+        if isinstance(found, Admission):
+            resume = found.resume
 
-    # who asks
+            def go_on(outcomes: Sequence[Outcome]) -> Response | Admission:
+                later = self._guarded(request, lambda: resume(outcomes))
+                assert isinstance(later, Response | Admission)
+                return later
 
-    def _authenticate(self, request: Request) -> User:
-        """The caller behind the bearer token; raises a 401. The administrator's token is compared
-        in constant time.
-        """
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise unauthorized()
-        token = token.strip()
-        if hmac.compare_digest(token.encode(), self._admin_token.encode()):
-            return ADMIN
-        try:
-            return self.authority.authenticate(token, (), int(self._now().timestamp()))[0]
-        except TokenError:
-            raise unauthorized() from None
+            return Admission(found.calls, go_on)
+        return found
+
+    def _answer_to(self, request: Request) -> Answer:
+        if request.path.rstrip("/") in _PUBLIC:
+            return self._plain(request)
+        user = self._access.user_of(request)
+        if _is_plain(request.path):
+            self._access.require_path(user, request)
+            return self._plain(request)
+        return self._resource(request, user)
 
     # paths that are no resources
 
@@ -179,6 +181,7 @@ class Api:
         kind = self.cluster.catalogue.find(target.group, target.version, target.plural)
         if kind is None or (target.namespace and not kind.namespaced):
             raise path_not_found()
+        self._access.require(user, request, target, exists=self._exists(kind, target))
         if kind.verbs == ("create",):
             return self._review(request, kind, user)
         if target.subresource:
@@ -189,8 +192,12 @@ class Api:
         if kind.namespaced and target.name and not target.namespace:
             raise path_not_found()
         if target.name:
-            return self._one(request, kind, target)
-        return self._many(request, kind, target)
+            return self._one(request, kind, target, user)
+        return self._many(request, kind, target, user)
+
+    def _exists(self, kind: Kind, target: Target) -> bool:
+        namespace = target.namespace if kind.namespaced else ""
+        return self.cluster.store.get(kind.key, namespace, target.name) is not None
 
     def _review(self, request: Request, kind: Kind, user: User) -> Response:
         """Kinds that are questions are never stored."""
@@ -198,9 +205,9 @@ class Api:
             raise method_not_allowed(request.method)
         body = read_body(request)
         now_s = int(self._now().timestamp())
-        return json_response(201, reviews.review(kind, body, user, self.authority, now_s))
+        return json_response(201, self._reviewer.review(kind, body, user, now_s))
 
-    def _many(self, request: Request, kind: Kind, target: Target) -> Answer:
+    def _many(self, request: Request, kind: Kind, target: Target, user: User) -> Answer:
         """The verbs of a collection."""
         match request.method:
             case "GET" | "HEAD":
@@ -212,51 +219,63 @@ class Api:
             case "POST":
                 if kind.namespaced and not target.namespace:
                     raise method_not_allowed("POST")
-                call = _call(request)
                 body = read_body(request)
                 if body is None:
                     raise bad_request("the request needs a body: the object to create")
-                obj = self.cluster.create(kind, target.namespace, body, call)
-                return self._answer(request, kind, obj, 201)
+
+                def create(call: Call) -> Object:
+                    return self.cluster.create(kind, target.namespace, body, call)
+
+                def shown(obj: Object) -> Response:
+                    return self._answer(request, kind, obj, 201)
+
+                return self._writes.run(Write(kind, target, user, call_of(request), create, shown))
             case "DELETE":
                 return self._delete_many(request, kind, target)
             case _:
                 raise method_not_allowed(request.method)
 
-    def _one(self, request: Request, kind: Kind, target: Target) -> Answer:
+    def _one(self, request: Request, kind: Kind, target: Target, user: User) -> Answer:
         """The verbs of one object, and of its status."""
         namespace, name, subresource = target.namespace, target.name, target.subresource
-        call = _call(request)
-        status = 200
         match request.method:
             case "GET" | "HEAD" if request.flag("watch"):
                 return self._watch(request, kind, target)
             case "GET" | "HEAD":
                 obj = self.cluster.get(kind, namespace, name)
+                return self._answer(request, kind, obj, 200)
             case "PUT":
-                obj = self.cluster.update(
-                    kind, namespace, name, read_body(request), call, subresource
-                )
+                sent = read_body(request)
+
+                def perform(call: Call) -> Object:
+                    return self.cluster.update(kind, namespace, name, sent, call, subresource)
+
             case "PATCH":
-                obj, created = self.cluster.patch(
-                    kind,
+                body, place, media_type = (
+                    patch_body(request),
                     (namespace, name),
                     request.media_type,
-                    _patch_body(request),
-                    call,
-                    subresource,
                 )
-                status = 201 if created else 200
+
+                def perform(call: Call) -> Object:
+                    patch = self.cluster.patch
+                    return patch(kind, place, media_type, body, call, subresource)[0]
+
             case "DELETE" if not subresource:
-                return self._delete_one(request, kind, target, call)
+                return self._delete_one(request, kind, target, user)
             case _:
                 raise method_not_allowed(request.method)
-        return self._answer(request, kind, obj, status)
+        status = 200 if self._exists(kind, target) else 201
+
+        def shown(obj: Object) -> Response:
+            return self._answer(request, kind, obj, status)
+
+        return self._writes.run(Write(kind, target, user, call_of(request), perform, shown))
 
     def _special(self, request: Request, kind: Kind, target: Target) -> Answer:
         """The subresources with rules of their own."""
         cluster, address = self.cluster, (target.namespace, target.name)
-        call = _call(request)
+        call = call_of(request)
         match request.method, target.subresource:
             case "GET", "log":
                 return self._log(request, kind, target)
@@ -268,7 +287,7 @@ class Api:
                     200, subresources.set_scale(cluster, kind, address, body, call)
                 )
             case "PATCH", "scale":
-                body = _patch_body(request)
+                body = patch_body(request)
                 found = subresources.patch_scale(
                     cluster, kind, address, request.media_type, body, call
                 )
@@ -361,7 +380,7 @@ class Api:
         """A page of a collection."""
         wanted = self._selected(request, kind, target).wanted
         objects = self.cluster.select(kind, target.namespace, wanted)
-        objects, token, left = _page(request, objects)
+        objects, token, left = page_of(request, objects)
         shown = [present(kind, obj) for obj in objects]
         revision = self.cluster.store.revision
         if accepts(request, "Table"):
@@ -376,19 +395,27 @@ class Api:
             found["metadata"] |= {"continue": token, "remainingItemCount": left}
         return json_response(200, found)
 
-    def _delete_one(self, request: Request, kind: Kind, target: Target, call: Call) -> Response:
+    def _delete_one(self, request: Request, kind: Kind, target: Target, user: User) -> Answer:
         """Delete; the answer is the object while it lasts, else a Status with its uid."""
-        options = _delete_options(request)
-        obj = self.cluster.delete(kind, target.namespace, target.name, options, call)
-        if obj["metadata"].get("deletionTimestamp") or kind.kind == "Pod":
-            return json_response(200, present(kind, obj))
-        metadata = obj["metadata"]
-        details = {"name": metadata["name"], "kind": kind.plural, "uid": metadata["uid"]}
-        return json_response(200, _success({**details, "group": kind.group}))
+        options, namespace, name = delete_options(request), target.namespace, target.name
+
+        def delete(call: Call) -> Object:
+            return self.cluster.delete(kind, namespace, name, options, call)
+
+        def shown(obj: Object) -> Response:
+            if obj["metadata"].get("deletionTimestamp") or kind.kind == "Pod":
+                return json_response(200, present(kind, obj), tuple(request.warnings))
+            metadata = obj["metadata"]
+            details = {"name": metadata["name"], "kind": kind.plural, "uid": metadata["uid"]}
+            status = _success({**details, "group": kind.group})
+            return json_response(200, status, tuple(request.warnings))
+
+        write = Write(kind, target, user, call_of(request), delete, shown, is_deletion=True)
+        return self._writes.run(write)
 
     def _delete_many(self, request: Request, kind: Kind, target: Target) -> Response:
         """Delete what the selectors take; the answer lists what was there."""
-        options, call = _delete_options(request), _call(request)
+        options, call = delete_options(request), call_of(request)
         wanted = self._selected(request, kind, target).wanted
         objects = self.cluster.select(kind, target.namespace, wanted)
         for obj in objects:
@@ -411,57 +438,3 @@ def _success(details: Object | None = None) -> Object:
     """A Status for requests that have no object to return."""
     status: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
     return {**status, "details": details} if details else status
-
-
-def _call(request: Request) -> Call:
-    """The write options of a query; raises a 400 for values that do not exist."""
-    agent = request.headers.get("user-agent", "").partition("/")[0]
-    dry_run = request.query.get("dryRun", "")
-    if dry_run not in {"", "All"}:
-        raise bad_request(f"invalid dryRun {dry_run!r}: the only supported value is All")
-    validation = request.query.get("fieldValidation", "") or "Warn"
-    if validation not in {"Strict", "Warn", "Ignore"}:
-        raise bad_request(f"invalid fieldValidation {validation!r}: must be Strict, Warn or Ignore")
-    manager = request.query.get("fieldManager") or agent or "unknown"
-    return Call(manager, dry_run == "All", request.flag("force"), validation, request.warnings)
-
-
-def _patch_body(request: Request) -> Any:
-    """The patch; an apply must name its manager."""
-    if request.media_type == APPLY_PATCH and not request.query.get("fieldManager"):
-        raise bad_request(
-            'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: '
-            "is required for apply patch"
-        )
-    body = read_body(request, ACCEPTED)
-    if body is None:
-        raise bad_request("the request needs a body: the patch")
-    return body
-
-
-def _delete_options(request: Request) -> Any:
-    body = read_body(request)
-    return read_options(
-        body, request.query.get("gracePeriodSeconds"), request.query.get("propagationPolicy")
-    )
-
-
-def _page(request: Request, objects: list[Object]) -> tuple[list[Object], str, int]:
-    """The objects of this page, the token for the next, and how many are left."""
-    if token := request.query.get("continue", ""):
-        try:
-            last = tuple(msgspec.json.decode(base64.urlsafe_b64decode(token), type=list[str]))
-        except (ValueError, msgspec.DecodeError):
-            raise expired("The provided continue parameter is not valid") from None
-        objects = [obj for obj in objects if _place(obj) > last]
-    limit = request.number("limit") or 0
-    if limit <= 0 or len(objects) <= limit:
-        return objects, "", 0
-    page = objects[:limit]
-    place = msgspec.json.encode(list(_place(page[-1])))
-    return page, base64.urlsafe_b64encode(place).decode(), len(objects) - limit
-
-
-def _place(obj: Object) -> tuple[str, str]:
-    """Where an object stands in the order of a list."""
-    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]

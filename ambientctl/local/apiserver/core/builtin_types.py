@@ -19,6 +19,7 @@ from ambientctl.local.apiserver.core.status import Object, bad_request
 
 _PACKAGES: Final[dict[str, str]] = {
     "": "core",
+    "admissionregistration.k8s.io": "admissionregistration",
     "apps": "apps",
     "discovery.k8s.io": "discovery",
     "coordination.k8s.io": "coordination",

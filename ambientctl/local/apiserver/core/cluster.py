@@ -104,6 +104,10 @@ class Cluster:
         """A random end for a generated name."""
         return self._around.suffix(length)
 
+    def new_uid(self) -> str:
+        """A uid that nothing has had."""
+        return self._around.new_uid()
+
     def kind_of(self, obj: Any) -> Kind:
         """The kind of a manifest; raises a 400 that names what is not served."""
         if not isinstance(obj, dict) or not obj.get("kind") or not obj.get("apiVersion"):

@@ -214,6 +214,24 @@ def _crd(obj: Object) -> None:
     _setdefaults(spec, {"conversion": {"strategy": "None"}})
 
 
+def _validating_webhooks(obj: Object) -> None:
+    for webhook in obj.get("webhooks") or ():
+        _setdefaults(
+            webhook,
+            {
+                "failurePolicy": "Fail",
+                "matchPolicy": "Equivalent",
+                "namespaceSelector": {},
+                "objectSelector": {},
+                "timeoutSeconds": 10,
+            },
+        )
+        for rule in webhook.get("rules") or ():
+            _setdefaults(rule, {"scope": "*"})
+        if (service := (webhook.get("clientConfig") or {}).get("service")) is not None:
+            _setdefaults(service, {"port": 443})
+
+
 _BY_KIND: Final[dict[tuple[str, str], Callable[[Object], None]]] = {
     ("", "Namespace"): _namespace,
     ("", "Pod"): _pod,
@@ -226,4 +244,8 @@ _BY_KIND: Final[dict[tuple[str, str], Callable[[Object], None]]] = {
     ("apps", "DaemonSet"): _daemon_set,
     ("discovery.k8s.io", "EndpointSlice"): _endpoint_slice,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _crd,
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingWebhookConfiguration",
+    ): _validating_webhooks,
 }

@@ -186,6 +186,14 @@ BUILTIN: tuple[Kind, ...] = (
     _kind(_RBAC, "v1", "RoleBinding", "rolebindings"),
     _kind(_RBAC, "v1", "ClusterRole", "clusterroles", namespaced=False),
     _kind(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+    _kind(
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingWebhookConfiguration",
+        "validatingwebhookconfigurations",
+        categories=("api-extensions",),
+        namespaced=False,
+    ),
     _kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol"),
     _kind(
         "authentication.k8s.io",
@@ -219,6 +227,21 @@ BUILTIN: tuple[Kind, ...] = (
         namespaced=False,
         verbs=_CREATE,
     ),
+    _kind(
+        "authorization.k8s.io",
+        "v1",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        verbs=_CREATE,
+    ),
+    _kind(
+        "authorization.k8s.io",
+        "v1",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        namespaced=False,
+        verbs=_CREATE,
+    ),
 )
 
 NAMESPACES: StorageKey = ("", "namespaces")
@@ -232,6 +255,10 @@ DEPLOYMENTS: StorageKey = ("apps", "deployments")
 REPLICA_SETS: StorageKey = ("apps", "replicasets")
 DAEMON_SETS: StorageKey = ("apps", "daemonsets")
 ENDPOINT_SLICES: StorageKey = ("discovery.k8s.io", "endpointslices")
+VALIDATING_WEBHOOKS: StorageKey = (
+    "admissionregistration.k8s.io",
+    "validatingwebhookconfigurations",
+)
 CRDS: StorageKey = ("apiextensions.k8s.io", "customresourcedefinitions")
 
 

@@ -137,13 +137,8 @@ class TokenAuthority:
             extra["authentication.kubernetes.io/node-name"] = [node["name"]]
             if "uid" in node:
                 extra["authentication.kubernetes.io/node-uid"] = [node["uid"]]
-        groups = (
-            "system:serviceaccounts",
-            f"system:serviceaccounts:{namespace}",
-            "system:authenticated",
-        )
         name = account_user_name(namespace, account["name"])
-        return User(name, account["uid"], groups, extra)
+        return User(name, account["uid"], account_groups(namespace), extra)
 
     def _require(self, key: tuple[str, str], namespace: str, claim: Object, noun: str) -> None:
         """Raise unless the very object that the claim names (by uid) still exists."""
@@ -160,3 +155,21 @@ class TokenAuthority:
 def account_user_name(namespace: str, name: str) -> str:
     """``system:serviceaccount:<namespace>:<name>``."""
     return f"system:serviceaccount:{namespace}:{name}"
+
+
+def account_of(user_name: str) -> tuple[str, str] | None:
+    """(namespace, name) of a service account's user name; None for anybody else."""
+    match user_name.split(":"):
+        case ["system", "serviceaccount", namespace, name]:
+            return namespace, name
+        case _:
+            return None
+
+
+def account_groups(namespace: str) -> tuple[str, ...]:
+    """The groups of every service account of a namespace."""
+    return (
+        "system:serviceaccounts",
+        f"system:serviceaccounts:{namespace}",
+        "system:authenticated",
+    )

@@ -34,6 +34,11 @@ _PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
 _SERVICE_TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _RESTART_POLICIES: Final = ("Always", "OnFailure", "Never")
 _OPERATORS: Final = ("In", "NotIn", "Exists", "DoesNotExist")
+_WEBHOOK_CHOICES: Final = {
+    "sideEffects": ("None", "NoneOnDryRun"),
+    "failurePolicy": ("Fail", "Ignore"),
+    "matchPolicy": ("Equivalent", "Exact"),
+}
 _LABEL_NAMED: Final = frozenset({"Namespace"})
 
 
@@ -320,6 +325,53 @@ def _config_change(obj: Object, old: Object) -> Iterator[Cause]:
         yield Cause("FieldValueForbidden", message, "data")
 
 
+def _validating_webhooks(obj: Object) -> Iterator[Cause]:
+    names: set[str] = set()
+    for i, webhook in enumerate(obj.get("webhooks") or ()):
+        where, name = f"webhooks[{i}]", webhook.get("name", "")
+        if name.count(".") < 2:
+            detail = "should be a domain with at least three segments separated by dots"
+            yield bad_value(f"{where}.name", name, detail)
+        elif why := subdomain_error(name):
+            yield bad_value(f"{where}.name", name, why)
+        if name in names:
+            yield Cause("FieldValueDuplicate", f'Duplicate value: "{name}"', f"{where}.name")
+        names.add(name)
+        yield from _webhook(webhook, where)
+        yield from _webhook_client(webhook.get("clientConfig") or {}, f"{where}.clientConfig")
+
+
+def _webhook(webhook: Object, where: str) -> Iterator[Cause]:
+    for field, allowed in _WEBHOOK_CHOICES.items():
+        if webhook.get(field) not in allowed:
+            yield not_supported(f"{where}.{field}", webhook.get(field), allowed)
+    if "v1" not in (webhook.get("admissionReviewVersions") or ()):
+        yield Cause("FieldValueInvalid", "must include v1", f"{where}.admissionReviewVersions")
+    if not 1 <= webhook["timeoutSeconds"] <= 30:
+        detail = "the timeout value must be between 1 and 30 seconds"
+        yield bad_value(f"{where}.timeoutSeconds", webhook["timeoutSeconds"], detail)
+    if webhook.get("matchConditions"):
+        # Rather refused than taken for always true or always false.
+        message = "Forbidden: the local API server evaluates no CEL expressions"
+        yield Cause("FieldValueForbidden", message, f"{where}.matchConditions")
+    for n, rule in enumerate(webhook.get("rules") or ()):
+        for field in ("operations", "apiGroups", "apiVersions", "resources"):
+            if not rule.get(field):
+                yield required(f"{where}.rules[{n}].{field}")
+
+
+def _webhook_client(client: Object, where: str) -> Iterator[Cause]:
+    url, service = client.get("url"), client.get("service")
+    if bool(url) == bool(service):
+        yield Cause("FieldValueRequired", "exactly one of url or service is required", where)
+    elif url and not url.startswith("https://"):
+        yield bad_value(f"{where}.url", url, "'https' is the only allowed URL scheme")
+    elif service:
+        for field in ("namespace", "name"):
+            if not service.get(field):
+                yield required(f"{where}.service.{field}")
+
+
 Check = Callable[[Object], Iterator[Cause]]
 Change = Callable[[Object, Object], Iterator[Cause]]
 
@@ -331,6 +383,10 @@ _BY_KIND: Final[dict[tuple[str, str], Check]] = {
     ("apps", "DaemonSet"): _workload,
     ("discovery.k8s.io", "EndpointSlice"): _endpoint_slice,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _crd,
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingWebhookConfiguration",
+    ): _validating_webhooks,
 }
 _CHANGES: Final[dict[tuple[str, str], Change]] = {
     ("", "Pod"): _pod_change,

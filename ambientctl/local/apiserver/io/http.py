@@ -139,7 +139,10 @@ class _Connection:
             body += event.data
             if len(body) > BODY_MAX_BYTES:
                 return json_response(413, too_large(BODY_MAX_BYTES).body())
-        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in head.headers:
+            name, value = raw_name.decode(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
         target = head.target.decode("latin-1")
         return read_request(head.method.decode(), target, headers, bytes(body))
 

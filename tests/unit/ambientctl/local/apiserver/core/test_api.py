@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from ambientctl.local.apiserver.core.api import Api, PodLog
+from ambientctl.local.apiserver.core.bootstrap_roles import bootstrap_objects
+from ambientctl.local.apiserver.core.rbac import RBAC_GROUP
 from ambientctl.local.apiserver.core.requests import read_request
 from ambientctl.local.apiserver.core.tokens import TokenAuthority
 from ambientctl.local.apiserver.core.watch import Watch
@@ -19,6 +21,8 @@ class Caller:
 
     def __init__(self, world):
         authority = TokenAuthority(world.cluster.store, "issuer")
+        for role in bootstrap_objects():
+            world.create({"apiVersion": f"{RBAC_GROUP}/v1", **role})
         self.api = Api(world.cluster, authority, "secret", lambda: world.now)
 
     def raw(self, method, target, body=None, *, token="secret", **headers):
@@ -225,9 +229,10 @@ def test_a_token_review(call, world):
         assert body["status"]["error"]
 
 
-def test_access_is_always_allowed(call):
+def test_a_review_is_asked_and_never_listed(call):
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    assert call("POST", path, {"spec": {}})[1]["status"]["allowed"] is True
+    asked = {"resourceAttributes": {"verb": "get", "resource": "pods"}}
+    assert call("POST", path, {"spec": asked})[1]["status"]["allowed"] is True
     assert call("GET", path)[0] == 405
 
 
