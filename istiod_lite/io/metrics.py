@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.samples import Sample
 
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
 
@@ -28,8 +29,19 @@ def short_type(type_url: str) -> str:
     return SHORT_TYPES.get(type_url, "unknown")
 
 
+class PlainCounter(Counter):
+    """A counter under the very name that istiod gives it: without ``_total``, which OpenMetrics
+    asks of counters, so its type is unknown there.
+    """
+
+    _type = "unknown"
+
+    def _child_samples(self) -> Iterable[Sample]:
+        return (Sample("", {}, self._value.get(), None, None, None),)
+
+
 class Metrics:
-    """One registry a process; ``_total`` is appended by the exposition."""
+    """One registry a process; ``_total`` is appended to our own counters by the exposition."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -176,7 +188,8 @@ class Metrics:
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+        kind = Counter if name.startswith("ambient_") else PlainCounter
+        return kind(name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

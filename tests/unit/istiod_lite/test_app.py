@@ -389,9 +389,9 @@ async def test_certificate_requests_are_refused_with_a_reason_and_counted(tmp_pa
         faults = {"foreign_name": 1.0, "unreadable": 1.0}
         for fault, count in faults.items():
             assert value("ambient_istiod_csr_faults_total", {"fault": fault}) == count
-        assert value("citadel_server_csr_sign_err_count_total", {"error": "TTL_ERROR"}) == 1
-        assert value("citadel_server_authentication_failure_count_total") == 1
-        assert value("citadel_server_csr_count_total") == 4
+        assert value("citadel_server_csr_sign_err_count", {"error": "TTL_ERROR"}) == 1
+        assert value("citadel_server_authentication_failure_count") == 1
+        assert value("citadel_server_csr_count") == 4
         assert value("citadel_server_root_cert_expiry_seconds") > 3600 * 24 * 3600
         assert value("citadel_server_cert_chain_expiry_timestamp") > 2e9
 

@@ -81,10 +81,10 @@ async def test_reviews_over_tls_and_a_certificate_that_follows_the_authority():
         "resource": "peerauthentications",
     }
     value = metrics.registry.get_sample_value
-    assert value("galley_validation_passed_total", labels) == 3
+    assert value("galley_validation_passed", labels) == 3
     refused = {**labels, "reason": "invalid_resource"}
-    assert value("galley_validation_failed_total", refused) == 2
-    assert value("galley_validation_http_error_total", {"status": "400"}) == 4
+    assert value("galley_validation_failed", refused) == 2
+    assert value("galley_validation_http_error", {"status": "400"}) == 4
 
 
 CONFIGURATION = {
