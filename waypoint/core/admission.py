@@ -15,9 +15,9 @@ import msgspec
 from ambient.api.policy import Authorization, MatchKind, ServiceAccountMatch, StringMatch
 from ambient.policy.core.decide import Connection, PolicySet, decide
 from waypoint.core.authz import Verdict
-from waypoint.core.balance import Target
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Self
+from waypoint.core.host import Target
 from waypoint.core.message import Peer
 
 ADMISSION: Final = "istio_allow_waypoint_"

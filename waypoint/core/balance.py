@@ -1,98 +1,86 @@
-"""Which endpoint gets a request; chance and load are arguments."""
+"""Which endpoint of several equal ones gets a request; chance and load are arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from ambient.api.address import HostPort
-from ambient.api.service import HealthPolicy, Service
-from ambient.api.workload import TunnelProtocol, Workload, WorkloadStatus
-from waypoint.core.destination_rule import Balancing, Subset
-from waypoint.core.directory import Directory
+from waypoint.core.hash_ring import HashRing
+from waypoint.core.host import Host
+from waypoint.core.load_balancer import Balancing, LoadBalancer
+from waypoint.core.maglev import Maglev
+from waypoint.core.weighted import Schedule
 
 Draw = Callable[[], float]
 """Gives a number in [0, 1) each time."""
+HASHED: Final = (Balancing.RING_HASH, Balancing.MAGLEV)
 
 
-class Target(NamedTuple):
-    """An endpoint to connect to: the workload, and its address and application port."""
+class Slate:
+    """Endpoints of which any may be chosen. It stays as it is; a change of health makes another.
 
-    workload: Workload
-    address: HostPort
+    ``weights`` are relative. ``clock`` tells the time in seconds, for endpoints that warm up.
+    """
 
-    @property
-    def hbone(self) -> bool:
-        """Is the endpoint reached through the mesh's tunnel?"""
-        return self.workload.tunnel_protocol is TunnelProtocol.HBONE
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What identifies the endpoint: workload uid and port."""
-        return self.workload.uid, self.address.port
-
-
-def candidates(
-    directory: Directory, service: Service, port: int, subset: Subset | None
-) -> tuple[Target, ...]:
-    """The endpoints that may be used: healthy, in the subset, and serving the port."""
-    unhealthy_too = service.load_balancing.health_policy is HealthPolicy.ALLOW_ALL
-    service_targets = {p.service_port: p.target_port for p in service.ports}
-    found: list[Target] = []
-    for endpoint in directory.endpoints(service):
-        workload = endpoint.workload
-        if not workload.addresses:
-            continue
-        if workload.status is not WorkloadStatus.HEALTHY and not unhealthy_too:
-            continue
-        if subset is not None and not subset.selects(workload.labels):
-            continue
-        own = {p.service_port: p.target_port for p in endpoint.ports}
-        target = own.get(port) or service_targets.get(port)
-        if target:
-            found.append(Target(workload, HostPort(str(workload.addresses[0]), target)))
-    return tuple(sorted(found, key=lambda target: target.key))
-
-
-class Balancer:
-    """Chooses endpoints; remembers only where round robin stands."""
-
-    def __init__(self, draw: Draw, active: Callable[[tuple[str, int]], int]) -> None:
-        """``active`` tells how many requests an endpoint has at the moment."""
-        self._draw = draw
-        self._active = active
-        self._turn: dict[str, int] = {}
-
-    def choose(
+    def __init__(
         self,
-        targets: Sequence[Target],
-        balancing: Balancing,
-        *,
-        group: str,
-        tried: Collection[tuple[str, int]] = (),
-    ) -> Target | None:
-        """An endpoint that was not tried yet; None where there is none.
+        hosts: Sequence[Host],
+        weights: Sequence[float],
+        settings: LoadBalancer,
+        draw: Draw,
+        clock: Callable[[], float],
+    ) -> None:
+        self.hosts = tuple(hosts)
+        self._weights = weights
+        self._settings = settings
+        self._draw = draw
+        self._clock = clock
+        self._turn = int(draw() * len(hosts))
+        self._schedule = self._make_schedule()
+        self._table = self._make_table()
 
-        ``group`` names the set of endpoints, for round robin.
-        """
-        fresh = [target for target in targets if target.key not in tried]
-        if len(fresh) < 2:
-            return fresh[0] if fresh else None
-        if balancing is Balancing.ROUND_ROBIN:
-            turn = self._turn.get(group, int(self._draw() * len(fresh)))
-            self._turn[group] = turn + 1
-            return fresh[turn % len(fresh)]
-        first = self._weighted(fresh)
-        if balancing is Balancing.RANDOM:
+    def _make_schedule(self) -> Schedule | None:
+        """Needed where weights differ or may come to differ."""
+        settings = self._settings
+        if len(self.hosts) < 2 or settings.balancing not in (
+            Balancing.ROUND_ROBIN,
+            Balancing.LEAST_REQUEST,
+        ):
+            return None
+        if settings.warmup is None and len(set(self._weights)) == 1:
+            return None
+        return Schedule(len(self.hosts), self._weight, self._draw())
+
+    def _weight(self, index: int) -> float:
+        host, weight = self.hosts[index], self._weights[index]
+        if self._settings.warmup is not None:
+            weight *= self._settings.warmup.factor(self._clock() - host.added_s)
+        if self._settings.balancing is Balancing.LEAST_REQUEST:
+            weight /= host.active + 1
+        return weight
+
+    def _make_table(self) -> HashRing | Maglev | None:
+        settings = self._settings
+        if len(self.hosts) < 2 or settings.balancing not in HASHED:
+            return None
+        names = [str(host.target.address) for host in self.hosts]
+        kind = Maglev if settings.balancing is Balancing.MAGLEV else HashRing
+        return kind(names, self._weights, settings.size)
+
+    def pick(self, value: int | None, attempt: int) -> Host:
+        """An endpoint; ``value`` is the request's hash, ``attempt`` counts from 0."""
+        hosts = self.hosts
+        if len(hosts) == 1:
+            return hosts[0]
+        if self._table is not None and value is not None:
+            return hosts[self._table.pick(value, attempt)]
+        if self._schedule is not None:
+            return hosts[self._schedule.pick()]
+        if self._settings.balancing is Balancing.ROUND_ROBIN:
+            self._turn += 1
+            return hosts[self._turn % len(hosts)]
+        first = hosts[int(self._draw() * len(hosts))]
+        if self._settings.balancing is not Balancing.LEAST_REQUEST:
             return first
-        second = self._weighted([target for target in fresh if target is not first])
-        return min(first, second, key=lambda target: self._active(target.key))
-
-    def _weighted(self, targets: Sequence[Target]) -> Target:
-        weights = [max(target.workload.capacity, 1) for target in targets]
-        point = self._draw() * sum(weights)
-        for target, weight in zip(targets, weights, strict=True):
-            point -= weight
-            if point < 0:
-                return target
-        return targets[-1]
+        second = hosts[int(self._draw() * len(hosts))]
+        return second if second.active < first.active else first

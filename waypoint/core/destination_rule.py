@@ -1,45 +1,29 @@
-"""DestinationRule: which endpoints a subset has, and how one of them is chosen."""
+"""DestinationRule: which endpoints a subset has, and how they are used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
 
 import msgspec
 
 from ambient.api.config import ConfigObject
 from ambient.api.service import NamespacedHostname
-from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string, strings
+from waypoint.core.objects import Problem, UnusableError, mapping, sequence, string, strings
 from waypoint.core.place import Place, exported, host_matches
+from waypoint.core.traffic_policy import (
+    ClusterSettings,
+    TrafficPolicy,
+    compile_traffic_policy,
+    settings_for,
+)
 from waypoint.core.virtual_service import age
-
-NOT_APPLIED = ("connectionPool", "outlierDetection", "tls", "tunnel", "portLevelSettings")
-"""Parts of a traffic policy that are left out."""
-
-
-class Balancing(Enum):
-    """How one of several endpoints is chosen."""
-
-    LEAST_REQUEST = "LEAST_REQUEST"
-    ROUND_ROBIN = "ROUND_ROBIN"
-    RANDOM = "RANDOM"
-
-
-SPELLINGS = {
-    "": Balancing.LEAST_REQUEST,
-    "UNSPECIFIED": Balancing.LEAST_REQUEST,
-    "LEAST_CONN": Balancing.LEAST_REQUEST,
-    "LEAST_REQUEST": Balancing.LEAST_REQUEST,
-    "ROUND_ROBIN": Balancing.ROUND_ROBIN,
-    "RANDOM": Balancing.RANDOM,
-}
 
 
 class Subset(msgspec.Struct, frozen=True):
-    """Endpoints whose labels contain these; ``balancing`` None inherits."""
+    """Endpoints whose labels contain these; what ``policy`` leaves open is the rule's."""
 
     labels: dict[str, str]
-    balancing: Balancing | None = None
+    policy: TrafficPolicy | None = None
 
     def selects(self, labels: dict[str, str]) -> bool:
         """Does a pod with these labels belong to the subset?"""
@@ -53,16 +37,20 @@ class DestinationRule(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     host: str
     subsets: dict[str, Subset]
-    balancing: Balancing | None
+    policy: TrafficPolicy | None
     export_to: tuple[str, ...]
     age: tuple[str, str, str]
 
 
-class TrafficPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """What all rules for one service amount to."""
 
     subsets: dict[str, Subset] = {}
-    balancing: Balancing = Balancing.LEAST_REQUEST
+    policy: TrafficPolicy | None = None
+
+    def settings(self, port: int, subset: Subset | None) -> ClusterSettings:
+        """What holds for a port, in one of the subsets or (None) without."""
+        return settings_for(self.policy, subset.policy if subset is not None else None, port)
 
 
 def compile_destination_rule(
@@ -81,41 +69,32 @@ def compile_destination_rule(
         subset = mapping(raw, field)
         labels = mapping(subset.get("labels"), f"{field}.labels")
         values = {key: string(value, f"{field}.labels[{key}]") for key, value in labels.items()}
-        balancing = _balancing(subset, f"{field}.trafficPolicy", name, problems)
-        subsets.setdefault(string(subset.get("name"), f"{field}.name"), Subset(values, balancing))
+        policy = compile_traffic_policy(
+            subset.get("trafficPolicy"), f"{field}.trafficPolicy", name, problems
+        )
+        subsets.setdefault(string(subset.get("name"), f"{field}.name"), Subset(values, policy))
     rule = DestinationRule(
         source=name,
         namespace=config.namespace,
         host=host if host.startswith("*") else place.resolve(host, config.namespace).hostname,
         subsets=subsets,
-        balancing=_balancing(spec, "spec.trafficPolicy", name, problems),
+        policy=compile_traffic_policy(
+            spec.get("trafficPolicy"), "spec.trafficPolicy", name, problems
+        ),
         export_to=strings(spec.get("exportTo"), "spec.exportTo"),
         age=age(config),
     )
+    if spec.get("workloadSelector"):
+        problems.append(
+            Problem(name, "spec.workloadSelector", "selects sidecars", "the rule is left out here")
+        )
+        rule = msgspec.structs.replace(rule, export_to=("~",))
     return rule, problems
 
 
-def _balancing(owner: Json, field: str, name: str, problems: list[Problem]) -> Balancing | None:
-    policy = mapping(owner.get("trafficPolicy"), field)
-    for part in NOT_APPLIED:
-        if policy.get(part):
-            problems.append(Problem(name, f"{field}.{part}", "not supported", "left out"))
-    balancer = mapping(policy.get("loadBalancer"), f"{field}.loadBalancer")
-    if not balancer:
-        return None
-    simple = string(balancer.get("simple"), f"{field}.loadBalancer.simple")
-    others = [key for key in balancer if key != "simple"]
-    if others or simple not in SPELLINGS:
-        what = ", ".join(others) or simple
-        problems.append(
-            Problem(name, f"{field}.loadBalancer", f"{what} is not supported", "LEAST_REQUEST")
-        )
-    return SPELLINGS.get(simple, Balancing.LEAST_REQUEST)
-
-
-def traffic_policy(
+def traffic_for(
     rules: Iterable[DestinationRule], service: NamespacedHostname, place: Place
-) -> TrafficPolicy:
+) -> Traffic:
     """Merge the rules for a service.
 
     The first namespace that has a rule decides: the waypoint's, the service's, the root. Inside
@@ -139,6 +118,6 @@ def traffic_policy(
         subsets: dict[str, Subset] = {}
         for rule in chosen:
             subsets = {**rule.subsets, **subsets}
-        balancing = next((r.balancing for r in chosen if r.balancing), Balancing.LEAST_REQUEST)
-        return TrafficPolicy(subsets=subsets, balancing=balancing)
-    return TrafficPolicy()
+        policy = next((r.policy for r in chosen if r.policy is not None), None)
+        return Traffic(subsets=subsets, policy=policy)
+    return Traffic()

@@ -28,6 +28,11 @@ class EndpointLike(Protocol):
 class Directory(Protocol):
     """Look-ups in the mesh's state."""
 
+    @property
+    def generation(self) -> int:
+        """Another number after each change of services, workloads or endpoints."""
+        ...
+
     def service(self, key: NamespacedHostname) -> Service | None:
         """A service by its full name."""
         ...

@@ -15,9 +15,10 @@ from ambient.api.config import ConfigObject
 from ambient.api.spiffe import Identity
 from waypoint.core.admission import admitted
 from waypoint.core.authz import NearMiss, Verdict, decide, near_misses
-from waypoint.core.balance import Target, candidates
+from waypoint.core.balance import Draw
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
+from waypoint.core.host import Target, candidates
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.objects import Problem
 from waypoint.core.path import normalise_target
@@ -107,7 +108,8 @@ def explain_with(
     if to.service is not None:
         passed_over = program.table(to.service, to.address.port).misses(request)
         notes += [f"{miss.route.source} does not apply: {miss.field}" for miss in passed_over]
-    decided = plan(request, program, directory, to, _first, own)
+    decided = plan(request, program, directory, to, _draws(), own)
+    notes += _injected(decided.route)
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
     allowed = decided.verdict.allowed
     shares = _shares(program, directory, to, decided, request.peer, own) if allowed else ()
@@ -174,8 +176,24 @@ def own_names(place: Place, addresses: Iterable[NetworkAddress] = ()) -> Self:
     return Self(place, frozenset(addresses))
 
 
-def _first() -> float:
-    return 0.0
+def _draws() -> Draw:
+    """Chance, as far as it can be told: a fault happens only where it always does."""
+    return lambda: 1 - 2**-53
+
+
+def _injected(route: Route | None) -> list[str]:
+    """Faults and copies, which an outcome does not show."""
+    if route is None:
+        return []
+    found: list[str] = []
+    fault = route.fault
+    if fault is not None and fault.delay_share:
+        found.append(f"{fault.delay_share:.4%} of requests are delayed by {fault.delay_s:g} s")
+    if fault is not None and fault.abort is not None and fault.abort_share:
+        found.append(f"{fault.abort_share:.4%} of requests are answered {fault.abort.status}")
+    for mirror in route.mirrors:
+        found.append(f"{mirror.share:.4%} of requests are copied to {mirror.backend}")
+    return found
 
 
 def _name(route: Route | None) -> str:

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Final
 from urllib.parse import quote
 
-from waypoint.core.message import Headers, Reply
+from waypoint.core.message import Headers, Reply, Response
 
 
 class GrpcStatus(IntEnum):
@@ -59,6 +59,36 @@ def is_grpc(headers: Headers) -> bool:
 def status_of_http(status: int) -> GrpcStatus:
     """The gRPC status that stands for an HTTP status."""
     return GrpcStatus.OK if status == 200 else _OF_HTTP.get(status, GrpcStatus.UNKNOWN)
+
+
+_HTTP_OF: Final = (
+    200,
+    499,
+    500,
+    400,
+    504,
+    404,
+    409,
+    403,
+    429,
+    400,
+    409,
+    400,
+    501,
+    500,
+    503,
+    500,
+    401,
+)
+"""HTTP statuses by gRPC status (Envoy)."""
+
+
+def http_status(response: Response) -> int:
+    """The status that counts: of a gRPC response without a body, the one that its code means."""
+    code = response.headers.first("grpc-status")
+    if code is None or not (code.isascii() and code.isdigit() and len(code) < 3):
+        return response.status
+    return _HTTP_OF[int(code)] if int(code) < len(_HTTP_OF) else 500
 
 
 def timeout_s(headers: Headers) -> float | None:

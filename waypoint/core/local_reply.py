@@ -9,10 +9,16 @@ RESET_PREFIX = "upstream connect error or disconnect/reset before headers. reset
 NO_ROUTE = Reply(404, "", "NR", "route_not_found")
 NO_HEALTHY_UPSTREAM = Reply(503, "no healthy upstream", "UH", "no_healthy_upstream")
 REQUEST_TIMEOUT = Reply(504, "upstream request timeout", "UT", "response_timeout")
+PER_TRY_TIMEOUT = REQUEST_TIMEOUT._replace(details="upstream_per_try_timeout")
 UPGRADE_REQUIRED = Reply(426, "Upgrade Required", "DPE", "low_version")
 MISSING_HOST = Reply(400, "Bad Request", "DPE", "missing_host_header")
 BAD_PATH = Reply(400, "Bad Request", "DPE", "path_normalization_failed")
 BACKEND_INVALID = Reply(500, "", "-", "invalid_backend_reference")
+
+
+def timed_out(reply: Reply = REQUEST_TIMEOUT, *, silent: bool = False) -> Reply:
+    """The answer after a timeout; ``silent`` where the client asked for 204 instead."""
+    return reply._replace(status=204, body="") if silent else reply
 
 
 def denied(policy: str) -> Reply:

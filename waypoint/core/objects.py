@@ -96,3 +96,32 @@ def duration_s(value: Any, field: str) -> float | None:
     if number:
         raise UnusableError(field, f"{text!r} is not a duration such as 1.5s")
     return seconds or None
+
+
+def number(value: Any, field: str) -> float | None:
+    """A number that is not negative; None where unset."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        raise UnusableError(field, f"expected a number, found {value!r}")
+    return float(value)
+
+
+def boolean(value: Any, field: str, *, default: bool = False) -> bool:
+    """A truth value; a missing one is ``default``."""
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise UnusableError(field, f"expected true or false, found {value!r}")
+    return value
+
+
+def fraction(value: Any, field: str) -> float | None:
+    """Istio's ``percentage: {value: 12.5}`` as a part of 1; None where unset."""
+    spec = mapping(value, field)
+    if value is None:
+        return None
+    percent = number(spec.get("value"), f"{field}.value") or 0.0
+    if percent > 100:
+        raise UnusableError(f"{field}.value", f"{percent:g} is more than 100 percent")
+    return percent / 100

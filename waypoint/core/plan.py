@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgspec
 
+from ambient.api.address import NetworkAddress
 from ambient.api.service import Service
 from ambient.api.workload import Workload
 from waypoint.core.admission import admitted
 from waypoint.core.authz import Verdict, decide
-from waypoint.core.balance import Draw, Target, candidates
-from waypoint.core.destination_rule import Balancing
+from waypoint.core.balance import Draw
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Self
 from waypoint.core.filters import Filter, Redirect
+from waypoint.core.host import Key, Target
+from waypoint.core.load_balancer import Balancing
 from waypoint.core.local_reply import NO_ROUTE, denied, unknown_cluster
 from waypoint.core.message import Peer, Reply, Request, Response
 from waypoint.core.program import Program
 from waypoint.core.routes import Backend, DirectResponse, Forward, Route
+from waypoint.core.traffic_policy import ClusterSettings
 
+DEFAULT_SETTINGS = ClusterSettings()
 DIRECT = "direct"
 """Name of the one route of a pod's own address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """Where the request goes: the endpoints to choose from."""
+    """Where the request goes: the endpoints to choose from, and how.
+
+    ``allowed`` are the endpoints that admit the client; None where all do.
+    """
 
     backend: Backend
     service: Service | None
     port: int
     targets: tuple[Target, ...]
-    balancing: Balancing
+    settings: ClusterSettings = DEFAULT_SETTINGS
+    allowed: frozenset[Key] | None = None
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What tells this cluster from others."""
+        if self.service is None:
+            return str(self.targets[0].address), 0, ""
+        return str(self.service.key), self.port, self.backend.subset
 
     @property
     def cluster(self) -> str:
@@ -46,6 +62,7 @@ class Plan:
     """The decision about one request. Exactly one of ``reply`` and ``upstream`` is set.
 
     ``filters`` are those that the request has passed; the response passes them backwards.
+    ``delay_s`` is an injected delay, before anything else happens.
     """
 
     verdict: Verdict
@@ -53,6 +70,7 @@ class Plan:
     reply: Reply | None = None
     upstream: Upstream | None = None
     filters: tuple[Filter, ...] = ()
+    delay_s: float = 0.0
 
     def edit(self, response: Response) -> None:
         """Let the response pass the filters."""
@@ -69,7 +87,20 @@ def plan(
     own: Self | None = None,
 ) -> Plan:
     """Judge, route and edit a request (in place); ``own`` are the waypoint's names."""
-    decided = _route(request, program, directory, to, draw)
+    verdict = decide(program.policies(to.service), request)
+    route = None
+    if to.service is not None:
+        route = program.table(to.service, to.address.port).select(request)
+    if not verdict.allowed:
+        return Plan(verdict=verdict, route=route, reply=denied(verdict.detail))
+    if to.workload is not None:
+        decided = Plan(verdict=verdict, route=None, upstream=direct(to.workload, to))
+    elif route is None:
+        return Plan(verdict=verdict, route=None, reply=NO_ROUTE)
+    else:
+        decided = _faulted(Plan(verdict=verdict, route=route), route, draw)
+        if decided.reply is None:
+            decided = _follow(decided, route, request, Places(program, directory, to), draw)
     if own is not None and decided.upstream is not None:
         return guard(decided, directory, request.peer, own)
     return decided
@@ -82,38 +113,51 @@ def guard(decided: Plan, directory: Directory, peer: Peer, own: Self) -> Plan:
     if isinstance(found, Verdict):
         verdict = msgspec.structs.replace(found, dry_run_denials=decided.verdict.dry_run_denials)
         return Plan(verdict=verdict, route=decided.route, reply=denied(found.detail))
-    return replace(decided, upstream=replace(decided.upstream, targets=found))
+    if found is decided.upstream.targets:
+        return decided
+    allowed = frozenset(target.key for target in found)
+    return replace(decided, upstream=replace(decided.upstream, allowed=allowed))
 
 
-def _route(
-    request: Request, program: Program, directory: Directory, to: Destination, draw: Draw
-) -> Plan:
-    verdict = decide(program.policies(to.service), request)
-    if to.service is None:
-        route: Route | None = None
-    else:
-        route = program.table(to.service, to.address.port).select(request)
-    if not verdict.allowed:
-        return Plan(verdict=verdict, route=route, reply=denied(verdict.detail))
-    if to.workload is not None:
-        return Plan(verdict=verdict, route=None, upstream=direct(to.workload, to))
-    if route is None:
-        return Plan(verdict=verdict, route=None, reply=NO_ROUTE)
+class Places(NamedTuple):
+    """Where backends are looked up."""
+
+    program: Program
+    directory: Directory
+    to: Destination
+
+
+def _faulted(decided: Plan, route: Route, draw: Draw) -> Plan:
+    fault = route.fault
+    if fault is None:
+        return decided
+    return replace(decided, delay_s=fault.delay_for(draw()), reply=fault.abort_for(draw()))
+
+
+def _follow(decided: Plan, route: Route, request: Request, places: Places, draw: Draw) -> Plan:
+    """What the route says about a request that no fault has ended."""
+    filters: tuple[Filter, ...] = ()
+    if route.cors is not None:
+        reply = route.cors.answer(request)
+        if reply is not None:
+            return replace(decided, reply=reply)
+        admission = route.cors.admission(request)
+        filters = () if admission is None else (admission,)
+    filters += route.filters
     match route.action:
         case DirectResponse(reply):
-            return Plan(verdict=verdict, route=route, reply=reply, filters=route.filters)
+            return replace(decided, reply=reply, filters=filters)
         case Redirect() as redirect:
-            reply = redirect.reply(request)
-            return Plan(verdict=verdict, route=route, reply=reply, filters=route.filters)
+            return replace(decided, reply=redirect.reply(request), filters=filters)
         case Forward() as forward:
             backend = forward.choose(draw())
-    filters = (*route.filters, *backend.filters)
+    filters += backend.filters
     for item in filters:
         item.on_request(request)
-    upstream = resolve(backend, program, directory, to)
+    upstream = resolve(backend, places.program, places.directory, places.to)
     if isinstance(upstream, Reply):
-        return Plan(verdict=verdict, route=route, reply=upstream, filters=filters)
-    return Plan(verdict=verdict, route=route, upstream=upstream, filters=filters)
+        return replace(decided, reply=upstream, filters=filters)
+    return replace(decided, upstream=upstream, filters=filters)
 
 
 def resolve(
@@ -127,31 +171,37 @@ def resolve(
     )
     if service is None:
         return unknown_cluster(backend.missing_status)
-    traffic = program.traffic(service.key)
-    subset = traffic.subsets.get(backend.subset) if backend.subset else None
-    if backend.subset and subset is None:
+    if backend.subset and backend.subset not in program.traffic(service.key).subsets:
         return unknown_cluster(backend.missing_status)
     port = backend.port
     if port is None:
         port = service.ports[0].service_port if len(service.ports) == 1 else to.address.port
     if all(known.service_port != port for known in service.ports):
         return unknown_cluster(backend.missing_status)
-    return Upstream(
-        backend=backend,
-        service=service,
-        port=port,
-        targets=candidates(directory, service, port, subset),
-        balancing=(subset and subset.balancing) or traffic.balancing,
-    )
+    settings = program.settings(service.key, port, backend.subset)
+    if settings.balancer.balancing is Balancing.PASSTHROUGH and to.address.ip is not None:
+        targets: tuple[Target, ...] = (_as_called(to, directory),)
+    else:
+        targets = program.endpoints(directory, service, port, backend.subset)
+    return Upstream(backend=backend, service=service, port=port, targets=targets, settings=settings)
+
+
+def _as_called(to: Destination, directory: Directory) -> Target:
+    """PASSTHROUGH: the address that the client called, whoever answers there."""
+    ip = to.address.ip
+    assert ip is not None
+    found = directory.workload_by_address(NetworkAddress("", ip))
+    if found is None:
+        name = str(to.address)
+        found = Workload(uid=f"passthrough/{name}", name=name, namespace="", addresses=(ip,))
+    return Target(found, to.address)
 
 
 def direct(workload: Workload, to: Destination) -> Upstream:
     """The upstream of a pod's own address: that pod, that port."""
-    key = to.key
     return Upstream(
-        backend=Backend(service=key, port=to.address.port),
+        backend=Backend(service=to.key, port=to.address.port),
         service=None,
         port=to.address.port,
         targets=(Target(workload, to.address),),
-        balancing=Balancing.RANDOM,
     )

@@ -16,14 +16,17 @@ from waypoint.core.authz import PolicySet, select
 from waypoint.core.authz_rules import Policy, compile_policy, unreadable_policy
 from waypoint.core.destination_rule import (
     DestinationRule,
-    TrafficPolicy,
+    Traffic,
     compile_destination_rule,
-    traffic_policy,
+    traffic_for,
 )
+from waypoint.core.directory import Directory
+from waypoint.core.host import Target, candidates
 from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.place import Place
 from waypoint.core.routes import Backend, Forward, Route, RouteTable
+from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_service
 
 Part = VirtualServiceRoutes | HttpRouteRoutes | DestinationRule | Policy
@@ -54,7 +57,11 @@ class Program:
             key=lambda part: part.age,
         )
         self._tables: dict[tuple[NamespacedHostname, int], RouteTable] = {}
-        self._traffic: dict[NamespacedHostname, TrafficPolicy] = {}
+        self._traffic: dict[NamespacedHostname, Traffic] = {}
+        self._settings: dict[tuple[NamespacedHostname, int, str], ClusterSettings] = {}
+        self._endpoints: dict[
+            tuple[NamespacedHostname, int, str], tuple[int, tuple[Target, ...]]
+        ] = {}
         self._policy_sets: dict[NamespacedHostname | None, PolicySet] = {}
 
     def changed(self, objects: Iterable[ConfigObject], removed: Iterable[str] = ()) -> Program:
@@ -84,11 +91,34 @@ class Program:
             self._policy_sets[key] = select(self._policies, service, self.place)
         return self._policy_sets[key]
 
-    def traffic(self, service: NamespacedHostname) -> TrafficPolicy:
-        """Subsets and balancing of a service."""
+    def traffic(self, service: NamespacedHostname) -> Traffic:
+        """Subsets and traffic policy of a service."""
         if service not in self._traffic:
-            self._traffic[service] = traffic_policy(self._rules, service, self.place)
+            self._traffic[service] = traffic_for(self._rules, service, self.place)
         return self._traffic[service]
+
+    def settings(self, service: NamespacedHostname, port: int, subset: str) -> ClusterSettings:
+        """How a service's port is called; the same object each time."""
+        key = (service, port, subset)
+        if key not in self._settings:
+            traffic = self.traffic(service)
+            self._settings[key] = traffic.settings(port, traffic.subsets.get(subset))
+        return self._settings[key]
+
+    def endpoints(
+        self, directory: Directory, service: Service, port: int, subset: str
+    ) -> tuple[Target, ...]:
+        """The endpoints of a service's port that may be used; the same object until the mesh
+        changes.
+        """
+        key = (service.key, port, subset)
+        generation, found = self._endpoints.get(key, (-1, ()))
+        if generation != directory.generation:
+            members = self.traffic(service.key).subsets.get(subset) if subset else None
+            now = candidates(directory, service, port, members)
+            found = found if now == found else now
+            self._endpoints[key] = (directory.generation, found)
+        return found
 
     def _build_table(self, service: NamespacedHostname, port: int) -> RouteTable:
         """HTTPRoutes first, then VirtualServices; without any, the service itself."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.telemetry.core.metric_names import TrafficLabels
-from waypoint.core.balance import Target
 from waypoint.core.dispatch import Destination
+from waypoint.core.host import Target
 from waypoint.core.message import Peer, Reply
 from waypoint.core.plan import Plan
 
@@ -46,7 +46,14 @@ class Record:
 
     def answered(self, reply: Reply) -> None:
         """Note an answer of our own."""
-        self.status, self.flag, self.details = reply.status, reply.flag, reply.details
+        self.status, self.details = reply.status, reply.details
+        self.add_flag(reply.flag)
+
+    def add_flag(self, flag: str) -> None:
+        """One more response flag; empty and ``-`` are none."""
+        if flag in ("", NO_FLAG):
+            return
+        self.flag = flag if self.flag == NO_FLAG else f"{self.flag},{flag}"
 
     @property
     def service(self) -> Service | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from waypoint.core.local_reply import RESET_PREFIX
 from waypoint.core.message import Reply
@@ -48,3 +49,7 @@ class Reset(Enum):
             body += f", transport failure reason: {cause}"
         status = 502 if self is Reset.PROTOCOL_ERROR else 503
         return Reply(status, body, self.flag, self.details(cause, started=started))
+
+
+OVERLOADED: Final = Reset.OVERFLOW.reply()._replace(headers=(("x-envoy-overloaded", "true"),))
+"""A limit of the connection pool is reached."""

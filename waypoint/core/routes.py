@@ -7,9 +7,12 @@ from typing import NamedTuple
 import msgspec
 
 from ambient.api.service import NamespacedHostname
+from waypoint.core.cors import CorsPolicy
+from waypoint.core.fault import Fault
 from waypoint.core.filters import Filter, Redirect
 from waypoint.core.message import Reply, Request
 from waypoint.core.predicate import Predicate, first_failing
+from waypoint.core.retry_policy import DEFAULT, RetryPolicy
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +56,13 @@ class Forward(msgspec.Struct, frozen=True):
         return backend.weight / sum(other.weight for other in self.backends)
 
 
+class Mirror(msgspec.Struct, frozen=True):
+    """Who else gets a copy, of which part (0 to 1) of the requests."""
+
+    backend: Backend
+    share: float = 1.0
+
+
 class DirectResponse(msgspec.Struct, frozen=True):
     """Answer without asking anybody."""
 
@@ -75,6 +85,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     action: Action
     filters: tuple[Filter, ...] = ()
     timeout_s: float | None = None
+    retries: RetryPolicy = DEFAULT
+    fault: Fault | None = None
+    cors: CorsPolicy | None = None
+    mirrors: tuple[Mirror, ...] = ()
 
 
 class Miss(NamedTuple):

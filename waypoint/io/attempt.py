@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from waypoint.core.balance import Target
+from waypoint.core.host import Target
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import End, Request, Response
 from waypoint.core.reset import Reset

@@ -7,18 +7,31 @@ from typing import Final
 
 import trio
 
-from waypoint.core.grpc import is_grpc, timeout_s
-from waypoint.core.local_reply import NO_HEALTHY_UPSTREAM, REQUEST_TIMEOUT
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
+from waypoint.core.cluster import Cluster
+from waypoint.core.grpc import http_status
+from waypoint.core.hash_policy import HashKey
+from waypoint.core.host import Host
+from waypoint.core.local_reply import NO_HEALTHY_UPSTREAM, PER_TRY_TIMEOUT, timed_out
 from waypoint.core.message import Reply, Request, Response
+from waypoint.core.outlier import Cause
 from waypoint.core.plan import Plan, Upstream
 from waypoint.core.record import Record
-from waypoint.core.reset import Reset
+from waypoint.core.reset import OVERLOADED, Reset
+from waypoint.core.retry import CONNECTING, Next, Tries
+from waypoint.core.retry_policy import NONE, asked_for
+from waypoint.core.timeouts import Timeouts, timeouts_of
 from waypoint.io.attempt import Attempt, Outcome
 from waypoint.io.downstream import Downstream
 from waypoint.io.service import Service
 
-TRIES: Final = 3
-"""Endpoints that one request may try to connect to."""
+RETRIES_ENDED: Final = {Next.ENOUGH: "URX", Next.OVERFLOW: "UO"}
+"""Response flags that say why there was no further retry."""
+BY_US: Final = (Reset.OVERFLOW, Reset.LOCAL_RESET)
+"""Resets that say nothing about the endpoint."""
+
+log = get_logger("waypoint")
 
 
 class Attempts:
@@ -34,34 +47,40 @@ class Attempts:
         self._record = record
         self._attempt = Attempt(service.upstreams, client, request)
         self._limit = trio.CancelScope()
+        self._this = trio.CancelScope()
         self._begun_s = 0.0
+        route = decided.route
+        policy = asked_for(route.retries if route is not None else NONE, request.headers)
+        self._tries = Tries(policy)
+        self._timeouts: Timeouts = timeouts_of(
+            request, route.timeout_s if route is not None else None, policy.per_try_s
+        )
+        self._hash: HashKey | None = None
+        self._last = Next.NO
+        self._retrying = False
 
     async def run(self, upstream: Upstream) -> Reply | None:
         """None where the client got its response; else the reply that it is still owed.
 
         Raises ClientGoneError and BadMessageError.
         """
-        timeout = self._timeout_s()
-        if timeout is not None:
-            self._start_clock_at_the_end_of_the_request(timeout)
+        if self._timeouts.total_s is not None:
+            self._start_clock_at_the_end_of_the_request(self._timeouts.total_s)
+        cluster = self._service.cluster(upstream)
+        policy = cluster.settings.balancer.hash_policy
+        self._hash = policy.key(self._request) if policy is not None else None
         reply: Reply | None = None
         try:
             with self._limit:
-                reply = await self._try_endpoints(upstream)
+                reply = await self._until_one_counts(cluster, upstream)
         finally:
+            cluster.retries -= self._retrying
             self._record.sent = self._attempt.sent
             self._record.received += self._attempt.upgraded_received
-        return REQUEST_TIMEOUT if self._limit.cancelled_caught else reply
-
-    def _timeout_s(self) -> float | None:
-        """The route's timeout caps the deadline of a gRPC client; without one, the client's
-        counts as it is (RouteAction.max_stream_duration.grpc_timeout_header_max)."""
-        route = self._decided.route
-        found = route.timeout_s if route is not None else None
-        asked = timeout_s(self._request.headers) if is_grpc(self._request.headers) else None
-        if found is None or asked is None:
-            return found if asked is None else asked
-        return min(found, asked)
+        if self._limit.cancelled_caught:
+            self._too_slow(cluster)
+            return timed_out(silent=self._timeouts.silent)
+        return reply
 
     def _start_clock_at_the_end_of_the_request(self, timeout: float) -> None:
         def start() -> None:
@@ -73,37 +92,132 @@ class Attempts:
         else:
             body.when_complete = start
 
-    async def _try_endpoints(self, upstream: Upstream) -> Reply | None:
-        service, record = self._service, self._record
-        tried: set[tuple[str, int]] = set()
-        outcome: Outcome | None = None
-        for _ in range(TRIES):
-            target = service.balancer.choose(
-                upstream.targets, upstream.balancing, group=upstream.cluster, tried=tried
-            )
-            if target is None:
-                break
-            record.target = target
-            tried.add(target.key)
-            self._begun_s = trio.current_time()
-            outcome = await self._attempt.run(target, self._judge)
-            if outcome.passed:
+    async def _until_one_counts(self, cluster: Cluster, upstream: Upstream) -> Reply | None:
+        tries = self._tries
+        while True:
+            host = self._pick(cluster, upstream)
+            if host is None:
+                return NO_HEALTHY_UPSTREAM
+            if cluster.full:
+                cluster.overflows += 1
+                return OVERLOADED
+            outcome = await self._once(cluster, host)
+            if outcome is not None and outcome.passed:
                 return None
-            if outcome.reset not in (Reset.CONNECTION_FAILURE, Reset.CONNECTION_TIMEOUT):
-                break
-        if outcome is None or outcome.reset is None:
-            return NO_HEALTHY_UPSTREAM
-        record.cause = outcome.cause
-        return outcome.reset.reply(outcome.cause, started=self._client.started)
+            reply = self._judge_failure(cluster, outcome)
+            if reply is not None:
+                return reply
+            if not self._retrying:
+                self._retrying = True
+                cluster.retries += 1  # one place for all retries of a request
+            await trio.sleep(tries.pause_s(self._service.draw()))
 
-    def _judge(self, response: Response) -> bool:
-        """Every response counts; it passes the route's filters."""
-        self._decided.edit(response)
+    def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
+        policy, tries = self._tries.policy, self._tries
+        host = cluster.pick(
+            trio.current_time(),
+            self._hash.value if self._hash is not None else None,
+            tried=tries.tried if policy.avoid_tried else (),
+            allowed=upstream.allowed,
+            remote=policy.remote_localities,
+        )
+        if host is not None:
+            tries.tried.append(host.key)
+            self._record.target = host.target
+        return host
+
+    async def _once(self, cluster: Cluster, host: Host) -> Outcome | None:
+        """One attempt; None where it took longer than a try may."""
+        self._begun_s = trio.current_time()
+        self._last = Next.NO
+
+        def judge(response: Response) -> bool:
+            return self._judge(cluster, host, response)
+
+        cluster.requests += 1
+        host.active += 1
+        try:
+            self._this = trio.CancelScope()
+            if self._timeouts.per_try_s is not None:
+                self._this.deadline = self._begun_s + self._timeouts.per_try_s
+            outcome = None
+            with self._this:
+                outcome = await self._attempt.run(host.target, judge)
+        finally:
+            cluster.requests -= 1
+            host.active -= 1
+        if outcome is None:
+            self._noticed(cluster, host, cluster.failed(host, trio.current_time(), timeout=True))
+        elif outcome.reset is not None and outcome.reset not in BY_US:
+            self._noticed(cluster, host, cluster.failed(host, trio.current_time()))
+        return outcome
+
+    def _judge(self, cluster: Cluster, host: Host, response: Response) -> bool:
+        """The head of a response: the client's, unless another try is worth it."""
+        status = http_status(response)
+        self._noticed(cluster, host, cluster.answered(host, status, trio.current_time()))
+        if self._client.body.replayable:
+            self._last = self._tries.after_response(
+                response.status, response.headers, room=cluster.retry_room
+            )
+            if self._last is Next.RETRY:
+                return False
         record = self._record
+        self._this.deadline = math.inf
+        self._decided.edit(response)
+        if self._hash is not None and self._hash.set_cookie:
+            response.headers.add("set-cookie", self._hash.set_cookie)
         self._service.stamp(response.headers)
         record.upstream_ms = round((trio.current_time() - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
         record.status, record.details = response.status, "via_upstream"
+        record.add_flag(RETRIES_ENDED.get(self._last, ""))
         if response.status == 101:
             self._limit.deadline = math.inf
         return True
+
+    def _judge_failure(self, cluster: Cluster, outcome: Outcome | None) -> Reply | None:
+        """The reply that a try without a response ends in; None where another one follows."""
+        if outcome is not None and outcome.reset is None:
+            return None  # a response that asks for a retry
+        reset = outcome.reset if outcome is not None else None
+        cause = outcome.cause if outcome is not None else ""
+        self._record.cause = cause
+        started = self._client.started
+        retried = self._tries.retries > 0
+        self._last = Next.NO
+        if not started and self._client.body.replayable:
+            sent = reset not in CONNECTING
+            self._last = self._tries.after_reset(
+                reset or Reset.LOCAL_RESET, sent=sent, room=cluster.retry_room
+            )
+            if self._last is Next.RETRY:
+                return None
+        if reset is None:
+            reply = timed_out(PER_TRY_TIMEOUT, silent=self._timeouts.silent)
+        elif reset is Reset.OVERFLOW:
+            cluster.overflows += 1
+            reply = OVERLOADED
+        else:
+            reply = reset.reply(cause, retried=retried, started=started)
+        ended = RETRIES_ENDED.get(self._last)
+        return reply._replace(flag=f"{reply.flag},{ended}") if ended else reply
+
+    def _too_slow(self, cluster: Cluster) -> None:
+        """The route's time is over: that counts against the endpoint that was asked last."""
+        host = cluster.hosts.get(self._tries.tried[-1]) if self._tries.tried else None
+        if host is not None:
+            cause = cluster.failed(host, trio.current_time(), timeout=True)
+            self._noticed(cluster, host, cause)
+
+    def _noticed(self, cluster: Cluster, host: Host, cause: Cause | None) -> None:
+        if cause is not None:
+            log.warning(
+                Event.ENDPOINT_EJECTED,
+                endpoint=str(host.target.address),
+                workload=host.target.workload.uid,
+                cluster=cluster.name,
+                reason=cause.value,
+                ejected=cluster.detector.ejected if cluster.detector is not None else 0,
+                endpoints=len(cluster.hosts),
+            )

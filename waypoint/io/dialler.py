@@ -14,7 +14,7 @@ from ambient.api.ports import HBONE_PORT
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.io.pool import Pool
-from waypoint.core.balance import Target
+from waypoint.core.host import Target
 from waypoint.core.reset import Reset
 from waypoint.io.duplex import Duplex
 from waypoint.io.upstream_stream import UpstreamResetError

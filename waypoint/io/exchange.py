@@ -6,6 +6,7 @@ import trio
 
 from waypoint.core.dispatch import Destination
 from waypoint.core.entry import enter
+from waypoint.core.fault import DELAY_FLAG
 from waypoint.core.grpc import is_grpc, trailers_only
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.local_reply import bad_request
@@ -86,6 +87,9 @@ class Exchange:
         if isinstance(request, Reply):
             return request
         decided = self._plan(request)
+        if decided.delay_s:
+            self._record.add_flag(DELAY_FLAG)
+            await trio.sleep(decided.delay_s)
         if decided.upstream is None:
             assert decided.reply is not None
             return decided.reply

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from ambient.hbone.core.counters import Counters
@@ -9,6 +11,7 @@ from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.io.stream import HboneStream
 from waypoint.core.authz import decide
 from waypoint.core.dispatch import Destination
+from waypoint.core.host import Key
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.plan import Plan, direct, guard, resolve
 from waypoint.core.program import default_route
@@ -18,6 +21,9 @@ from waypoint.io.dialler import plain
 from waypoint.io.duplex import Duplex, abort, drop_now, relay
 from waypoint.io.service import Service
 from waypoint.io.upstream_stream import UpstreamResetError
+
+CONNECT_ATTEMPTS: Final = 3
+"""Endpoints that one connection may be tried at."""
 
 
 class RawConnection:
@@ -55,26 +61,37 @@ class RawConnection:
             record.details = f"rbac_access_denied_matched_policy[{verdict.detail}]"
             return False
         upstream = decided.upstream
-        tried: set[tuple[str, int]] = set()
-        while True:
-            target = service.balancer.choose(
-                upstream.targets, upstream.balancing, group=upstream.cluster, tried=tried
+        cluster = service.cluster(upstream)
+        policy = cluster.settings.balancer.hash_policy
+        key = policy.key(self._request) if policy is not None and policy.source_ip else None
+        tried: list[Key] = []
+        while len(tried) < CONNECT_ATTEMPTS:
+            host = cluster.pick(
+                trio.current_time(),
+                key.value if key is not None else None,
+                tried=tried,
+                allowed=upstream.allowed,
             )
-            if target is None:
-                record.flag = "UF" if tried else "UH"
-                return False
-            record.target = target
+            if host is None:
+                break
+            tried.append(host.key)
+            record.target = host.target
             try:
-                stream = await service.upstreams.connect(target)
+                stream = await service.upstreams.connect(host.target)
             except UpstreamResetError as error:
                 record.cause = error.cause or error.reason.words
-                tried.add(target.key)
+                cluster.failed(host, trio.current_time())
                 continue
+            cluster.answered(host, 200, trio.current_time())
+            host.active += 1
             try:
                 return await self._relay(stream, first)
             finally:
+                host.active -= 1
                 drop_now(stream)
-                service.upstreams.left(target)
+                service.upstreams.left(host.target)
+        record.flag = "UF,URX" if tried else "UH"
+        return False
 
     def _plan(self, judged: Plan) -> Plan:
         """Routes are for HTTP, so that the endpoints are those of the address itself."""

@@ -12,13 +12,16 @@ from typing import Final
 import trio
 
 from ambient.api.address import NetworkAddress
+from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
-from waypoint.core.balance import Balancer
+from waypoint.core.cluster import Cluster
+from waypoint.core.clusters import Clusters
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Self
 from waypoint.core.message import Headers
 from waypoint.core.objects import Problem
+from waypoint.core.plan import Upstream
 from waypoint.core.program import Program
 from waypoint.core.record import Record
 from waypoint.io.request_metrics import RequestMetrics
@@ -49,7 +52,7 @@ class Service:
         self.network = network
         self.draw = draw
         self.program = Program(own.place)
-        self.balancer = Balancer(draw, upstreams.active)
+        self.clusters = Clusters(draw)
         self.metrics = RequestMetrics()
         self.draining = False
         self._waiting: dict[trio.CancelScope, float] = {}
@@ -69,6 +72,15 @@ class Service:
                 effect=problem.effect,
             )
         self._reported = current
+
+    def cluster(self, upstream: Upstream) -> Cluster:
+        """What is known of the endpoints of an upstream."""
+        return self.clusters.get(upstream, self._own_workload(), trio.current_time())
+
+    def _own_workload(self) -> Workload | None:
+        """The waypoint's own entry in the mesh, which says where it stands."""
+        found = (self.directory.workload_by_address(at) for at in self.own.addresses)
+        return next((workload for workload in found if workload is not None), None)
 
     def request_id(self) -> str:
         """A new x-request-id."""

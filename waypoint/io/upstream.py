@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from waypoint.core.balance import Target
+from waypoint.core.host import Target
 from waypoint.io.duplex import Duplex, drop_now, quiet
 from waypoint.io.http1_client import Http1Stream
 from waypoint.io.upstream_stream import UpstreamStream

@@ -28,6 +28,8 @@ class MeshState:
         self.workloads = Workloads()
         self.services = Services()
         self.policies = Policies()
+        self.generation = 0
+        """Counts the changes of services and workloads."""
 
     def apply(
         self, type_url: str, changed: Mapping[str, object], removed: Iterable[str] = ()
@@ -51,6 +53,7 @@ class MeshState:
                 touched.add(str(value.key))
         for name in removed:
             touched |= self._remove_address(name)
+        self.generation += bool(touched)
         return frozenset(touched)
 
     def _put_workload(self, workload: Workload) -> set[str]:

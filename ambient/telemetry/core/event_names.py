@@ -131,4 +131,5 @@ class Event(StrEnum):
     REQUEST_COMPLETE = "request complete"
     CONFIG_NOT_ENFORCED = "config.not_enforced"
     CONNECT_REFUSED = "connect.refused"
+    ENDPOINT_EJECTED = "endpoint.ejected"
     WAYPOINT_LISTENING = "waypoint.listening"

@@ -12,8 +12,8 @@ from ambient.api.workload import Workload
 from ambient.state.core.mesh import MeshState
 from waypoint.core.admission import admitted
 from waypoint.core.authz import Verdict
-from waypoint.core.balance import Target
 from waypoint.core.dispatch import Self
+from waypoint.core.host import Target
 from waypoint.core.message import Peer
 from waypoint.core.place import Place
 

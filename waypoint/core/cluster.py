@@ -1,0 +1,231 @@
+"""A service's port and subset as something that is called: its endpoints, their health, limits.
+
+The only state that routing keeps between requests. It has no clock and makes no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from ambient.api.service import LoadBalancing
+from ambient.api.workload import Workload
+from waypoint.core.balance import HASHED, Draw
+from waypoint.core.host import Host, Key, Target
+from waypoint.core.locality import standings
+from waypoint.core.outlier import Cause, Detector
+from waypoint.core.priority import DEFAULT_PANIC_PERCENT, Count, Load, loads
+from waypoint.core.tier import Tier
+from waypoint.core.traffic_policy import ClusterSettings
+from waypoint.core.weighted import draw_weighted
+
+PICKS: Final = 5
+"""How often a choice is repeated that fell on an endpoint that was tried already (Istio)."""
+PRIORITIES_PER_UPDATE: Final = 2
+"""With ``retryRemoteLocalities``, priorities are left after so many tries (Istio)."""
+
+
+class Cluster:
+    """``draw`` gives numbers in [0, 1). Times are in seconds, of a clock that never goes back."""
+
+    def __init__(self, name: str, draw: Draw) -> None:
+        self.name = name
+        self.settings = ClusterSettings()
+        self.hosts: dict[Key, Host] = {}
+        self.used_s = 0.0
+        self.requests = 0
+        self.retries = 0
+        self.pending = 0
+        self.connections = 0
+        self.overflows = 0
+        self.detector: Detector | None = None
+        self._draw = draw
+        self._given: tuple[object, ...] = (None, None, None, None)
+        self._now_s = 0.0
+        self._tiers: list[Tier] = []
+        self._loads: tuple[Load, ...] = ()
+        self._stale = True
+
+    def update(
+        self,
+        targets: tuple[Target, ...],
+        settings: ClusterSettings,
+        own: Workload | None,
+        preference: LoadBalancing,
+        now_s: float,
+    ) -> list[Host]:
+        """The endpoints and settings of now; what stays keeps its state. Returns what left.
+
+        ``own`` is the waypoint's workload and ``preference`` the service's, for localities.
+        """
+        given = (targets, settings, own, preference)
+        if all(new is old for new, old in zip(given, self._given, strict=True)):
+            return []
+        same = given == self._given
+        self._given = given
+        if same:
+            return []
+        if settings.outliers != self.settings.outliers or self.detector is None:
+            self.detector = Detector(settings.outliers, now_s) if settings.outliers else None
+            for host in self.hosts.values():
+                host.monitor.clear()
+                host.monitor.ejected_at_s = None
+        self.settings = settings
+        workloads = [target.workload for target in targets]
+        stands = standings(
+            workloads,
+            own,
+            settings.balancer.locality,
+            preference,
+            outliers=settings.outliers is not None,
+        )
+        old, self.hosts = self.hosts, {}
+        for target, stand in zip(targets, stands, strict=True):
+            if stand is None:
+                continue
+            host = old.pop(target.key) if target.key in old else Host(target, now_s)
+            host.target, host.standing = target, stand
+            host.weight = max(target.workload.capacity, 1)
+            self.hosts[target.key] = host
+        for host in old.values():
+            host.gone = True
+            if self.detector is not None:
+                self.detector.gone(host.monitor)
+        self._stale = True
+        return list(old.values())
+
+    # Choosing
+
+    def pick(
+        self,
+        now_s: float,
+        value: int | None = None,
+        *,
+        tried: Sequence[Key] = (),
+        allowed: Collection[Key] | None = None,
+        remote: bool = False,
+    ) -> Host | None:
+        """An endpoint, or None where none is left.
+
+        ``value`` is the request's hash. Endpoints in ``tried`` are avoided while there are others;
+        ``allowed`` are those that admit the client (None: all). ``remote``: after some tries the
+        priorities that they went to are left.
+        """
+        self._settle(now_s)
+        tier = self._tier(value, self._left(tried) if remote else frozenset())
+        if tier is None:
+            return None
+        last = None
+        for attempt in range(PICKS):
+            host = tier.pick(value, attempt)
+            if allowed is not None and host.key not in allowed:
+                continue
+            if host.key not in tried:
+                return host
+            last = host
+        for tiers in ([tier], self._tiers):  # chance did not find one: look
+            usable = [h for t in tiers for h in t.hosts if allowed is None or h.key in allowed]
+            fresh = [host for host in usable if host.key not in tried]
+            if fresh:
+                return fresh[int(self._draw() * len(fresh))]
+        return last or (usable[int(self._draw() * len(usable))] if usable else None)
+
+    def host_at(self, address: str, now_s: float) -> Host | None:
+        """The endpoint with an address (``ip:port``), if it may be used."""
+        self._settle(now_s)
+        found = (h for tier in self._tiers for h in tier.hosts)
+        return next((h for h in found if str(h.target.address) == address), None)
+
+    def _left(self, tried: Sequence[Key]) -> frozenset[int]:
+        """The priorities of tries; in whole groups, so that each is left a while after."""
+        whole = len(tried) // PRIORITIES_PER_UPDATE * PRIORITIES_PER_UPDATE
+        known = (self.hosts.get(key) for key in tried[:whole])
+        return frozenset(host.standing.priority for host in known if host is not None)
+
+    def _tier(self, value: int | None, without: frozenset[int]) -> Tier | None:
+        parts = [load.percent for load in self._loads]
+        if without:
+            kept = [0 if rank in without else part for rank, part in enumerate(parts)]
+            others = [
+                100 if tier.hosts and rank not in without else 0
+                for rank, tier in enumerate(self._tiers)
+            ]
+            first = next((rank for rank, part in enumerate(others) if part), None)
+            if any(kept):
+                parts = kept
+            elif first is not None:
+                parts = [100 if rank == first else 0 for rank in range(len(parts))]
+        if not any(parts):
+            return None
+        if len(parts) == 1:
+            return self._tiers[0]
+        hashed = value is not None and self.settings.balancer.balancing in HASHED
+        point = value % 100 / 100 if hashed and value is not None else self._draw()
+        return self._tiers[draw_weighted(parts, point)]
+
+    def _settle(self, now_s: float) -> None:
+        """Let ejections end, and take changes over."""
+        self._now_s = self.used_s = now_s
+        detector = self.detector
+        if detector is not None and detector.due(now_s):
+            self._stale |= detector.sweep([h.monitor for h in self.hosts.values()], now_s)
+        if self._stale:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._stale = False
+        members: list[list[Host]] = []
+        for host in self.hosts.values():
+            while len(members) <= host.standing.priority:
+                members.append([])
+            members[host.standing.priority].append(host)
+        counts = [Count(sum(not h.monitor.ejected for h in tier), len(tier)) for tier in members]
+        self._loads = loads(counts, self.panic_percent)
+        self._tiers = [
+            Tier(tier, self.settings.balancer, self._draw, self._clock, panic=load.panic)
+            for tier, load in zip(members, self._loads, strict=True)
+        ]
+
+    def _clock(self) -> float:
+        return self._now_s
+
+    @property
+    def panic_percent(self) -> int:
+        """Below this share of healthy endpoints, all are used."""
+        outliers = self.settings.outliers
+        return DEFAULT_PANIC_PERCENT if outliers is None else outliers.min_health_percent
+
+    # What came of it
+
+    def answered(self, host: Host, status: int, now_s: float) -> Cause | None:
+        """An endpoint gave a response. Returns why it is ejected, if it is."""
+        if self.detector is None or host.gone:
+            return None
+        return self._ejected(self.detector.response(host.monitor, status, len(self.hosts), now_s))
+
+    def failed(self, host: Host, now_s: float, *, timeout: bool = False) -> Cause | None:
+        """An endpoint gave no response. Returns why it is ejected, if it is."""
+        if self.detector is None or host.gone:
+            return None
+        return self._ejected(
+            self.detector.failure(host.monitor, len(self.hosts), now_s, timeout=timeout)
+        )
+
+    def _ejected(self, cause: Cause | None) -> Cause | None:
+        self._stale |= cause is not None
+        return cause
+
+    # Limits
+
+    @property
+    def full(self) -> bool:
+        """Has it as many requests as it may (``http2MaxRequests``)?"""
+        return self.requests >= self.settings.pool.max_requests
+
+    @property
+    def retry_room(self) -> bool:
+        """May another retry begin (``maxRetries``, or the retry budget)?"""
+        budget = self.settings.retry_budget
+        if budget is not None:
+            return self.retries < budget.allowed(self.requests + self.pending)
+        return self.retries < self.settings.pool.max_retries

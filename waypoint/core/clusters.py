@@ -1,0 +1,50 @@
+"""All clusters that were called: found by name, brought up to date when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ambient.api.service import LoadBalancing
+from ambient.api.workload import Workload
+from waypoint.core.balance import Draw
+from waypoint.core.cluster import Cluster
+from waypoint.core.host import Host
+from waypoint.core.plan import Upstream
+
+NO_PREFERENCE: Final = LoadBalancing()
+FORGET_AFTER_S: Final = 600.0
+"""A cluster that was not called for so long begins anew."""
+
+
+class Clusters:
+    """``draw`` gives numbers in [0, 1)."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+        self._known: dict[tuple[str, int, str], Cluster] = {}
+        self.left: list[Host] = []
+        """Endpoints that have left since somebody last took them from here."""
+
+    def __iter__(self) -> Iterator[Cluster]:
+        return iter(self._known.values())
+
+    def get(self, upstream: Upstream, own: Workload | None, now_s: float) -> Cluster:
+        """The cluster of an upstream, with the endpoints and settings that it has now."""
+        cluster = self._known.get(upstream.key)
+        if cluster is None:
+            self._forget(now_s)
+            cluster = self._known[upstream.key] = Cluster(upstream.cluster, self._draw)
+        service = upstream.service
+        preference = service.load_balancing if service is not None else NO_PREFERENCE
+        cluster.used_s = now_s
+        self.left += cluster.update(upstream.targets, upstream.settings, own, preference, now_s)
+        return cluster
+
+    def _forget(self, now_s: float) -> None:
+        """Drop what nobody uses any more."""
+        for key, cluster in list(self._known.items()):
+            busy = cluster.requests or cluster.connections or cluster.pending
+            if not busy and now_s - cluster.used_s > FORGET_AFTER_S:
+                self.left += cluster.hosts.values()
+                del self._known[key]
