@@ -28,7 +28,7 @@ from ambient.hbone.core.frames import (
 from ambient.hbone.core.limits import MAX_CONTINUATIONS, MAX_CONTROL_FRAME
 
 if TYPE_CHECKING:
-    from ambient.hbone.core.stream import Stream
+    from ambient.hbone.core.flow import FlowStream
 
 _unpack_head = HEAD.unpack_from
 _DATA = int(Frame.DATA)
@@ -38,7 +38,7 @@ _NOT_PLAIN = PADDED | END_STREAM
 class FrameHandler(Protocol):
     """Who is told. Calls come in wire order; whatever they raise ends the connection."""
 
-    def data_begins(self, stream_id: int, length: int, padding: int) -> Stream | None:
+    def data_begins(self, stream_id: int, length: int, padding: int) -> FlowStream | None:
         """A DATA frame of ``length`` bytes (padding and its length byte included) has begun.
 
         The answer's ``sink`` gets the payload; None drops it.
@@ -69,7 +69,7 @@ class FrameReader:
         self._left = 0
         """Payload bytes still to come of the DATA frame (or unknown frame) under way."""
         self._padding = 0
-        self._stream: Stream | None = None
+        self._stream: FlowStream | None = None
         self._ends_stream = 0
         self._block: bytearray | None = None
         self._block_stream = 0

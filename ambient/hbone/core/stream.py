@@ -1,170 +1,27 @@
-"""One CONNECT stream: its state, its windows and where its bytes go."""
+"""One CONNECT stream."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from ambient.hbone.core.connect import ConnectRequest, ConnectResponse
-from ambient.hbone.core.errors import HboneStreamError
-from ambient.hbone.core.frames import END_STREAM, HEAD, HEAD_BYTES, Frame, window_update
-from ambient.hbone.core.limits import OUTPUT_HIGH, Limits
-
-_pack_head_into = HEAD.pack_into
-_DATA = int(Frame.DATA)
+from ambient.hbone.core.flow import Carrier, DataSink, FlowStream
 
 
-class Sink(Protocol):
-    """Who takes what arrives on a stream. Calls come in wire order, never after ``failed``."""
+class Sink(DataSink, Protocol):
+    """Who takes what arrives on a stream; see ``DataSink``."""
 
     def responded(self, response: ConnectResponse) -> None:
         """The peer answered our CONNECT (client side only, once)."""
 
-    def data(self, view: memoryview) -> None:
-        """Bytes of the tunnel, valid during the call only; owed to ``Stream.credit`` later."""
 
-    def ended(self) -> None:
-        """The peer sends nothing more."""
-
-    def failed(self, error: HboneStreamError) -> None:
-        """The stream is over in both directions."""
-
-    def writable(self) -> None:
-        """After ``Tunnel.block``: there may be room again."""
-
-
-class Carrier(Protocol):
-    """What a stream asks of its ``Tunnel``; see there and in ``Link`` for the meanings."""
-
-    client: bool
-    limits: Limits
-    out: bytearray
-    congested: bool
-    send_window: int
-    peer_initial_window: int
-    peer_max_frame: int
-    owed: int
-    credit_step: int
-    stream_credit_step: int
-
-    def credit(self, size: int) -> None: ...
-
-    def settle(self, stream: Stream) -> None: ...
-
-    def block(self, stream: Stream) -> None: ...
-
-    def reset(self, stream: Stream, code: int) -> None: ...
-
-    def respond(self, stream: Stream, response: ConnectResponse) -> None: ...
-
-
-class Stream:
+class Stream(FlowStream):
     """Made by ``Tunnel``; the shell sets ``sink`` and may exchange it between two calls."""
 
-    __slots__ = (
-        "answered",
-        "id",
-        "local_ended",
-        "owed",
-        "receive_window",
-        "remote_ended",
-        "request",
-        "send_window",
-        "sink",
-        "tunnel",
-    )
+    __slots__ = ("request",)
+
+    sink: Sink
 
     def __init__(self, tunnel: Carrier, stream_id: int, request: ConnectRequest) -> None:
-        self.tunnel = tunnel
-        self.id = stream_id
+        super().__init__(tunnel, stream_id)
         self.request = request
-        self.send_window = tunnel.peer_initial_window
-        """Bytes that we may still send; below 0 after the peer shrank its initial window."""
-        self.receive_window = tunnel.limits.stream_window
-        """Bytes that the peer may still send."""
-        self.owed = 0
-        """Bytes that left us and are not yet given back to the peer in a WINDOW_UPDATE."""
-        self.local_ended = False
-        self.remote_ended = False
-        self.answered = False
-        """The response HEADERS went out (server) or came in (client)."""
-        self.sink: Sink = Discard(self)
-
-    @property
-    def closed(self) -> bool:
-        return self.local_ended and self.remote_ended
-
-    def budget(self) -> int:
-        """How many bytes may be sent now; 0 or less: ask the tunnel to ``block`` and wait."""
-        tunnel = self.tunnel
-        if tunnel.congested or self.local_ended:
-            return 0
-        window = self.send_window if self.send_window < tunnel.send_window else tunnel.send_window
-        return window if window < tunnel.peer_max_frame else tunnel.peer_max_frame
-
-    def frame_in_place(self, buffer: bytearray, view: memoryview, size: int) -> memoryview:
-        """A DATA frame of ``size`` bytes (at most ``budget``) that lie behind 9 spare ones.
-
-        ``view`` is a memoryview of ``buffer``; the head is written into the spare bytes. The caller
-        sends the answer next, or appends it to ``tunnel.out``.
-        """
-        _pack_head_into(buffer, 0, size >> 8, size & 0xFF, _DATA, 0, self.id)
-        tunnel = self.tunnel
-        self.send_window -= size
-        tunnel.send_window -= size
-        if len(tunnel.out) > OUTPUT_HIGH:
-            tunnel.congested = True
-        return view[: HEAD_BYTES + size]
-
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Send as much of ``data`` as the budget allows; returns how much that was."""
-        size = min(len(data), self.budget())
-        if size <= 0:
-            return 0
-        tunnel = self.tunnel
-        tunnel.out += HEAD.pack(size >> 8, size & 0xFF, Frame.DATA, 0, self.id)
-        tunnel.out += memoryview(data)[:size]
-        self.send_window -= size
-        tunnel.send_window -= size
-        if len(tunnel.out) > OUTPUT_HIGH:
-            tunnel.congested = True
-        return size
-
-    def end(self) -> None:
-        """Send END_STREAM in an empty DATA frame (needs no window)."""
-        if not self.local_ended:
-            self.tunnel.out += HEAD.pack(0, 0, Frame.DATA, END_STREAM, self.id)
-            self.local_ended = True
-            self.tunnel.settle(self)
-
-    def credit(self, size: int) -> None:
-        """``size`` received bytes have left us. Also due for streams that are closed meanwhile,
-        since their bytes count against the connection's window."""
-        tunnel = self.tunnel
-        tunnel.owed += size
-        self.owed += size
-        if tunnel.owed >= tunnel.credit_step:
-            tunnel.credit(0)
-        if self.owed >= tunnel.stream_credit_step and not self.remote_ended:
-            tunnel.out += window_update(self.id, self.owed)
-            self.receive_window += self.owed
-            self.owed = 0
-
-
-class Discard:
-    """The sink of a stream that nobody listens to any more: bytes are counted and dropped."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def responded(self, response: ConnectResponse) -> None: ...
-
-    def data(self, view: memoryview) -> None:
-        self._stream.tunnel.credit(len(view))
-
-    def ended(self) -> None: ...
-
-    def failed(self, error: HboneStreamError) -> None: ...
-
-    def writable(self) -> None: ...

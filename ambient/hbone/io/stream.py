@@ -89,7 +89,7 @@ class HboneStream(trio.abc.HalfCloseableStream):
         self._closed = True
 
     def _answer(self, response: ConnectResponse) -> None:
-        self._stream.tunnel.respond(self._stream, response)
+        self._connection.tunnel.respond(self._stream, response)
         self._connection.touch()
 
     @property
