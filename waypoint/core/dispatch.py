@@ -10,14 +10,20 @@ import msgspec
 from ambient.api.address import HostPort, NetworkAddress, parse_authority
 from ambient.api.service import AppProtocol, GatewayAddress, NamespacedHostname, Service
 from ambient.api.workload import Workload
+from ambient.hbone.core.frames import PREFACE
 from waypoint.core.directory import Directory
 from waypoint.core.place import Place
 
 
 class Protocol(Enum):
-    """What a destination speaks inside the tunnel. SNIFF: its first bytes tell."""
+    """What a destination speaks inside the tunnel. SNIFF: its first bytes tell.
 
+    HTTP: of whichever version the first bytes are, and nothing else.
+    """
+
+    HTTP = "http"
     HTTP1 = "http/1.1"
+    HTTP2 = "http/2"
     TCP = "tcp"
     SNIFF = "sniff"
 
@@ -113,10 +119,9 @@ def _name(own: Self) -> str:
 
 
 def _protocol(declared: AppProtocol) -> Protocol:
-    """HTTP/2 inside the tunnel is relayed as it is: policy then judges it as a raw connection."""
     match declared:
-        case AppProtocol.HTTP11:
-            return Protocol.HTTP1
+        case AppProtocol.HTTP11 | AppProtocol.HTTP2 | AppProtocol.GRPC:
+            return Protocol.HTTP
         case AppProtocol.UNKNOWN:
             return Protocol.SNIFF
         case _:
@@ -132,10 +137,12 @@ LONGEST_REQUEST_LINE = 8192
 
 
 def sniff(first: bytes) -> Protocol | None:
-    """HTTP/1.1 or something else, from a connection's first bytes; None asks for more.
+    """HTTP/1.1, HTTP/2 or something else, from a connection's first bytes; None asks for more.
 
-    HTTP/1.0 and HTTP/2 count as something else.
+    HTTP/1.0 counts as something else.
     """
+    if first[: len(PREFACE)] == PREFACE[: len(first)]:
+        return Protocol.HTTP2 if len(first) >= len(PREFACE) else None
     method, space, rest = first.partition(b" ")
     if not space:
         return None if any(known.startswith(method) for known in METHODS) else Protocol.TCP

@@ -28,7 +28,7 @@ _KEPT: Final = frozenset(
     ("host", "content-length", "authorization", "cookie", "x-forwarded-for", "x-forwarded-proto")
 )
 """A Connection header cannot make us drop these: policy may have looked at them."""
-_AUTHORITY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
+AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
 _H2C = ("h2c", "http/2.0", "tls/1.0")
 
 
@@ -195,7 +195,7 @@ class _RequestMessage(_Message):
                 authority, mark, query = authority.partition("?")
                 rest = mark + query
             start = "/" + rest
-        if authority is not None and authority and not _AUTHORITY.fullmatch(authority):
+        if authority is not None and authority and not AUTHORITY.fullmatch(authority):
             self.fail(400, "http1.invalid_host")
         upgrade = found.upgrade if found.upgrade.lower() not in _H2C else ""
         expect = (found.rest.get("expect") or "").lower()

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import msgspec
 
 from ambient.api.address import NetworkAddress
-from ambient.api.service import Service
+from ambient.api.service import AppProtocol, Service
 from ambient.api.workload import Workload
 from waypoint.core.admission import admitted
 from waypoint.core.authz import Verdict, decide
 from waypoint.core.balance import Draw
+from waypoint.core.codec import Codec, upstream_codec
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Self
 from waypoint.core.filters import Filter, Redirect
@@ -49,6 +50,14 @@ class Upstream:
         if self.service is None:
             return str(self.targets[0].address), 0, ""
         return str(self.service.key), self.port, self.backend.subset
+
+    def codec(self, client: str) -> Codec:
+        """How the endpoints are spoken to; ``client`` is the version of the request."""
+        declared = AppProtocol.UNKNOWN
+        for port in self.service.ports if self.service is not None else ():
+            if port.service_port == self.port:
+                declared = port.app_protocol
+        return upstream_codec(declared, client, self.settings.pool)
 
     @property
     def cluster(self) -> str:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from waypoint.core.codec import Codec
 from waypoint.core.host import Target
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import End, Request, Response
@@ -42,8 +43,15 @@ class Attempt:
     """Sends ``request`` to one target. The client's body may be sent by several attempts, as long
     as it is ``replayable``."""
 
-    def __init__(self, upstreams: Upstreams, client: Downstream, request: Request) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        client: Downstream,
+        request: Request,
+        codec: Codec = Codec.HTTP1,
+    ) -> None:
         self._upstreams = upstreams
+        self._codec = Codec.HTTP1 if request.upgrade else codec
         self._client = client
         self._request = request
         self.sent = 0
@@ -62,7 +70,9 @@ class Attempt:
         outcome = Outcome()
         for fresh in (False, True):
             try:
-                stream = await self._upstreams.open(target, fresh=fresh, careful=not idempotent)
+                stream = await self._upstreams.open(
+                    target, self._codec, fresh=fresh, careful=not idempotent
+                )
             except UpstreamResetError as error:
                 return Outcome(reset=error.reason, cause=error.cause)
             outcome = await self._exchange(stream, judge)

@@ -45,7 +45,9 @@ class Attempts:
         self._request = request
         self._decided = decided
         self._record = record
-        self._attempt = Attempt(service.upstreams, client, request)
+        assert decided.upstream is not None
+        codec = decided.upstream.codec(client.head.version)
+        self._attempt = Attempt(service.upstreams, client, request, codec)
         self._limit = trio.CancelScope()
         self._this = trio.CancelScope()
         self._begun_s = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -17,7 +17,16 @@ from ambient.hbone.io.pool import Pool
 from waypoint.core.host import Target
 from waypoint.core.reset import Reset
 from waypoint.io.duplex import Duplex
+from waypoint.io.plain_stream import PlainStream
 from waypoint.io.upstream_stream import UpstreamResetError
+
+KEEP_ALIVE: Final = {
+    socket.TCP_KEEPIDLE: 10,
+    socket.TCP_KEEPINTVL: 10,
+    socket.TCP_KEEPCNT: 2,
+    socket.TCP_USER_TIMEOUT: 30_000,
+}
+"""An endpoint that vanished without a word is noticed within half a minute (s; the last in ms)."""
 
 
 class Tls(Protocol):
@@ -51,7 +60,7 @@ class Dialler:
             try:
                 if target.hbone:
                     return await self._tunnel(target)
-                return trio.SocketStream(await connect(target.address))
+                return PlainStream(plain(await connect(target.address)))
             except (MeshError, OSError) as error:
                 raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
         raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)
@@ -87,6 +96,9 @@ async def connect(address: HostPort) -> trio.socket.SocketType:
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEP_ALIVE.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
         await sock.connect((address.host, address.port))
     except BaseException:
         sock.close()

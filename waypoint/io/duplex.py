@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -11,6 +10,7 @@ import trio
 from ambient.hbone.core.errors import HboneError
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.io.stream import HboneStream
+from waypoint.io.plain_stream import PlainStream
 
 READ_BYTES: Final = 64 * 1024
 """Read at most this much at once; bounds what a message waits in memory."""
@@ -50,8 +50,8 @@ def _end(stream: Duplex, code: ErrorCode) -> None:
     with contextlib.suppress(*STREAM_ERRORS):
         if isinstance(stream, HboneStream):
             stream.reset(code)
-        elif isinstance(stream, trio.SocketStream):
-            stream.socket.close()
+        elif isinstance(stream, PlainStream):
+            stream.close()
         elif isinstance(stream, trio.SSLStream):
             _end(stream.transport_stream, code)
         else:
@@ -59,14 +59,22 @@ def _end(stream: Duplex, code: ErrorCode) -> None:
 
 
 def quiet(stream: Duplex) -> bool:
-    """Is the stream open, and has the other side said nothing that was not read?"""
-    if isinstance(stream, HboneStream):
-        return stream.quiet
-    if isinstance(stream, trio.SocketStream):
-        poller = select.poll()
-        poller.register(stream.socket, select.POLLIN)
-        return not poller.poll(0)
-    return True
+    """Is the stream open, and has the other side said nothing that was not read?
+
+    With TLS, bytes that wait may be a session ticket: it counts as quiet.
+    """
+    return stream.quiet if isinstance(stream, HboneStream | PlainStream) else True
+
+
+async def send(stream: Duplex, data: bytes | bytearray) -> None:
+    """Send; without a task switch where everything leaves at once. Raises STREAM_ERRORS."""
+    if isinstance(stream, HboneStream | PlainStream):
+        sent = stream.send_now(data)
+        if sent == len(data):
+            return
+        await stream.send_all(bytes(memoryview(data)[sent:]))
+    else:
+        await stream.send_all(bytes(data))
 
 
 class Copied(NamedTuple):

@@ -8,7 +8,7 @@ from waypoint.core.http1 import BadMessageError, ResponseHead, ResponseReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_request
 from waypoint.core.message import Request, Response
 from waypoint.core.reset import Reset
-from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now
+from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now, send
 from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError
 
 
@@ -46,9 +46,9 @@ class Http1Stream:
 
     async def flush(self) -> None:
         """See ``UpstreamStream``."""
-        out, self._out = bytes(self._out), bytearray()
+        out, self._out = self._out, bytearray()
         try:
-            await self._stream.send_all(out)
+            await send(self._stream, out)
         except STREAM_ERRORS as error:
             raise UpstreamResetError(Reset.CONNECTION_TERMINATION, str(error)) from None
 

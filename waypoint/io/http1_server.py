@@ -12,7 +12,7 @@ from waypoint.core.http1 import BadMessageError, RequestEvent, RequestReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_response
 from waypoint.core.message import End, RequestHead, Response
 from waypoint.io.downstream import Body, ClientGoneError
-from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, abort
+from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, abort, send
 from waypoint.io.service import Service
 
 FIRST_REQUEST_S: Final = 2.0
@@ -68,7 +68,7 @@ class _Wire:
     async def send(self, data: bytes | bytearray) -> None:
         """Send bytes. Raises ClientGoneError."""
         try:
-            await self.stream.send_all(bytes(data))
+            await send(self.stream, data)
         except STREAM_ERRORS:
             raise ClientGoneError from None
 
@@ -133,6 +133,8 @@ class Http1Exchange:
         if head.expect_continue and not self._continued and not self.body.complete:
             self.closing = True  # whether the client sends its body now is unknown
         length = None if response.status in (101, 204) else response.content_length
+        if response.end and length is None and response.status not in (101, 204, 304):
+            length = None if self._silent else 0
         self._chunked = not response.end and length is None and response.status != 101
         self._chunked = self._chunked and not self._silent
         self._out += write_response(

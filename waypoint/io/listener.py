@@ -13,6 +13,7 @@ from ambient.api.address import parse_ip
 from ambient.api.errors import MeshError
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.errors import HboneError
+from ambient.hbone.core.frames import PREFACE
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.server import Drain, serve
 from ambient.hbone.io.stream import HboneStream
@@ -23,7 +24,8 @@ from waypoint.core.dispatch import Protocol as Speaks
 from waypoint.core.message import Peer
 from waypoint.io.duplex import READ_BYTES
 from waypoint.io.exchange import Exchanges
-from waypoint.io.http1_server import Http1Server
+from waypoint.io.http1_server import FIRST_REQUEST_S, Http1Server
+from waypoint.io.http2_server import Http2Server
 from waypoint.io.raw import RawConnection
 from waypoint.io.service import Service
 
@@ -149,16 +151,35 @@ class Listener:
 
     async def _speak(self, stream: HboneStream, peer: Peer, to: Destination) -> None:
         first, speaks = b"", to.protocol
-        if speaks is Speaks.SNIFF:
-            try:
+        try:
+            if speaks is Speaks.SNIFF:
                 first, speaks = await self._sniff(stream)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # the client went away before it said anything
+            elif speaks is Speaks.HTTP:
+                first, speaks = await self._which_http(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the client went away before it said anything
+        exchanges = Exchanges(self._service, peer, to)
         if speaks is Speaks.HTTP1:
-            exchanges = Exchanges(self._service, peer, to)
             await Http1Server(self._service, stream, exchanges.serve, exchanges.refused).run(first)
+        elif speaks is Speaks.HTTP2:
+            await Http2Server(self._service, stream, exchanges.serve).run(first)
         else:
             await RawConnection(self._service, stream, peer, to).run(first)
+
+    async def _which_http(self, stream: HboneStream) -> tuple[bytes, Speaks]:
+        """The first bytes, and the version of HTTP: 2 if they are its preface.
+
+        While we drain, a client that says nothing ends.
+        """
+        first = b""
+        with self._service.idle(FIRST_REQUEST_S):
+            while PREFACE.startswith(first) and len(first) < len(PREFACE):
+                data = await stream.receive_some(READ_BYTES)
+                if not data:
+                    break
+                first += data
+        http2 = first[: len(PREFACE)] == PREFACE
+        return first, Speaks.HTTP2 if http2 else Speaks.HTTP1
 
     async def _sniff(self, stream: HboneStream) -> tuple[bytes, Speaks]:
         """The first bytes, and what they mean; a client that stays silent waits for the server."""

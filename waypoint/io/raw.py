@@ -17,8 +17,8 @@ from waypoint.core.plan import Plan, direct, guard, resolve
 from waypoint.core.program import default_route
 from waypoint.core.record import Record
 from waypoint.core.routes import Forward
-from waypoint.io.dialler import plain
 from waypoint.io.duplex import Duplex, abort, drop_now, relay
+from waypoint.io.plain_stream import PlainStream
 from waypoint.io.service import Service
 from waypoint.io.upstream_stream import UpstreamResetError
 
@@ -115,11 +115,11 @@ class RawConnection:
         record = self._record
         counters = Counters()
         try:
-            if isinstance(endpoint, trio.SocketStream):
+            if isinstance(endpoint, PlainStream):
                 if first:
                     await endpoint.send_all(first)
                 counters.received = len(first)
-                await self._stream.couple(plain(endpoint.socket), counters)
+                await self._stream.couple(endpoint.detach(), counters)
             else:
                 copied = await relay(self._stream, endpoint, (first, b""))
                 counters.received, counters.sent = copied.right, copied.left

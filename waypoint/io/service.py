@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from typing import Final
 
@@ -55,6 +56,8 @@ class Service:
         self.clusters = Clusters(draw)
         self.metrics = RequestMetrics()
         self.draining = False
+        self.drained = trio.Event()
+        """Set when draining begins."""
         self._waiting: dict[trio.CancelScope, float] = {}
         self._reported: set[Problem] = set()
         self._today, self._date_until_s = "", -math.inf
@@ -122,6 +125,16 @@ class Service:
             scope.deadline = trio.current_time() + grace_s
         return scope
 
+    @contextmanager
+    def idle(self, grace_s: float = 0.0) -> Iterator[trio.CancelScope]:
+        """``waiting`` around a block; look at ``cancelled_caught`` of the scope behind it."""
+        scope = self.waiting(grace_s)
+        try:
+            with scope:
+                yield scope
+        finally:
+            self.served(scope)
+
     def served(self, scope: trio.CancelScope) -> None:
         """The connection does not wait any more."""
         del self._waiting[scope]
@@ -129,5 +142,6 @@ class Service:
     def drain(self) -> None:
         """Answer what was asked and take nothing more: idle connections end now."""
         self.draining = True
+        self.drained.set()
         for scope, grace_s in self._waiting.items():
             scope.deadline = trio.current_time() + grace_s

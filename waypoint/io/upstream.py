@@ -11,9 +11,11 @@ from typing import Final
 
 import trio
 
+from waypoint.core.codec import Codec
 from waypoint.core.host import Target
 from waypoint.io.duplex import Duplex, drop_now, quiet
 from waypoint.io.http1_client import Http1Stream
+from waypoint.io.http2_client import Http2Client, Http2Stream
 from waypoint.io.upstream_stream import UpstreamStream
 
 IDLE_S: Final = 60.0
@@ -50,19 +52,28 @@ class Upstreams:
         self._dial = dial
         self._idle: dict[Key, list[Connection]] = {}
         self._active: dict[Key, int] = {}
-        self._some_idle = trio.Event()
+        self._links: dict[Key, list[Http2Client]] = {}
+        self._dialling: dict[Key, trio.Lock] = {}
+        self._nursery: trio.Nursery | None = None
 
     def active(self, key: Key) -> int:
         """How many exchanges and connections an endpoint has at the moment."""
         return self._active.get(key, 0)
 
     async def open(
-        self, target: Target, *, fresh: bool = False, careful: bool = False
+        self,
+        target: Target,
+        codec: Codec = Codec.HTTP1,
+        *,
+        fresh: bool = False,
+        careful: bool = False,
     ) -> UpstreamStream:
         """A stream for one exchange. Raises UpstreamResetError.
 
         ``fresh`` asks for a new connection; ``careful`` for one that is new or in lively use.
         """
+        if codec is Codec.HTTP2:
+            return await self._http2_stream(target, fresh)
         connection = None if fresh else self._kept(target.key, careful)
         if connection is None:
             connection = Connection(target, await self.connect(target))
@@ -77,6 +88,33 @@ class Upstreams:
 
         found.exchanges += 1
         return Http1Stream(found.stream, reused=found.exchanges > 1, over=over)
+
+    async def _http2_stream(self, target: Target, fresh: bool) -> Http2Stream:
+        """A stream on a shared connection; one dial at a time for each endpoint."""
+        links = self._links.setdefault(target.key, [])
+        found = None if fresh else _with_room(links)
+        if found is None:
+            async with self._dialling.setdefault(target.key, trio.Lock()):
+                found = None if fresh else _with_room(links)
+                if found is None:
+                    found = await self._new_link(target, links)
+        self._count(target.key, 1)
+        return Http2Stream(found, lambda: self._count(target.key, -1))
+
+    async def _new_link(self, target: Target, links: list[Http2Client]) -> Http2Client:
+        link = Http2Client(await self._dial(target))
+        if self._nursery is None:
+            raise RuntimeError("the upstreams do not run")
+        links.append(link)
+
+        async def carry() -> None:
+            try:
+                await link.carry()
+            finally:
+                links.remove(link)
+
+        self._nursery.start_soon(carry)
+        return link
 
     async def connect(self, target: Target) -> Duplex:
         """A new stream of bytes, counted as active until ``left``. Raises UpstreamResetError."""
@@ -101,7 +139,6 @@ class Upstreams:
     def _keep(self, connection: Connection) -> None:
         connection.idle_since_s = trio.current_time()
         self._idle.setdefault(connection.target.key, []).append(connection)
-        self._some_idle.set()
 
     def _kept(self, key: Key, careful: bool) -> Connection | None:
         """The connection that was used last: the likeliest to be alive."""
@@ -117,13 +154,15 @@ class Upstreams:
         return None
 
     async def run(self) -> None:
-        """Age idle connections until cancelled; then close them."""
+        """Carry HTTP/2, and age idle connections, until cancelled; then close them."""
         try:
-            while True:
-                await self._some_idle.wait()
-                await trio.sleep(LOOK_S)
-                self._look_after_idle()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                while True:
+                    await trio.sleep(LOOK_S)
+                    self._look_after_idle()
         finally:
+            self._nursery = None
             self.close()
 
     def close(self) -> None:
@@ -132,6 +171,10 @@ class Upstreams:
             _, kept = self._idle.popitem()
             for connection in kept:
                 drop_now(connection.stream)
+        for links in self._links.values():
+            for link in list(links):
+                if not link.busy:
+                    link.lose("it was idle")
 
     def _look_after_idle(self) -> None:
         too_old = trio.current_time() - IDLE_S
@@ -146,5 +189,13 @@ class Upstreams:
             kept[:] = reversed(good)
             if not kept:
                 del self._idle[key]
-        if not self._idle:
-            self._some_idle = trio.Event()
+        for key, links in list(self._links.items()):
+            for link in list(links):
+                if not link.busy and link.idle_since_s < too_old:
+                    link.lose("it was idle")
+            if not links and not self._dialling[key].locked():
+                del self._links[key], self._dialling[key]
+
+
+def _with_room(links: list[Http2Client]) -> Http2Client | None:
+    return next((link for link in links if link.room > 0), None)

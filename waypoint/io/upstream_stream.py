@@ -28,10 +28,15 @@ class UpstreamStream(Protocol):
     waits while the endpoint is slow. At most one task sends and one receives at a time.
     """
 
-    reused: bool
-    """Did the connection carry exchanges before?"""
-    answered: bool
-    """Has anything of the response arrived?"""
+    @property
+    def reused(self) -> bool:
+        """Did the connection carry exchanges before?"""
+        ...
+
+    @property
+    def answered(self) -> bool:
+        """Has anything of the response arrived?"""
+        ...
 
     def begin(self, request: Request) -> None:
         """The head; without a body, the request is complete. Raises BadMessageError."""

@@ -178,10 +178,10 @@ class FrameReader:
             self._handler.control(kind, flags, stream_id, payload)
 
     def _begin_data(self, stream_id: int, length: int, padding: int, flags: int) -> None:
+        if length > self._max_frame:  # first, as in ``_held_whole``: however the bytes are cut
+            raise FrameSizeError(f"a frame of {length} bytes, the limit is {self._max_frame}")
         if self._block is not None:
             raise ProtocolError("a header block was interrupted")
-        if length > self._max_frame:
-            raise FrameSizeError(f"a frame of {length} bytes, the limit is {self._max_frame}")
         self._stream = self._handler.data_begins(stream_id, length, padding)
         self._left = length - padding
         self._padding = max(0, padding - 1)  # the length byte itself is already behind us

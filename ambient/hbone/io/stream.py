@@ -176,6 +176,17 @@ class HboneStream(trio.abc.HalfCloseableStream):
         finally:
             self._sending = False
 
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        """Send what is within the peer's window; returns how much that was. Raises as ``send_all``."""
+        if self._sending:
+            return 0
+        self._check_sendable()
+        rest = memoryview(data)
+        while rest and (sent := self._stream.send(rest)):
+            rest = rest[sent:]
+        self._connection.touch()
+        return len(data) - len(rest)
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
         while not self._closed and self._error is None and self._stream.budget() <= 0:

@@ -71,12 +71,12 @@ def test_how_a_service_names_its_waypoint(waypoint, weighted, served):
 @pytest.mark.parametrize(
     ("declared", "speaks"),
     [
-        (AppProtocol.HTTP11, Protocol.HTTP1),
+        (AppProtocol.HTTP11, Protocol.HTTP),
         (AppProtocol.UNKNOWN, Protocol.SNIFF),
         (AppProtocol.TCP, Protocol.TCP),
         (AppProtocol.TLS, Protocol.TCP),
-        (AppProtocol.HTTP2, Protocol.TCP),
-        (AppProtocol.GRPC, Protocol.TCP),
+        (AppProtocol.HTTP2, Protocol.HTTP),
+        (AppProtocol.GRPC, Protocol.HTTP),
     ],
 )
 def test_declared_protocols(declared, speaks):
@@ -90,7 +90,9 @@ def test_declared_protocols(declared, speaks):
         (b"GET / HTTP/1.1\r\n", Protocol.HTTP1),
         (b"DELETE /x HTTP/1.1\r\nhost:", Protocol.HTTP1),
         (b"GET / HTTP/1.0\r\n", Protocol.TCP),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Protocol.TCP),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Protocol.HTTP2),
+        (b"PRI * HTTP/2.0\r\n\r\nXX", Protocol.TCP),
+        (b"PRI * HTT", None),
         (b"SSH-2.0-x\r\n", Protocol.TCP),
         (b"\x16\x03\x01", Protocol.TCP),
         (b"GETX / HTTP/1.1\r\n", Protocol.TCP),

@@ -1,0 +1,181 @@
+"""Heads and trailers of HTTP/2 messages: header lists to requests and responses and back.
+
+What RFC 9113 section 8 calls malformed is refused here, before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from waypoint.core.http1 import AUTHORITY, FIELD_LIMIT, HEAD_LIMIT, HOP_BY_HOP
+from waypoint.core.message import Headers, Request, RequestHead, Response
+
+Fields = list[tuple[str, str]]
+
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_BAD_VALUE: Final = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
+_METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET: Final = re.compile(r"[\x21-\x7e\x80-\xff]+")
+_REQUEST_PSEUDO: Final = frozenset((":method", ":scheme", ":path", ":authority"))
+_RESPONSE_PSEUDO: Final = frozenset((":status",))
+_NO_PSEUDO: Final[frozenset[str]] = frozenset()
+_REFUSED: Final = HOP_BY_HOP - {"te"}
+_NOT_IN_TRAILERS: Final = HOP_BY_HOP | {"content-length", "host", "trailer"}
+
+
+class MalformedError(ValueError):
+    """A message that HTTP/2 forbids: its stream is reset with PROTOCOL_ERROR."""
+
+
+class TooLargeError(ValueError):
+    """A head with too many bytes or fields."""
+
+
+class _Split(NamedTuple):
+    pseudo: dict[str, str]
+    rest: Fields
+
+
+def read_request(raw: Iterable[tuple[bytes, bytes]], *, end: bool) -> RequestHead:
+    """The head of a request. Raises MalformedError and TooLargeError."""
+    pseudo, rest = _split(raw, _REQUEST_PSEUDO)
+    method = pseudo.get(":method", "")
+    if not _METHOD.fullmatch(method):
+        raise MalformedError("no valid :method")
+    length, fields, host = _request_fields(rest)
+    authority = pseudo.get(":authority", host)
+    if authority and not AUTHORITY.fullmatch(authority):
+        raise MalformedError("a bad :authority")
+    target, scheme = pseudo.get(":path", ""), pseudo.get(":scheme", "")
+    if method == "CONNECT":
+        if target or scheme or not authority:
+            raise MalformedError("a bad CONNECT")
+    elif scheme not in ("http", "https"):
+        raise MalformedError("no valid :scheme")
+    elif not _TARGET.fullmatch(target) or not (target[0] == "/" or target == "*"):
+        raise MalformedError("no valid :path")
+    if end and length:
+        raise MalformedError("a content-length without content")
+    return RequestHead(
+        method=method,
+        target=target,
+        version="2",
+        authority=authority,
+        headers=Headers(fields),
+        content_length=length,
+        has_body=not end,
+        expect_continue=("expect", "100-continue") in fields,
+        scheme=scheme,
+    )
+
+
+def _request_fields(rest: Fields) -> tuple[int | None, Fields, str | None]:
+    """Content-Length, the other fields with cookies joined (section 8.2.3), and Host."""
+    length: int | None = None
+    host: str | None = None
+    fields: Fields = []
+    cookies: list[str] = []
+    for name, value in rest:
+        if name == "cookie":
+            cookies.append(value)
+        elif name == "content-length":
+            length = _length(value, length)
+        elif name == "host":
+            host = value
+        elif name == "te":
+            if value.lower() != "trailers":
+                raise MalformedError("a TE that is not trailers")
+            fields.append((name, value))
+        else:
+            fields.append((name, value))
+    if cookies:
+        fields.append(("cookie", "; ".join(cookies)))
+    return length, fields, host
+
+
+def read_response(raw: Iterable[tuple[bytes, bytes]], *, end: bool, head: bool) -> Response:
+    """The head of a response; ``head``: to a HEAD request. Raises as ``read_request``."""
+    pseudo, rest = _split(raw, _RESPONSE_PSEUDO)
+    said = pseudo.get(":status", "")
+    if len(said) != 3 or not (said.isascii() and said.isdigit()) or said < "100" or said == "101":
+        raise MalformedError("a bad :status")
+    status = int(said)
+    if end and status < 200:
+        raise MalformedError("an interim response that ends the stream")
+    length: int | None = None
+    fields: Fields = []
+    for name, value in rest:
+        if name == "content-length":
+            length = _length(value, length)
+        elif name != "te":
+            fields.append((name, value))
+    if end and length and not (head or status == 304):
+        raise MalformedError("a content-length without content")
+    return Response(status, Headers(fields), "", length, end)
+
+
+def read_trailers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    """Trailers, without what would frame a message. Raises as ``read_request``."""
+    _, rest = _split(raw, _NO_PSEUDO)
+    return tuple(field for field in rest if field[0] not in _NOT_IN_TRAILERS)
+
+
+def _length(value: str, known: int | None) -> int:
+    if known is not None or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise MalformedError("a bad content-length")
+    return int(value)
+
+
+def _split(raw: Iterable[tuple[bytes, bytes]], known: frozenset[str]) -> _Split:
+    pseudo: dict[str, str] = {}
+    rest: Fields = []
+    size = 0
+    for raw_name, raw_value in raw:
+        # latin-1 keeps every octet as it is, so a field is passed on as it came
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        size += len(name) + len(value)
+        if _BAD_VALUE.search(value):
+            raise MalformedError(f"a bad value of {name!r}")
+        if name[:1] == ":":
+            if rest or name in pseudo or name not in known:
+                raise MalformedError(f"unexpected pseudo-header {name!r}")
+            pseudo[name] = value
+        elif name in _REFUSED or not _NAME.fullmatch(name):
+            raise MalformedError(f"forbidden field {name!r}")
+        else:
+            rest.append((name, value))
+    if size > HEAD_LIMIT or len(rest) > FIELD_LIMIT:
+        raise TooLargeError("a head above the limits")
+    return _Split(pseudo, rest)
+
+
+def request_fields(request: Request) -> Fields:
+    """The header list of a request."""
+    fields = [
+        (":method", request.method),
+        (":scheme", request.scheme),
+        (":authority", request.authority),
+        (":path", request.target),
+        *request.headers,
+    ]
+    if request.content_length is not None:
+        fields.append(("content-length", str(request.content_length)))
+    return fields
+
+
+def response_fields(response: Response) -> Fields:
+    """The header list of a response."""
+    fields = [(":status", str(response.status)), *response.headers]
+    if response.content_length is not None and response.status >= 200 and response.status != 204:
+        fields.append(("content-length", str(response.content_length)))
+    return fields
+
+
+def sendable(fields: Iterable[tuple[str, str]]) -> bool:
+    """Is every field one that may be sent? (Filters may have made it.)"""
+    for name, value in fields:
+        if _BAD_VALUE.search(value) or (name[:1] != ":" and not _NAME.fullmatch(name)):
+            return False
+    return True

@@ -1,0 +1,154 @@
+"""HTTP/2 to an endpoint: one connection for many exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError
+from ambient.hbone.core.frames import ErrorCode
+from waypoint.core.http2 import CLIENT_LIMITS, BrokenRulesError, HttpStream
+from waypoint.core.message import Request
+from waypoint.core.reset import Reset
+from waypoint.io.duplex import Duplex
+from waypoint.io.http2_link import Flow, Http2Link
+from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError
+
+
+class Http2Client(Http2Link):
+    """A connection to an endpoint; ``carry`` has to run."""
+
+    def __init__(self, stream: Duplex) -> None:
+        super().__init__(stream, CLIENT_LIMITS, client=True)
+        self.exchanges = 0
+        """Streams that were ever opened."""
+        self.reserved = 0
+        """Streams that are about to be opened."""
+        self.idle_since_s = trio.current_time()
+
+    @property
+    def room(self) -> int:
+        """How many more exchanges may begin now."""
+        return 0 if self.lost else self.http2.room - self.reserved
+
+    @property
+    def busy(self) -> bool:
+        """Is an exchange under way or about to be?"""
+        return bool(self.http2.streams) or self.reserved > 0
+
+    def ended(self, stream: HttpStream) -> None:
+        """See ``Http2Listener``."""
+        self.idle_since_s = trio.current_time()
+        self._end_if_left()
+
+    def going_away(self) -> None:
+        """See ``LinkListener``."""
+        self._end_if_left()
+
+    def _end_if_left(self) -> None:
+        if self.http2.refusing and not self.busy and not self.lost:
+            self.lose("the endpoint left")
+
+
+class Http2Stream:
+    """One exchange on a shared connection: an ``UpstreamStream``."""
+
+    def __init__(self, link: Http2Client, over: Callable[[], None]) -> None:
+        """``over`` is told once at the end."""
+        self.reused = link.exchanges > 0
+        self._link = link
+        self._reserved = True
+        self._over = over
+        self._flow: Flow | None = None
+        self._ended = False
+        link.reserved += 1
+        link.exchanges += 1
+
+    @property
+    def answered(self) -> bool:
+        """See ``UpstreamStream``."""
+        return self._flow is not None and self._flow.stream.answered
+
+    @property
+    def _open(self) -> Flow:
+        assert self._flow is not None, "begin comes first"
+        return self._flow
+
+    def begin(self, request: Request) -> None:
+        """See ``UpstreamStream``. Raises UpstreamResetError where the connection has just gone."""
+        link = self._link
+        self._unreserve()
+        if link.room < 1:
+            raise UpstreamResetError(Reset.REFUSED_STREAM, "the connection is leaving")
+        self._flow = Flow(link, link.http2.request(request))
+
+    def data(self, data: bytes) -> None:
+        """See ``UpstreamStream``."""
+        self._open.send(data)
+
+    def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        """See ``UpstreamStream``."""
+        self._open.end(trailers)
+
+    async def flush(self) -> None:
+        """See ``UpstreamStream``."""
+        if not await self._open.flush():
+            raise self._error()
+
+    async def receive(self) -> list[ResponseEvent]:
+        """See ``UpstreamStream``."""
+        flow = self._open
+        while True:
+            events: list[ResponseEvent] = []
+            while (event := flow.poll()) is not None:
+                events.append(event)
+            if events:
+                return events
+            if flow.stream.error is not None or flow.stream.closed:
+                raise self._error()
+            await flow.wait()
+
+    def _error(self) -> UpstreamResetError:
+        error = self._open.stream.error
+        if error is None:
+            return UpstreamResetError(Reset.REMOTE_RESET)
+        if self._link.broken:
+            return UpstreamResetError(Reset.PROTOCOL_ERROR)
+        return UpstreamResetError(_reset(error), _cause(error))
+
+    def release(self) -> None:
+        """See ``UpstreamStream``."""
+        self.reset()  # the end of a stream that has ended
+
+    def reset(self) -> None:
+        """See ``UpstreamStream``."""
+        if not self._ended:
+            self._ended = True
+            self._unreserve()
+            if self._flow is not None:
+                self._flow.reset(ErrorCode.CANCEL)
+            self._over()
+
+    def _unreserve(self) -> None:
+        if self._reserved:
+            self._reserved = False
+            self._link.reserved -= 1
+
+    def take_over(self) -> tuple[Duplex, bytes]:
+        """HTTP/2 answers no upgrade."""
+        raise NotImplementedError
+
+
+def _reset(error: HboneStreamError) -> Reset:
+    if isinstance(error, BrokenRulesError):
+        return Reset.PROTOCOL_ERROR
+    if error.retryable:
+        return Reset.REFUSED_STREAM
+    if isinstance(error, ConnectionLostError):
+        return Reset.CONNECTION_TERMINATION
+    return Reset.REMOTE_RESET
+
+
+def _cause(error: HboneStreamError) -> str:
+    return "" if isinstance(error, ConnectionLostError) else str(error)

@@ -1,0 +1,208 @@
+"""An HTTP/2 connection on a stream of bytes: what its server and its client have in common.
+
+One task reads. Output leaves at once where the stream takes it; what it does not take waits for a
+task of its own, and meanwhile nobody may add more than the windows allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+
+import trio
+
+from ambient.hbone.core.errors import ConnectionLostError, PeerError
+from ambient.hbone.core.frames import ErrorCode
+from ambient.hbone.core.limits import Limits
+from ambient.hbone.io.stream import HboneStream
+from waypoint.core.http2 import Http2, HttpStream
+from waypoint.core.message import End, Response
+from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now
+from waypoint.io.duplex import send as send_all
+from waypoint.io.plain_stream import PlainStream
+
+
+class Http2Link:
+    """Base of both roles and the listener of its connection."""
+
+    def __init__(self, stream: Duplex, limits: Limits, *, client: bool) -> None:
+        self.stream = stream
+        self.http2 = Http2(self, limits, client=client)
+        self.lost = False
+        """The connection is over; nothing can be sent or opened."""
+        self.broken = False
+        """It ended because the peer broke the rules of HTTP/2."""
+        self._blocked = trio.Event()
+        self.http2.start()
+
+    # What the roles add
+
+    def settled(self) -> None:
+        """See ``LinkListener``."""
+
+    def pong(self, payload: bytes) -> None:
+        """See ``LinkListener``."""
+
+    def going_away(self) -> None:
+        """See ``LinkListener``."""
+
+    def requested(self, stream: HttpStream) -> None:
+        """See ``Http2Listener``."""
+
+    def ended(self, stream: HttpStream) -> None:
+        """See ``Http2Listener``."""
+
+    # Bytes
+
+    async def carry(self, first: bytes = b"") -> None:
+        """Read and write until the connection ends; ``first`` was read already."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_what_waits)
+            reason = await self._read(first)
+            nursery.cancel_scope.cancel()
+        self.lose(reason)
+
+    async def _read(self, first: bytes) -> str:
+        """Until the connection ends; says why."""
+        http2 = self.http2
+        data: bytes | bytearray = first
+        try:
+            if not data:
+                self.flush()
+                data = await self.stream.receive_some(READ_BYTES)
+            while data:
+                http2.receive(memoryview(data), trio.current_time())
+                self.flush()
+                if self.lost:
+                    break
+                data = await self.stream.receive_some(READ_BYTES)
+        except PeerError as violation:
+            self.broken = True
+            self.flush()  # the GOAWAY
+            return str(violation)
+        except STREAM_ERRORS as error:
+            return f"the connection broke: {error}"
+        return "the peer closed the connection"
+
+    def flush(self) -> None:
+        """Send what waits; where the stream is full, ``_write_what_waits`` goes on."""
+        out = self.http2.out
+        if not out or self.lost or self._blocked.is_set():
+            return
+        sent = 0
+        if isinstance(self.stream, HboneStream | PlainStream):
+            try:
+                sent = self.stream.send_now(out)
+            except STREAM_ERRORS:
+                self.lost = True  # reading tells why
+                return
+        if sent == len(out):
+            out.clear()
+            self._room()
+        else:
+            del out[:sent]
+            self._blocked.set()
+
+    def _room(self) -> None:
+        if self.http2.congested:
+            self.http2.congested = False
+            self.http2.unblock()
+
+    async def _write_what_waits(self) -> None:
+        while True:
+            await self._blocked.wait()
+            out = self.http2.out
+            while out:
+                batch = bytes(out)
+                out.clear()
+                try:
+                    await send_all(self.stream, batch)
+                except STREAM_ERRORS:
+                    self.lost = True
+                    return
+                self._room()
+            self._blocked = trio.Event()
+
+    def lose(self, reason: str) -> None:
+        """End the connection; its streams fail."""
+        self.lost = True
+        self.http2.lose(ConnectionLostError(reason, ErrorCode.CONNECT_ERROR))
+        drop_now(self.stream)
+
+    async def finish(self) -> None:
+        """End an idle connection in order."""
+        with contextlib.suppress(*STREAM_ERRORS), trio.move_on_after(1.0):
+            await self.stream.aclose()
+        self.lost = True
+
+
+class Flow:
+    """One stream as a task sees it: content goes out within the windows, events come in."""
+
+    def __init__(self, link: Http2Link, stream: HttpStream) -> None:
+        self.link = link
+        self.stream = stream
+        self._pending: deque[bytes] = deque()
+        self._end: tuple[tuple[str, str], ...] | None = None
+        self._parked = trio.lowlevel.ParkingLot()
+        stream.wake = self._wake
+
+    def _wake(self) -> None:
+        self._parked.unpark_all()
+
+    def send(self, data: bytes) -> None:
+        """Content, for the next ``flush``."""
+        if data:
+            self._pending.append(data)
+
+    def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Our direction is complete behind what was sent."""
+        self._end = trailers
+
+    async def flush(self) -> bool:
+        """Send everything; waits while the peer is slow. False where the stream is over."""
+        stream, link = self.stream, self.link
+        while self._pending and not stream.local_ended:
+            if self._send_one():
+                continue
+            link.flush()
+            if stream.budget() <= 0 and not stream.local_ended:
+                link.http2.block(stream)
+                await self._parked.park()
+        if self._end is not None and not self._pending:
+            link.http2.end(stream, self._end)
+            self._end = None
+        link.flush()
+        return stream.error is None and not self._pending
+
+    def _send_one(self) -> bool:
+        """Send of the first piece what the windows allow; False if that is nothing."""
+        stream, pending = self.stream, self._pending
+        data = pending[0]
+        if self._end == () and len(pending) == 1 and stream.http2.send_last(stream, data):
+            self._end = None
+            pending.clear()
+            return True
+        sent = stream.send(data)
+        if sent == len(data):
+            pending.popleft()
+        elif sent:
+            pending[0] = data[sent:]
+        return sent > 0
+
+    def poll(self) -> Response | bytes | End | None:
+        """The next event, if it is there; gives the peer room for more."""
+        event = self.stream.take()
+        if event is not None and self.link.http2.out:
+            self.link.flush()
+        return event
+
+    async def wait(self) -> None:
+        """Wait for an event, an error, or room."""
+        await self._parked.park()
+
+    def reset(self, code: int) -> None:
+        """End both directions at once."""
+        self.stream.drop()
+        self.link.http2.reset(self.stream, code)
+        self.link.flush()

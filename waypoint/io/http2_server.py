@@ -1,0 +1,157 @@
+"""An HTTP/2 connection of a client: its requests side by side, a task for each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from ambient.hbone.core.frames import ErrorCode
+from waypoint.core.http2 import SERVER_LIMITS, HttpStream
+from waypoint.core.message import End, Response
+from waypoint.io.downstream import Body, ClientGoneError
+from waypoint.io.duplex import Duplex
+from waypoint.io.http2_link import Flow, Http2Link
+from waypoint.io.service import Service
+
+LEAVE_S: Final = 0.5
+"""Between the first GOAWAY and the last: new requests may be on their way (RFC 9113, 6.8)."""
+
+
+class Http2Exchange:
+    """One request and its response: a ``Downstream``."""
+
+    def __init__(self, link: Http2Link, stream: HttpStream) -> None:
+        assert stream.head is not None
+        self.head = stream.head
+        self.body = Body(self, present=stream.head.has_body)
+        self.started = False
+        self.closing = False
+        self._flow = Flow(link, stream)
+        self._silent = stream.head.method == "HEAD"
+        self._complete = False
+        self._failing: Callable[[], None] | None = None
+        self._wake = stream.wake
+        stream.wake = self._woken
+
+    def _woken(self) -> None:
+        if self._flow.stream.error is not None and self._failing is not None:
+            self._failing()
+        self._wake()
+
+    def attend(self, scope: trio.CancelScope) -> None:
+        """See ``Downstream``."""
+        self._failing = scope.cancel
+        self._woken()
+
+    def begin(self, response: Response) -> None:
+        """See ``Downstream``."""
+        stream = self._flow.stream
+        if response.informational:
+            stream.http2.respond(stream, response)
+            return
+        self._complete = response.end
+        if self._silent and not response.end:
+            response.end = True  # nothing follows a HEAD
+        stream.http2.respond(stream, response)
+        self.started = True
+
+    def data(self, data: bytes) -> None:
+        """See ``Downstream``."""
+        if not self._silent:
+            self._flow.send(data)
+
+    def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        """See ``Downstream``."""
+        self._complete = True
+        if not self._silent:
+            self._flow.end(trailers)
+
+    async def flush(self) -> None:
+        """See ``Downstream``."""
+        if not await self._flow.flush():
+            raise ClientGoneError
+
+    def reset(self) -> None:
+        """See ``Downstream``."""
+        self._flow.reset(ErrorCode.INTERNAL_ERROR)
+
+    def poll_body(self) -> bytes | End | None:
+        """See ``BodySource``."""
+        event = self._flow.poll()
+        if event is None and self._flow.stream.error is not None:
+            raise ClientGoneError
+        assert not isinstance(event, Response)
+        return event
+
+    async def wait_body(self) -> None:
+        """See ``BodySource``."""
+        await self._flow.wait()
+
+    def take_over(self) -> tuple[Duplex, bytes]:
+        """HTTP/2 has no upgrades, so no endpoint is asked for one."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """After the exchange: nothing of it stays."""
+        self._failing = None
+        # A response that did not need all of the request is complete: NO_ERROR (RFC 9113, 8.1).
+        self._flow.reset(ErrorCode.NO_ERROR if self._complete else ErrorCode.INTERNAL_ERROR)
+
+
+class Http2Server(Http2Link):
+    """Serves one connection until the client ends it, breaks it, or we drain."""
+
+    def __init__(
+        self,
+        service: Service,
+        stream: Duplex,
+        serve: Callable[[Http2Exchange], Awaitable[None]],
+    ) -> None:
+        super().__init__(stream, SERVER_LIMITS, client=False)
+        self._service = service
+        self._serve = serve
+        self._exchanges: trio.Nursery | None = None
+        self._idle = trio.Event()
+        self._leaving = False
+
+    async def run(self, first: bytes = b"") -> None:
+        """``first`` is what was read from the stream already."""
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as exchanges:
+                self._exchanges = exchanges
+                nursery.start_soon(self._leave_when_draining)
+                await self.carry(first)
+            nursery.cancel_scope.cancel()
+
+    def requested(self, stream: HttpStream) -> None:
+        """See ``Http2Listener``."""
+        assert self._exchanges is not None
+        self._exchanges.start_soon(self._exchange, Http2Exchange(self, stream))
+
+    async def _exchange(self, exchange: Http2Exchange) -> None:
+        try:
+            await self._serve(exchange)
+        except ClientGoneError:
+            pass
+        finally:
+            exchange.settle()
+
+    def ended(self, stream: HttpStream) -> None:
+        """See ``Http2Listener``."""
+        if self._leaving and not self.http2.streams:
+            self._idle.set()
+
+    async def _leave_when_draining(self) -> None:
+        """Ask for no more requests, answer those under way, then end."""
+        await self._service.drained.wait()
+        self.http2.announce_leave()
+        self.flush()
+        await trio.sleep(LEAVE_S)
+        self.http2.leave()
+        self.flush()
+        self._leaving = True
+        if self.http2.streams:
+            await self._idle.wait()
+        await self.finish()
