@@ -177,7 +177,7 @@ class HboneStream(trio.abc.HalfCloseableStream):
             self._sending = False
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
-        """Send what is within the peer's window; returns how much that was. Raises as ``send_all``."""
+        """Send what is within the window; returns how much that was. Raises as ``send_all``."""
         if self._sending:
             return 0
         self._check_sendable()
