@@ -149,7 +149,10 @@ async def http2_caller(mesh, authority="10.96.0.10:9080") -> Http2Caller:
 def http2_app(version: str, seen: list | None = None, resets: list | None = None):
     """Answers each request with what it received, at its end; ``/reset`` and the like misbehave."""
 
+    left = False
+
     async def app(stream: trio.SocketStream) -> None:
+        nonlocal left
         server = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
         )
@@ -168,7 +171,14 @@ def http2_app(version: str, seen: list | None = None, resets: list | None = None
                         }
                         if seen is not None:
                             seen.append(requests[event.stream_id])
-                        misbehave(server, event.stream_id, dict(event.headers)[":path"])
+                        path = dict(event.headers)[":path"]
+                        if path == "/goaway" and not left:  # once, then the application is new
+                            left = True
+                            server.close_connection(last_stream_id=0)
+                            await stream.send_all(server.data_to_send())
+                            await stream.receive_some()
+                            return
+                        misbehave(server, event.stream_id, path)
                     case h2.events.DataReceived():
                         requests[event.stream_id]["size"] += len(event.data)
                         server.acknowledge_received_data(
@@ -198,13 +208,11 @@ def misbehave(server, stream_id: int, path: str) -> None:
         server.send_headers(stream_id, [(":status", "200")])
         server.send_data(stream_id, b"abc")
         server.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
-    elif path == "/goaway":
-        server.close_connection(last_stream_id=0)
 
 
 def reply(server, stream_id: int, request: dict) -> None:
     path = request["headers"][":path"]
-    if path.strip("/") in ("refused", "reset", "internal", "cut", "silent", "goaway"):
+    if path.strip("/") in ("refused", "reset", "internal", "cut", "silent"):
         return
     if path == "/trailers-only":
         head = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "5")]
