@@ -17,6 +17,8 @@ COMMANDS: Final = {
     "local": "ambientctl.local.commands:local",
     "unenroll": "ambientctl.enroll:unenroll",
     "version": "ambientctl.version:version",
+    "zc": "ambientctl.ztunnel_config.command:command",
+    "ztunnel-config": "ambientctl.ztunnel_config.command:command",
     "waypoint": "ambientctl.waypoint:waypoint",
     "why": "ambientctl.why.command:why",
 }

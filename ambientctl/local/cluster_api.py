@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import trio
 import yaml
 
 from ambient.kube.core.resources import KubeObject
-from ambientctl.local.apiserver.core.api import PodLog
+from ambient.net.io.netns import Netns
+from ambientctl.local.apiserver.core.api import PodLog, PodPort
 from ambientctl.local.apiserver.server import ApiServer
 from ambientctl.local.apiserver.settings import Settings
 from ambientctl.local.controllers.run import run_controllers
@@ -41,7 +42,9 @@ class ClusterApi:
             endpoint_port=API_PORT,
             issuer=f"https://kubernetes.default.svc.{CLUSTER_DOMAIN}",
         )
-        self._server = ApiServer(settings, self._pod_logs)
+        self._server = ApiServer(settings, self._pod_logs, self._pod_port)
+        self.pod_namespace: Callable[[str, str], str] = _no_pod
+        """Path of a pod's network namespace; raises OSError where the pod does not run."""
 
     @classmethod
     async def start(
@@ -66,6 +69,17 @@ class ClusterApi:
         """The API without HTTP, writing as this field manager."""
         return DirectApi(self._server.cluster, self._server.authority, manager)
 
+    async def _pod_port(self, asked: PodPort) -> trio.abc.Stream:
+        """To the pod's loopback, as ``kubectl port-forward`` leads there."""
+        with Netns.open(self.pod_namespace(asked.namespace, asked.pod)) as inside:
+            sock = inside.run(trio.socket.socket, trio.socket.AF_INET, trio.socket.SOCK_STREAM)
+        try:
+            await sock.connect(("127.0.0.1", asked.port))
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock)
+
     def _pod_logs(self, asked: PodLog) -> AsyncGenerator[bytes, None]:
         path = log_path(self._folder.logs, asked.namespace, asked.pod, asked.container)
         wish = LogWish(
@@ -76,6 +90,10 @@ class ClusterApi:
             limit_bytes=asked.limit_bytes,
         )
         return read_log(path, wish)
+
+
+def _no_pod(namespace: str, name: str) -> str:
+    raise OSError(f"pod {namespace}/{name} does not run here")
 
 
 def write_kubeconfig(folder: StateFolder, content: KubeObject) -> None:

@@ -83,6 +83,7 @@ class Supervisor:
         nodes = await fabric.build(self._runtime, layouts)
         self._stage("api server", f"https://127.0.0.1:{self._config.api_port}")
         cluster = await ClusterApi.start(nursery, self._config, self._folder)
+        cluster.pod_namespace = self._pod_namespace
         api = cluster.direct("ambientctl-local")
         objects = self._objects = Objects(api, NODES, PODS, DEPLOYMENTS, DAEMON_SETS)
         # Apart from those, which change all the time while pods start.
@@ -110,6 +111,13 @@ class Supervisor:
         self._log("ready")
         self._reporter.send(Report(ready=True))
         self._reporter.close()
+
+    def _pod_namespace(self, namespace: str, name: str) -> str:
+        for kubelet in self._kubelets:
+            worker = kubelet.find(namespace, name)
+            if worker is not None:
+                return worker.network_namespace()
+        raise OSError(f"pod {namespace}/{name} does not run here")
 
     async def _until_ready(self, objects: Objects) -> None:
         told: readiness.Readiness | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, TypedDict, Unpack
@@ -130,6 +131,15 @@ class KubeClient:
     def namespace(self) -> str:
         """The default namespace of the context, or the pod's own."""
         return self._credentials.namespace
+
+    @property
+    def server_name(self) -> str | None:
+        """The name in the server's certificate, where the URL has another one."""
+        return self._credentials.server_name
+
+    def tls(self) -> ssl.SSLContext:
+        """A context for connections beside HTTP requests. Raises SettingsError."""
+        return self._credentials.tls()
 
     def start_soon(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run a task that ends with this client, such as a watch."""

@@ -9,14 +9,14 @@ import secrets
 import socket
 import ssl
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from ipaddress import IPv4Network
 from typing import Final
 
 import trio
 
 from ambientctl.local.apiserver.core.admitted_writes import Admission
-from ambientctl.local.apiserver.core.api import Api, PodLog
+from ambientctl.local.apiserver.core.api import Api, PodLog, PodPort
 from ambientctl.local.apiserver.core.bootstrap_roles import bootstrap_objects
 from ambientctl.local.apiserver.core.certificates import make_serving_certificate
 from ambientctl.local.apiserver.core.cluster import (
@@ -31,7 +31,8 @@ from ambientctl.local.apiserver.core.requests import Request, Response, load_yam
 from ambientctl.local.apiserver.core.status import Object
 from ambientctl.local.apiserver.core.tokens import TokenAuthority
 from ambientctl.local.apiserver.core.watch import BOOKMARK_EVERY_S, Watch
-from ambientctl.local.apiserver.io.http import Body, serve_https
+from ambientctl.local.apiserver.io.http import Body, Upgrade, serve_https
+from ambientctl.local.apiserver.io.port_forward import PortForward
 from ambientctl.local.apiserver.io.webhook_client import ask_webhooks
 from ambientctl.local.apiserver.settings import Settings
 
@@ -43,8 +44,15 @@ IN_CLUSTER_NAMES: Final = (
     "kubernetes.default.svc.cluster.local",
 )
 
+PodPorts = Callable[[PodPort], Awaitable[trio.abc.Stream]]
+"""Connects to a port inside a pod; raises OSError."""
 PodLogs = Callable[[PodLog], AsyncGenerator[bytes, None]]
 """Gives the output of a container; raises ``ApiError`` before the first piece when it cannot."""
+
+
+async def no_ports(wish: PodPort) -> trio.abc.Stream:
+    """The ports of a server that runs no pods."""
+    raise OSError(f"no container runs in pod {wish.namespace}/{wish.pod}")
 
 
 async def no_logs(wish: PodLog) -> AsyncGenerator[bytes, None]:
@@ -55,9 +63,12 @@ async def no_logs(wish: PodLog) -> AsyncGenerator[bytes, None]:
 class ApiServer:
     """One Kubernetes API server, in memory, over TLS."""
 
-    def __init__(self, settings: Settings, pod_logs: PodLogs = no_logs) -> None:
+    def __init__(
+        self, settings: Settings, pod_logs: PodLogs = no_logs, pod_ports: PodPorts = no_ports
+    ) -> None:
         self.settings = settings
         self._pod_logs = pod_logs
+        self._pod_ports = pod_ports
         around = Surroundings(_now, lambda: str(uuid.uuid4()), _suffix)
         self.cluster = Cluster(around, IPv4Network(settings.service_range))
         self.authority = TokenAuthority(self.cluster.store, settings.issuer)
@@ -121,7 +132,7 @@ class ApiServer:
             os.close(fd)
         return context
 
-    async def _answer(self, request: Request) -> Response | Body:
+    async def _answer(self, request: Request) -> Response | Body | Upgrade:
         """From what the core decided to what goes out."""
         answer = self._api.handle(request)
         while isinstance(answer, Admission):
@@ -131,6 +142,8 @@ class ApiServer:
                 return Body("application/json", _lines(answer))
             case PodLog():
                 return Body("text/plain; charset=utf-8", self._pod_logs(answer))
+            case PodPort():
+                return PortForward(answer.port, lambda: self._pod_ports(answer))
             case _:
                 return answer
 

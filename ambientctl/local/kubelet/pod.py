@@ -164,6 +164,13 @@ class PodWorker:
                 record=self.record,
             )
 
+    def network_namespace(self) -> str:
+        """Path of the namespace. Raises OSError before the pod has one."""
+        holder = self._parts.node.holder if self._host_network else self.sandbox
+        if holder is None:
+            raise OSError(f"pod {self.key[1]} has no network yet")
+        return holder.namespace("net")
+
     async def _until_sandbox(self) -> Process:
         wait_s = FIRST_RETRY_S
         while True:

@@ -14,8 +14,10 @@ from typing import NamedTuple
 import pytest
 import trio
 
+from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
 from ambientctl.__main__ import cli
 from ambientctl.console import fail_clearly
+from ambientctl.local.apiserver.core.api import PodPort
 from ambientctl.local.apiserver.server import ApiServer
 from ambientctl.local.apiserver.settings import Settings
 from ambientctl.local.controllers.run import run_controllers
@@ -40,6 +42,31 @@ class CommandLine:
         self.kubeconfig = folder / "kubeconfig"
         self.kubeconfig.write_text(json.dumps(server.kubeconfig(url)))
         self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
+        self._programs: dict[tuple[str, int], int] = {}
+
+    def program(self, pod: str, port: int, pages: dict[str, object]) -> Routes:
+        """HTTP pages inside a pod (``namespace/name``): text, or what becomes JSON."""
+
+        routes = Routes()
+        for path, page in pages.items():
+            routes.add(path, _page(page), methods=())
+
+        async def start() -> int:
+            assert self._nursery is not None
+            listeners = await listen("127.0.0.1", 0)
+            await self._nursery.start(serve_http, listeners, routes)
+            number: int = listeners[0].socket.getsockname()[1]
+            return number
+
+        self._programs[pod, port] = trio.from_thread.run(start, trio_token=self._token)
+        return routes
+
+    async def connect(self, asked: PodPort) -> trio.abc.Stream:
+        number = self._programs.get((f"{asked.namespace}/{asked.pod}", asked.port))
+        if number is None:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return await trio.open_tcp_stream("127.0.0.1", number)
 
     def apply(self, *texts: str) -> None:
         assert self._token is not None
@@ -48,6 +75,46 @@ class CommandLine:
 
     def __call__(self, *words: str, stdin: str = "") -> Done:
         return run_command([*words], stdin, {"KUBECONFIG": str(self.kubeconfig)})
+
+    def node(self, name: str, address: str = "172.30.0.11") -> None:
+        self.apply(
+            f"""
+apiVersion: v1
+kind: Node
+metadata: {{name: {name}}}
+"""
+        )
+
+    def pod(self, name: str, ip: str, *, node: str = "node-1", **metadata: object) -> None:
+        """A pod that runs and is ready."""
+        where, _, short = name.partition("/")
+        obj = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": short, "namespace": where, **metadata},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+        }
+        self.apply(json.dumps(obj))
+        status = {
+            "phase": "Running",
+            "podIP": ip,
+            "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        self.status("v1", "Pod", name, status)
+
+    def status(self, version: str, kind: str, name: str, status: object) -> None:
+        """Write the status of an object (``namespace/name``, or a name)."""
+        where, _, short = name.rpartition("/")
+
+        def write() -> None:
+            cluster = self.server.cluster
+            found = cluster.catalogue.of(version, kind)
+            assert found is not None
+            live = cluster.get(found, where, short)
+            cluster.store.put((found.group, found.plural), {**live, "status": status})
+
+        trio.from_thread.run_sync(write, trio_token=self._token)
 
     def ok(self, *words: str, stdin: str = "") -> str:
         done = self(*words, stdin=stdin)
@@ -61,6 +128,15 @@ class CommandLine:
         path = self.folder / name
         path.write_text(text)
         return str(path)
+
+
+def _page(page: object):
+    async def handler(request: Request) -> Response:
+        if callable(page):
+            return page(request)
+        return Response(200, page if isinstance(page, str) else json.dumps(page))
+
+    return handler
 
 
 def run_command(words: list[str], stdin: str, environment: dict[str, str]) -> Done:
@@ -96,7 +172,9 @@ def ambientctl(tmp_path):
 @contextlib.contextmanager
 def serving(folder: Path, *, crds: bool = True):
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    server = ApiServer(Settings(endpoints=("172.30.0.1",)))
+    server = ApiServer(
+        Settings(endpoints=("172.30.0.1",)), pod_ports=lambda asked: command_line.connect(asked)
+    )
     command_line = CommandLine(server, f"https://127.0.0.1:{listener.getsockname()[1]}", folder)
     ready, over = threading.Event(), None
 
@@ -105,6 +183,7 @@ def serving(folder: Path, *, crds: bool = True):
         command_line._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             over = nursery.cancel_scope
+            command_line._nursery = nursery
             await nursery.start(run_controllers, server.cluster, server.ca_pem)
             await nursery.start(server.serve, [listener])
             ready.set()

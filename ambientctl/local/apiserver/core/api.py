@@ -63,7 +63,15 @@ class PodLog(NamedTuple):
     limit_bytes: int | None
 
 
-Answer = Response | Watch | PodLog | Admission
+class PodPort(NamedTuple):
+    """A wish for a connection to a port inside a pod."""
+
+    namespace: str
+    pod: str
+    port: int
+
+
+Answer = Response | Watch | PodLog | PodPort | Admission
 
 
 class Api:
@@ -279,6 +287,8 @@ class Api:
         match request.method, target.subresource:
             case "GET", "log":
                 return self._log(request, kind, target)
+            case "GET" | "POST", "portforward":
+                return self._port(request, kind, target)
             case "GET", "scale":
                 return json_response(200, subresources.scale_of(cluster.get(kind, *address)))
             case "PUT", "scale":
@@ -334,6 +344,16 @@ class Api:
             request.number("sinceSeconds"),
             request.number("limitBytes"),
         )
+
+    def _port(self, request: Request, kind: Kind, target: Target) -> PodPort:
+        """One port over a WebSocket; raises a 400 for what asks in another way."""
+        pod = self.cluster.get(kind, target.namespace, target.name)
+        port = request.number("ports")
+        if request.headers.get("upgrade", "").lower() != "websocket" or port is None:
+            raise bad_request("only WebSockets with one port (?ports=N) are understood here")
+        if (pod.get("status") or {}).get("phase") != "Running":
+            raise bad_request(f"pod {target.name} is not running")
+        return PodPort(target.namespace, target.name, port)
 
     # answers
 

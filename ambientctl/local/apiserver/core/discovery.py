@@ -26,6 +26,7 @@ VERSION: Final[Object] = {
 
 _SUBRESOURCE_KINDS: Final[dict[str, tuple[str, str, str, tuple[str, ...]]]] = {
     "log": ("", "v1", "Pod", ("get",)),
+    "portforward": ("", "v1", "PodPortForwardOptions", ("create", "get")),
     "binding": ("", "v1", "Binding", ("create",)),
     "eviction": ("policy", "v1", "Eviction", ("create",)),
     "token": ("authentication.k8s.io", "v1", "TokenRequest", ("create",)),

@@ -143,7 +143,7 @@ BUILTIN: tuple[Kind, ...] = (
         "pods",
         "po",
         categories=_ALL,
-        subresources={"status", "log", "binding", "eviction"},
+        subresources={"status", "log", "portforward", "binding", "eviction"},
     ),
     _core("Service", "services", "svc", categories=_ALL, subresources=STATUS),
     _core("Endpoints", "endpoints", "ep"),

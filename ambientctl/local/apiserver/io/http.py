@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Final
+from typing import Final, Protocol
 
 import h11
 import trio
@@ -41,7 +41,16 @@ class Body:
         self.chunks = chunks
 
 
-Handler = Callable[[Request], Awaitable[Response | Body]]
+class Upgrade(Protocol):
+    """An answer that takes the connection over."""
+
+    async def serve(
+        self, client: trio.abc.Stream, headers: list[tuple[bytes, bytes]], target: str
+    ) -> None:
+        """Speak the other protocol until its end; HTTP is over on this connection."""
+
+
+Handler = Callable[[Request], Awaitable[Response | Body | Upgrade]]
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError)
 
@@ -104,13 +113,18 @@ class _Connection:
             answer = await self._answer(request)
             if isinstance(answer, Body):
                 await self._send_stream(answer)
+            elif not isinstance(answer, Response):
+                assert self._head is not None
+                headers = [(bytes(name), bytes(value)) for name, value in self._head.headers]
+                await answer.serve(self._tls, headers, self._head.target.decode("latin-1"))
+                return
             else:
                 await self._send(answer, with_body=request.method != "HEAD")
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
 
-    async def _answer(self, request: Request) -> Response | Body:
+    async def _answer(self, request: Request) -> Response | Body | Upgrade:
         """Ask the handler; its mistakes become a 500."""
         try:
             return await self._handler(request)
@@ -134,6 +148,7 @@ class _Connection:
         head = await self._next_event()
         if not isinstance(head, h11.Request):
             return None
+        self._head = head
         body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
@@ -186,6 +201,7 @@ class _Connection:
             await self._tls.send_all(self._http.send(h11.EndOfMessage()) or b"")
 
     _left = False
+    _head: h11.Request | None = None
 
     async def _until_gone(self, scope: trio.CancelScope) -> None:
         """Wait for the client to leave; anything it sends early waits for its turn."""

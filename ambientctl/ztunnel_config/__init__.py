@@ -1,0 +1,1 @@
+"""``ambientctl ztunnel-config``."""
