@@ -5,7 +5,7 @@ A filter is a small immutable object. Requests pass the chain in order, response
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -91,11 +91,23 @@ class PathEdit(msgspec.Struct, frozen=True, kw_only=True):
         return f"{stem}/{rest}" if rest else stem or "/"
 
 
+class RegexEdit(msgspec.Struct, frozen=True):
+    """Replaces every match of an RE2 pattern in a path; ``\\1`` in ``rewrite`` is its group."""
+
+    pattern: Any
+    rewrite: str
+
+    def apply(self, path: str) -> str:
+        """The new path, without a query."""
+        edited: str = self.pattern.sub(self.rewrite, path)
+        return edited
+
+
 class UrlRewrite(msgspec.Struct, frozen=True, kw_only=True):
     """URLRewrite, and VirtualService ``rewrite``."""
 
     authority: str | None = None
-    path: PathEdit | None = None
+    path: PathEdit | RegexEdit | None = None
 
     def on_request(self, request: Request) -> Reply | None:
         """Change Host and path; the application can read the old path in a header."""

@@ -5,7 +5,7 @@ A request takes its program once and keeps it to the end, so a change never tear
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +14,7 @@ from ambient.api.config import ConfigObject
 from ambient.api.service import NamespacedHostname, Service
 from waypoint.core.authz import PolicySet, select
 from waypoint.core.authz_rules import Policy, compile_policy, unreadable_policy
+from waypoint.core.delegate import Find, delegates_of
 from waypoint.core.destination_rule import (
     DestinationRule,
     Traffic,
@@ -21,17 +22,31 @@ from waypoint.core.destination_rule import (
     traffic_for,
 )
 from waypoint.core.directory import Directory
+from waypoint.core.gateway_stream import GatewayStreams, compile_gateway_streams
+from waypoint.core.grpc_route import compile_grpc_route
 from waypoint.core.host import Target, candidates
 from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.place import Place
 from waypoint.core.routes import Backend, Forward, Route, RouteTable
+from waypoint.core.stream_route import StreamRoute
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_service
 
-Part = VirtualServiceRoutes | HttpRouteRoutes | DestinationRule | Policy
-KINDS: Final = ("VirtualService", "HTTPRoute", "DestinationRule", "AuthorizationPolicy")
+Part = VirtualServiceRoutes | HttpRouteRoutes | GatewayStreams | DestinationRule | Policy
+KINDS: Final = (
+    "VirtualService",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TCPRoute",
+    "TLSRoute",
+    "DestinationRule",
+    "AuthorizationPolicy",
+)
 """The kinds of objects that a program is made of; others are ignored."""
+
+
+VIRTUAL_SERVICE: Final = "VirtualService"
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -52,11 +67,15 @@ class Program:
         self._policies = [part for part in parts if isinstance(part, Policy)]
         self._rules = [part for part in parts if isinstance(part, DestinationRule)]
         self._http_routes = [part for part in parts if isinstance(part, HttpRouteRoutes)]
+        self._stream_routes = sorted(
+            (part for part in parts if isinstance(part, GatewayStreams)), key=lambda part: part.age
+        )
         self._virtual_services = sorted(
             (part for part in parts if isinstance(part, VirtualServiceRoutes)),
             key=lambda part: part.age,
         )
         self._tables: dict[tuple[NamespacedHostname, int], RouteTable] = {}
+        self._streams: dict[tuple[NamespacedHostname, int], tuple[StreamRoute, ...]] = {}
         self._traffic: dict[NamespacedHostname, Traffic] = {}
         self._settings: dict[tuple[NamespacedHostname, int, str], ClusterSettings] = {}
         self._endpoints: dict[
@@ -66,10 +85,17 @@ class Program:
 
     def changed(self, objects: Iterable[ConfigObject], removed: Iterable[str] = ()) -> Program:
         """The next program; objects that did not change keep what they became."""
-        compiled = {key: old for key, old in self.objects.items() if key not in set(removed)}
-        for config in objects:
-            if config.kind in KINDS:
-                compiled[config.key] = compile_object(config, self.place)
+        gone = set(removed)
+        compiled = {key: old for key, old in self.objects.items() if key not in gone}
+        given = {config.key: config for config in objects if config.kind in KINDS}
+
+        def find(namespace: str, name: str) -> ConfigObject | None:
+            key = f"{VIRTUAL_SERVICE}/{namespace}/{name}"
+            return given[key] if key in given else compiled[key].config if key in compiled else None
+
+        again = [old.config for old in compiled.values() if _delegates(old, gone | given.keys())]
+        for config in [*again, *given.values()]:
+            compiled[config.key] = compile_object(given.get(config.key, config), self.place, find)
         return Program(self.place, compiled)
 
     @property
@@ -81,8 +107,21 @@ class Program:
         """The routes of a service port."""
         key = (service.key, port)
         if key not in self._tables:
-            self._tables[key] = self._build_table(service.key, port)
+            self._tables[key] = self._build_table(service, port)
         return self._tables[key]
+
+    def streams(self, service: Service, port: int) -> tuple[StreamRoute, ...]:
+        """The routes of a service port's connections that are not HTTP, in order."""
+        key = (service.key, port)
+        if key not in self._streams:
+            found: list[StreamRoute] = []
+            for part in self._stream_routes:
+                found += part.streams_for(service, port)
+            for virtual in self._virtual_services:
+                if virtual.applies_to(service.namespace, service.hostname, self.place):
+                    found += virtual.streams
+            self._streams[key] = tuple(sorted(found, key=lambda stream: stream.kind))
+        return self._streams[key]
 
     def policies(self, service: Service | None) -> PolicySet:
         """The policies for a service; None means a pod's own address."""
@@ -120,8 +159,8 @@ class Program:
             self._endpoints[key] = (directory.generation, found)
         return found
 
-    def _build_table(self, service: NamespacedHostname, port: int) -> RouteTable:
-        """HTTPRoutes first, then VirtualServices; without any, the service itself."""
+    def _build_table(self, service: Service, port: int) -> RouteTable:
+        """Gateway API's routes first, then VirtualServices; without any, the service itself."""
         ranked: list[RankedRoute] = []
         for route in self._http_routes:
             ranked += route.ranked_for(service, port)
@@ -129,7 +168,9 @@ class Program:
         for virtual in self._virtual_services:
             if virtual.applies_to(service.namespace, service.hostname, self.place):
                 routes += [route for limit, route in virtual.routes if limit in (None, port)]
-        return RouteTable(tuple(routes)) if routes else RouteTable((default_route(service, port),))
+        return (
+            RouteTable(tuple(routes)) if routes else RouteTable((default_route(service.key, port),))
+        )
 
 
 def default_route(service: NamespacedHostname, port: int) -> Route:
@@ -138,16 +179,28 @@ def default_route(service: NamespacedHostname, port: int) -> Route:
     return Route(name="default", source="default", predicates=(), action=Forward((backend,)))
 
 
-def compile_object(config: ConfigObject, place: Place) -> Compiled:
+def _delegates(compiled: Compiled, keys: Collection[str]) -> bool:
+    """Does an object leave rules to one of these?"""
+    if compiled.config.kind != VIRTUAL_SERVICE:
+        return False
+    named = (f"{VIRTUAL_SERVICE}/{ns}/{name}" for ns, name in delegates_of(compiled.config))
+    return any(key in keys for key in named)
+
+
+def compile_object(config: ConfigObject, place: Place, find: Find) -> Compiled:
     """Compile one object; whatever is wrong with it becomes a problem, never an exception."""
     part: Part | None
     problems: list[Problem]
     try:
         match config.kind:
             case "VirtualService":
-                part, problems = compile_virtual_service(config, place)
+                part, problems = compile_virtual_service(config, place, find)
             case "HTTPRoute":
                 part, problems = compile_http_route(config, place)
+            case "GRPCRoute":
+                part, problems = compile_grpc_route(config, place)
+            case "TCPRoute" | "TLSRoute":
+                part, problems = compile_gateway_streams(config, place)
             case "DestinationRule":
                 part, problems = compile_destination_rule(config, place)
             case _:

@@ -13,6 +13,7 @@ from waypoint.core.filters import Filter, Redirect
 from waypoint.core.message import Reply, Request
 from waypoint.core.predicate import Predicate, first_failing
 from waypoint.core.retry_policy import DEFAULT, RetryPolicy
+from waypoint.core.session import Session
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
     cors: CorsPolicy | None = None
     mirrors: tuple[Mirror, ...] = ()
+    session: Session | None = None
 
 
 class Miss(NamedTuple):

@@ -8,6 +8,7 @@ from ambient.api.address import HostPort
 from tests.unit.waypoint.core.test_virtual_service import TO_V1, go
 from tests.unit.waypoint.sample import (
     INTRUDER,
+    RATINGS,
     config,
     program,
     request,
@@ -212,7 +213,11 @@ def test_redirect(redirect, port, location):
     ("rule", "field", "status"),
     [
         ({"filters": [{"type": "ExtensionRef"}], **TO_REVIEWS}, "spec.rules[0].filters[0]", 500),
-        ({"filters": [{"type": "RequestMirror"}], **TO_REVIEWS}, "spec.rules[0].filters[0]", 0),
+        (
+            {"filters": [{"type": "RequestMirror"}], **TO_REVIEWS},
+            "spec.rules[0].filters[0].requestMirror.backendRef.name",
+            0,
+        ),
         ({"timeouts": {"request": "x"}, **TO_REVIEWS}, "spec.rules[0].timeouts.request", 500),
     ],
 )
@@ -233,5 +238,67 @@ def test_http_routes_come_before_virtual_services():
 
 def test_timeouts():
     limits = {"request": "10s", "backendRequest": "2s"}
-    table = program(route({"timeouts": limits, **TO_REVIEWS})).table(service(), 9080)
-    assert table.routes[0].timeout_s == 2.0
+    found = program(route({"timeouts": limits, **TO_REVIEWS})).table(service(), 9080).routes[0]
+    assert (found.timeout_s, found.retries.per_try_s) == (10.0, 2.0)
+    again = {"retry": {"codes": [500], "attempts": 3, "backoff": "10ms"}, **TO_REVIEWS}
+    found = program(route(again)).table(service(), 9080).routes[0]
+    assert (found.retries.attempts, found.retries.statuses) == (3, frozenset((500,)))
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        ({}, 1.0),
+        ({"percent": 25}, 0.25),
+        ({"fraction": {"numerator": 1}}, 0.01),
+        ({"fraction": {"numerator": 1, "denominator": 3}}, 1 / 3),
+    ],
+)
+def test_mirrors(said, share):
+    spec = {"backendRef": {"name": "ratings", "port": 9080}, **said}
+    rule = {"filters": [{"type": "RequestMirror", "requestMirror": spec}], **TO_REVIEWS}
+    (found,) = go([route(rule)])[0].route.mirrors
+    assert (found.backend.service.hostname, found.share) == (
+        "ratings.shop.svc.cluster.local",
+        share,
+    )
+
+
+def test_cors():
+    spec = {"allowOrigins": ["https://*.shop.example"], "allowMethods": ["GET"]}
+    rule = {"filters": [{"type": "CORS", "cors": spec}], **TO_REVIEWS}
+    asks = {"origin": "https://a.shop.example", "access-control-request-method": "GET"}
+    decided, _ = go([route(rule)], request("OPTIONS", headers=asks))
+    assert dict(decided.reply.headers)["access-control-allow-methods"] == "GET"
+
+
+def test_a_service_entry_is_a_parent_too():
+    parent = {"group": "networking.istio.io", "kind": "ServiceEntry", "name": "api"}
+    compiled = program(route(TO_REVIEWS, parents=[parent]))
+    external = service("api", hostname="api.example.com")
+    assert compiled.table(external, 9080).routes[0].name == "shop.r.0"
+    assert compiled.table(service("api"), 9080).routes[0].name == "default"
+
+
+@pytest.mark.parametrize(
+    ("ref", "host", "status"),
+    [
+        ({"name": "ratings"}, "ratings.shop.svc.cluster.local", 0),
+        ({"name": "nobody"}, "", 500),
+        ({"kind": "Hostname", "group": "networking.istio.io", "name": RATINGS.hostname},
+         RATINGS.hostname, 0),
+        ({"kind": "InferencePool", "group": "x", "name": "p"}, "", 500),
+        ({"kind": "ServiceImport", "group": "multicluster.x-k8s.io", "name": "r"}, "", 500),
+    ],
+)  # fmt: skip
+def test_backends(ref, host, status):
+    decided, _ = go([route({"backendRefs": [{**ref, "port": 9080}]})])
+    assert (decided.reply.status if decided.reply else 0) == status
+    assert not host or decided.upstream.service.hostname == host
+
+
+def test_a_session_keeps_its_endpoint_and_its_backend():
+    both = [{"name": "reviews", "port": 9080}, {"name": "ratings", "port": 9080, "weight": 0}]
+    rule = {"backendRefs": both, "sessionPersistence": {"sessionName": "s"}}
+    decided, _ = go([route(rule)])
+    assert decided.route.session.name == "s"

@@ -152,7 +152,6 @@ def test_the_draw_decides(draw, subset):
         ),
         ([virtual_service({"route": []})], 500),
         ([virtual_service({"route": [to_subset("v1", 0), to_subset("v2", 0)]})], 500),
-        ([virtual_service({"delegate": {"name": "x"}})], 500),
     ],
 )
 def test_routes_that_lead_nowhere(objects, status):
@@ -287,7 +286,22 @@ def test_direct_response_and_timeout():
         ({"hosts": ["reviews"], "http": {}}, "spec.http"),
         ({"hosts": ["reviews"], "http": ["x"]}, "spec.http[0]"),
         ({"hosts": ["reviews"], "http": [{"timeout": "soon", **TO_V1}]}, "spec.http[0].timeout"),
-        ({"hosts": ["reviews"], "http": [{"fault": {"abort": {}}, **TO_V1}]}, "spec.http[0].fault"),
+        (
+            {"hosts": ["reviews"], "http": [{"fault": {"abort": {}}, **TO_V1}]},
+            "spec.http[0].fault.abort.httpStatus",
+        ),
+        (
+            {"hosts": ["reviews"], "http": [{"retries": {"retryOn": "never"}, **TO_V1}]},
+            "spec.http[0].retries.retryOn",
+        ),
+        (
+            {"hosts": ["reviews"], "http": [{"delegate": {"name": "x"}}]},
+            "spec.http[0].delegate",
+        ),
+        (
+            {"hosts": ["reviews"], "tls": [{"route": []}]},
+            "spec.tls[0].route",
+        ),
         (
             {"hosts": ["reviews"], "http": [{"redirect": {"redirectCode": 200}}]},
             "spec.http[0].redirect.redirectCode",
@@ -321,3 +335,75 @@ def test_an_update_replaces_only_what_changed():
     assert first.objects[key] is third.objects[key]
     assert not isinstance(kinds[0], DirectResponse)
     assert Protocol.HTTP1
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "target", "want"),
+    [
+        ({"match": "^/v[0-9]+/(.*)", "rewrite": "/\\1"}, "/v12/a/b?q", "/a/b?q"),
+        ({"match": "/a", "rewrite": "/b"}, "/a/a/c", "/b/b/c"),  # every match
+        ({"match": "x", "rewrite": "y"}, "/a", "/a"),
+        ({"match": "/(a)/(b)", "rewrite": "/\\2/\\1"}, "/a/b", "/b/a"),
+    ],
+)
+def test_rewrite_by_pattern(rewrite, target, want):
+    rule = {"rewrite": {"uriRegexRewrite": rewrite}, **TO_V1}
+    _, asked = go([subsets(), virtual_service(rule)], request(target=target))
+    assert asked.target == want
+
+
+@pytest.mark.parametrize(
+    "rewrite", [{"match": "(", "rewrite": "/"}, {"match": "/a"}, {"match": "a", "rewrite": "\\1"}]
+)
+def test_a_pattern_that_cannot_be_used(rewrite):
+    rule = {"rewrite": {"uriRegexRewrite": rewrite}, **TO_V1}
+    decided, _ = go([subsets(), virtual_service(rule)])
+    assert decided.reply.status == 500
+
+
+def test_patterns_never_take_long():
+    evil = {"match": [{"uri": {"regex": "(a|aa)+$"}}], **TO_V1}
+    decided, _ = go([subsets(), virtual_service(evil)], request(target="/" + "a" * 5000 + "!"))
+    assert decided.reply.status == 404
+
+
+def test_everything_else_of_a_rule():
+    rule = {
+        "fault": {
+            "delay": {"fixedDelay": "1s", "percentage": {"value": 100}},
+            "abort": {"httpStatus": 418, "percentage": {"value": 100}},
+        },
+        "retries": {"attempts": 5, "retryOn": "5xx", "perTryTimeout": "1s"},
+        "mirror": {"host": "ratings"},
+        "mirrorPercentage": {"value": 50},
+        "mirrors": [{"destination": {"host": "ratings", "port": {"number": 9080}}}],
+        "corsPolicy": {"allowOrigins": [{"exact": "https://a"}]},
+        **TO_V1,
+    }
+    decided, _ = go([subsets(), virtual_service(rule)])
+    assert (decided.delay_s, decided.reply.status) == (1.0, 418)
+    route = decided.route
+    assert (route.retries.attempts, route.retries.per_try_s) == (5, 1.0)
+    assert [(m.backend.service.hostname, m.share) for m in route.mirrors] == [
+        ("ratings.shop.svc.cluster.local", 0.5),
+        ("ratings.shop.svc.cluster.local", 1.0),
+    ]
+    assert route.cors is not None
+
+
+def test_a_response_says_who_may_read_it():
+    rule = {"corsPolicy": {"allowOrigins": [{"exact": "https://a"}]}, **TO_V1}
+    objects = [subsets(), virtual_service(rule)]
+    decided, _ = go(objects, request(headers={"origin": "https://a"}))
+    response = Response(200, Headers())
+    decided.edit(response)
+    assert response.headers.items == [("access-control-allow-origin", "https://a")]
+    decided, _ = go(objects, request(headers={"origin": "https://b"}))
+    response = Response(200, Headers())
+    decided.edit(response)
+    assert not response.headers.items
+
+
+def test_direct_response_of_bytes():
+    direct = {"directResponse": {"status": 200, "body": {"bytes": "dGVh"}}}
+    assert go([virtual_service(direct)])[0].reply.body == "tea"
