@@ -9,30 +9,44 @@ from typing import Final
 import click
 
 from ambientctl.console import fail_clearly
+from ambientctl.groups import AliasedGroup
 
 COMMANDS: Final = {
     "analyze": "ambientctl.analyze.command:command",
+    "authz": "ambientctl.authz:command",
     "demo": "ambientctl.demo.command:demo",
+    "describe": "ambientctl.describe.command:command",
     "enroll": "ambientctl.enroll:enroll",
     "local": "ambientctl.local.commands:local",
+    "proxy-config": "ambientctl.proxy_config:command",
+    "proxy-status": "ambientctl.proxy_status:command",
     "unenroll": "ambientctl.enroll:unenroll",
     "version": "ambientctl.version:version",
-    "zc": "ambientctl.ztunnel_config.command:command",
     "ztunnel-config": "ambientctl.ztunnel_config.command:command",
     "waypoint": "ambientctl.waypoint:waypoint",
     "why": "ambientctl.why.command:why",
 }
 """Command name to ``module:attribute``; a module is imported only when its command is used."""
 
+ALIASES: Final = {
+    "apply": "install",
+    "dash": "dashboard",
+    "des": "describe",
+    "pc": "proxy-config",
+    "ps": "proxy-status",
+    "zc": "ztunnel-config",
+}
+"""istioctl's short names."""
 
-class LazyGroup(click.Group):
+
+class LazyGroup(AliasedGroup):
     """A group whose commands are imported on first use, so that ``--help`` stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(cmd_name)
+        target = COMMANDS.get(self.aliases.get(cmd_name, cmd_name))
         if target is None:
             return None
         module, _, attribute = target.partition(":")
@@ -40,7 +54,9 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, aliases=ALIASES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 def cli() -> None:
     """Install, use and understand an ambient service mesh."""
 

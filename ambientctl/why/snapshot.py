@@ -67,6 +67,11 @@ def index_mesh(found: Mapping[str, Iterable[KubeObject]]) -> Mesh:
     """Objects by kind, as the proxies would be told about them."""
     index = Index()
     index.load(found)
+    return mesh_of(index)
+
+
+def mesh_of(index: Index) -> Mesh:
+    """What an index tells the proxies."""
     state = MeshState()
     state.apply(ADDRESS_TYPE, index.services)
     state.apply(ADDRESS_TYPE, index.workloads)

@@ -15,6 +15,7 @@ from ambient.api.errors import MeshError, UsageError
 from ambient.api.ports import ADMIN_PORT
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.groups import AliasedGroup
 from ambientctl.options import grouped
 from ambientctl.printing import dump as print_dump
 from ambientctl.printing import output_option, table
@@ -69,14 +70,7 @@ ALIASES: Final = {
 }
 
 
-class AliasedGroup(click.Group):
-    """A group whose commands have the short names of istioctl, too."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
-
-
-@click.group("ztunnel-config", cls=AliasedGroup)
+@click.group("ztunnel-config", cls=AliasedGroup, aliases=ALIASES)
 def command() -> None:
     """Show what ztunnel knows: workloads, services, policies, certificates, connections."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import IntEnum
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -42,7 +43,8 @@ class StatusPages:
 
     def debug_routes(self) -> dict[str, Handler]:
         """The pages for operators, also served beside the metrics."""
-        return {f"/debug/{name}": self._guarded(page) for name, page in self.pages().items()}
+        pages = {f"/debug/{name}": self._guarded(page) for name, page in self.pages().items()}
+        return {**pages, "/version": _version}
 
     def pages(self) -> dict[str, Callable[[], Any]]:
         """Status by name; the names are Istio's where the content is."""
@@ -172,6 +174,10 @@ class StatusPages:
             }
             for stream in self._streams()
         ]
+
+
+async def _version(_: Request) -> Response:
+    return Response(200, f"{version('ambient-mesh')}\n")
 
 
 def _short(stream: Stream) -> dict[str, Any]:

@@ -85,14 +85,23 @@ metadata: {{name: {name}}}
 """
         )
 
-    def pod(self, name: str, ip: str, *, node: str = "node-1", **metadata: object) -> None:
+    def pod(
+        self, name: str, ip: str, *, node: str = "node-1", account: str = "", **metadata: object
+    ) -> None:
         """A pod that runs and is ready."""
         where, _, short = name.partition("/")
+        if account:
+            metadata_of = f"metadata: {{name: {account}, namespace: {where}}}"
+            self.apply(f"apiVersion: v1\nkind: ServiceAccount\n{metadata_of}")
         obj = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": short, "namespace": where, **metadata},
-            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+            "spec": {
+                "nodeName": node,
+                "serviceAccountName": account or "default",
+                "containers": [{"name": "c", "image": "i"}],
+            },
         }
         self.apply(json.dumps(obj))
         status = {

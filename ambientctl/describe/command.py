@@ -1,0 +1,78 @@
+"""``ambientctl describe pod|service|namespace``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import click
+
+from ambient.api.errors import UsageError
+from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.console import run
+from ambientctl.describe import text
+from ambientctl.describe.view import View
+from ambientctl.groups import AliasedGroup
+
+ALIASES = {"po": "pod", "pods": "pod", "svc": "service", "services": "service", "ns": "namespace"}
+system_option = click.option(
+    "-i", "--istioNamespace", "system", default="istio-system", show_default=True
+)
+
+
+@click.group("describe", cls=AliasedGroup, aliases=ALIASES)
+def command() -> None:
+    """Say what the mesh does with a pod, a service or a namespace, and what is wrong there."""
+
+
+def place(given: str, namespace: str) -> tuple[str, str]:
+    """``NAME``, ``NAME.NAMESPACE`` or ``NAMESPACE/NAME``. Raises UsageError."""
+    where, slash, name = given.partition("/")
+    if not slash:
+        name, _, where = given.partition(".")
+        where = where.partition(".")[0] or namespace
+    if not name or not where:
+        raise UsageError(f"{given!r} names nothing", hint="write NAME.NAMESPACE")
+    return where, name
+
+
+def _show(
+    cluster: Cluster, system: str, given: str, told: Callable[[View, str, str], Iterator[str]]
+) -> None:
+    async def task() -> list[str]:
+        async with cluster.connect() as kube:
+            where = place(given, cluster.namespace or kube.namespace)
+            return list(told(await View.read(kube, system), *where))
+
+    print("\n".join(run(task)))
+
+
+@command.command()
+@click.argument("name")
+@system_option
+@cluster_options
+def pod(cluster: Cluster, name: str, system: str) -> None:
+    """Identity, capture, services, mTLS mode, waypoints, policies and problems of a pod."""
+    _show(cluster, system, name, text.pod)
+
+
+@command.command()
+@click.argument("name")
+@system_option
+@cluster_options
+def service(cluster: Cluster, name: str, system: str) -> None:
+    """Ports, protocols, waypoint, endpoints, routes, policies and problems of a service."""
+    _show(cluster, system, name, text.service)
+
+
+@command.command()
+@click.argument("name")
+@system_option
+@cluster_options
+def namespace(cluster: Cluster, name: str, system: str) -> None:
+    """Enrolment, mTLS mode, waypoints and problems of a namespace."""
+
+    async def task() -> list[str]:
+        async with cluster.connect() as kube:
+            return list(text.namespace(await View.read(kube, system), name))
+
+    print("\n".join(run(task)))

@@ -1,0 +1,225 @@
+"""``ambientctl proxy-config``: what a waypoint has made of its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from ambient.api.errors import MeshError, UsageError
+from ambient.api.ports import ADMIN_PORT
+from ambient.kube.core.errors import NotFound
+from ambient.kube.core.resources import PODS, KubeObject
+from ambient.kube.io.client import KubeClient
+from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.console import run
+from ambientctl.groups import AliasedGroup
+from ambientctl.options import grouped
+from ambientctl.printing import dump, output_option, table
+from ambientctl.reach import ask_json, port_of, running_pods
+
+GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
+ALIASES: Final = {
+    **dict.fromkeys(("routes", "r"), "route"),
+    **dict.fromkeys(("endpoints", "ep", "cluster", "clusters", "c"), "endpoint"),
+    **dict.fromkeys(("secrets", "s"), "secret"),
+    **dict.fromkeys(("policies", "authz"), "policy"),
+    **dict.fromkeys(("objects",), "object"),
+}
+
+
+@click.group("proxy-config", cls=AliasedGroup, aliases=ALIASES)
+def command() -> None:
+    """Show a waypoint's routes, endpoints, policies, certificates and objects.
+
+    POD is a waypoint's pod or Gateway, NAME[.NAMESPACE]. For node tunnels: ztunnel-config.
+    """
+
+
+async def find_waypoint(kube: KubeClient, name: str, namespace: str) -> KubeObject:
+    """A waypoint's pod, by its own name or by its Gateway's. Raises MeshError."""
+    short, _, where = name.partition(".")
+    where = where or namespace
+    try:
+        pod = await kube.get(PODS, short, where)
+    except NotFound:
+        found = await running_pods(kube, where, f"{GATEWAY_NAME}={short}")
+        if found:
+            return found[0]
+        raise MeshError(
+            f"there is neither a pod nor a waypoint {short} in {where}",
+            hint="ambientctl waypoint list -A",
+        ) from None
+    labels = pod["metadata"].get("labels") or {}
+    if labels.get("app") == "ztunnel":
+        raise UsageError(f"{short} is a ztunnel", hint=f"ambientctl ztunnel-config all {name}")
+    if GATEWAY_NAME not in labels:
+        raise MeshError(
+            f"pod {where}/{short} is no waypoint", hint=f"its tunnel: ambientctl zc all {name}"
+        )
+    return pod
+
+
+def _read(cluster: Cluster, pod: str, port: int) -> dict[str, Any]:
+    async def task() -> dict[str, Any]:
+        async with cluster.connect() as kube:
+            found = await find_waypoint(kube, pod, cluster.namespace or kube.namespace)
+            answer: dict[str, Any] = await ask_json(kube, port_of(found, port), "/config_dump")
+            return answer
+
+    return run(task)
+
+
+def _where(pod: str, port: int) -> tuple[str, int]:
+    return pod, port
+
+
+where_options = grouped(
+    "where",
+    _where,
+    click.argument("pod"),
+    click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True),
+)
+service_option = click.option("--fqdn", default="", help="Of this service: its name, or a part.")
+
+
+def _services(found: dict[str, Any], fqdn: str) -> Iterable[dict[str, Any]]:
+    return (one for one in found.get("services") or () if fqdn in str(one.get("service")))
+
+
+@command.command()
+@where_options
+@service_option
+@click.option("--name", default="", help="Routes with this name.")
+@output_option("short", "json", "yaml")
+@cluster_options
+def route(cluster: Cluster, where: tuple[str, int], fqdn: str, name: str, output: str) -> None:
+    """Show the routes of each service and port."""
+    found = [
+        {"service": one["service"], "port": port, **route_}
+        for one in _services(_read(cluster, *where), fqdn)
+        for port, routes in (one.get("routes") or {}).items()
+        for route_ in routes
+        if name in str(route_.get("name"))
+    ]
+    if output != "short":
+        dump(found, output)
+        return
+    rows = [
+        [
+            str(one["service"]), one["port"], str(one.get("name") or "-"),
+            ", ".join(one.get("match") or ()) or "*", str(one.get("action")), _backends(one),
+            str(one.get("source") or "-"),
+        ]
+        for one in found
+    ]  # fmt: skip
+    table(["SERVICE", "PORT", "NAME", "MATCH", "ACTION", "BACKENDS", "SOURCE"], rows)
+
+
+def _backends(one: dict[str, Any]) -> str:
+    found = one.get("backends") or ()
+    return ", ".join(f"{b.get('backend')} {float(b.get('share', 0)):.0%}" for b in found) or "-"
+
+
+@command.command()
+@where_options
+@service_option
+@click.option("--status", default="", help="Endpoints with this status.")
+@output_option("short", "json", "yaml")
+@cluster_options
+def endpoint(cluster: Cluster, where: tuple[str, int], fqdn: str, status: str, output: str) -> None:
+    """Show the endpoints of each service."""
+    found = [
+        {"service": one["service"], **endpoint_}
+        for one in _services(_read(cluster, *where), fqdn)
+        for endpoint_ in one.get("endpoints") or ()
+        if not status or str(endpoint_.get("status")).lower() == status.lower()
+    ]
+    if output != "short":
+        dump(found, output)
+        return
+    rows = [
+        [",".join(one.get("addresses") or ()) or "-", str(one.get("status")),
+         str(one.get("workload")), str(one["service"])]
+        for one in found
+    ]  # fmt: skip
+    table(["ENDPOINT", "STATUS", "WORKLOAD", "SERVICE"], rows)
+
+
+@command.command()
+@where_options
+@service_option
+@output_option("short", "json", "yaml")
+@cluster_options
+def policy(cluster: Cluster, where: tuple[str, int], fqdn: str, output: str) -> None:
+    """Show which policies the waypoint applies to each service, in the order of their verdicts."""
+    found = [
+        {"service": one["service"], "action": action, "policy": name}
+        for one in _services(_read(cluster, *where), fqdn)
+        for action, key in (("DENY", "deny"), ("ALLOW", "allow"), ("DRY RUN", "dry_run"))
+        for name in one.get(key) or ()
+    ]
+    if output != "short":
+        dump(found, output)
+        return
+    rows = [[str(one["service"]), one["action"], str(one["policy"])] for one in found]
+    table(["SERVICE", "ACTION", "POLICY"], rows)
+
+
+@command.command()
+@where_options
+@output_option("short", "json", "yaml")
+@cluster_options
+def secret(cluster: Cluster, where: tuple[str, int], output: str) -> None:
+    """Show the waypoint's certificates."""
+    found = _read(cluster, *where).get("certificates") or {}
+    if output != "short":
+        dump(found, output)
+        return
+    rows = []
+    for identity, one in found.items():
+        if "error" in one:
+            rows.append([identity, "UNAVAILABLE", "false", "NA", f"NA ({one['error']})"])
+            continue
+        ends, begins = (_moment(one.get(key)) for key in ("expires", "valid_from"))
+        valid = begins <= datetime.now(UTC) < ends
+        rows.append([identity, "ACTIVE", str(valid).lower(), _rfc(ends), _rfc(begins)])
+    table(["RESOURCE NAME", "STATUS", "VALID CERT", "NOT AFTER", "NOT BEFORE"], rows)
+
+
+def _moment(seconds: Any) -> datetime:
+    return datetime.fromtimestamp(float(seconds or 0), UTC)
+
+
+def _rfc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@command.command("object")
+@where_options
+@output_option("short", "json", "yaml")
+@cluster_options
+def object_command(cluster: Cluster, where: tuple[str, int], output: str) -> None:
+    """Show the Kubernetes objects that the waypoint acts on, and what it cannot use of them."""
+    found = _read(cluster, *where)
+    objects, problems = found.get("objects") or [], found.get("problems") or []
+    if output != "short":
+        dump({"objects": objects, "problems": problems}, output)
+        return
+    table(
+        ["KIND", "NAMESPACE", "NAME"],
+        [[str(one.get(key)) for key in ("kind", "namespace", "name")] for one in objects],
+    )
+    for one in problems:
+        print("not used: " + ", ".join(f"{key}={value}" for key, value in one.items()))
+
+
+@command.command("all")
+@where_options
+@output_option("json", "yaml")
+@cluster_options
+def all_command(cluster: Cluster, where: tuple[str, int], output: str) -> None:
+    """Print the waypoint's whole configuration."""
+    dump(_read(cluster, *where), output)

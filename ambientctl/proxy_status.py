@@ -1,0 +1,119 @@
+"""``ambientctl proxy-status``: is every proxy connected, and has it what it should have?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from ambient.api.errors import MeshError
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.console import run
+from ambientctl.control_plane import Proxy, proxies
+from ambientctl.printing import dump, output_option, table
+
+SHORT: Final = {
+    ADDRESS_TYPE: "WDS",
+    AUTHORIZATION_TYPE: "WADS",
+    "type.googleapis.com/envoy.config.cluster.v3.Cluster": "CDS",
+    "type.googleapis.com/envoy.config.listener.v3.Listener": "LDS",
+    "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment": "EDS",
+    "type.googleapis.com/envoy.config.route.v3.RouteConfiguration": "RDS",
+}
+
+
+@click.command("proxy-status")
+@click.argument("pod", default="")
+@click.option("-v", "--verbosity", type=click.IntRange(0, 1), default=0, help="1: each type.")
+@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@click.option("-r", "--revision", help="Of this revision's control plane only.")
+@output_option("table", "json", "yaml")
+@cluster_options
+def command(
+    cluster: Cluster, pod: str, verbosity: int, system: str, revision: str | None, output: str
+) -> None:
+    """Show the proxies that are connected to the control plane, and what each one has.
+
+    Exit status 1 where a proxy has refused something.
+    """
+
+    async def task() -> list[Proxy]:
+        async with cluster.connect() as kube:
+            found = await proxies(kube, system, revision=revision)
+            wanted = pod if "." in pod else f"{pod}.{cluster.namespace or kube.namespace}"
+            found = [one for one in found if not pod or one.name == wanted]
+            if pod and not found:
+                raise MeshError(
+                    f"proxy {wanted} is not connected to the control plane",
+                    hint="ambientctl proxy-status shows all; write NAME.NAMESPACE",
+                )
+            return found
+
+    found = run(task)
+    if output == "table":
+        show(found, 1 if pod else verbosity)
+    else:
+        dump([one.raw for one in found], output)
+    refused = [one for one in found if any(r.get("lastError") for r in one.resources.values())]
+    if refused:
+        raise SystemExit(1)
+
+
+def show(found: Sequence[Proxy], verbosity: int) -> None:
+    """istioctl's tables; what was refused below them."""
+    if not found:
+        print("No proxies are connected.")
+        return
+    if not verbosity:
+        rows = [[o.name, o.cluster, o.istiod, o.version, _types(o)] for o in found]
+        table(["NAME", "CLUSTER", "ISTIOD", "VERSION", "SUBSCRIBED TYPES"], rows)
+    else:
+        names = sorted({name_of(url, r) for one in found for url, r in one.resources.items()})
+        rows = [[one.name, one.cluster, *_states(one, names), one.istiod, one.version]
+                for one in found]  # fmt: skip
+        table(["NAME", "CLUSTER", *names, "ISTIOD", "VERSION"], rows)
+    for one in found:
+        for url, resource in one.resources.items():
+            if resource.get("lastError"):
+                print(f"{one.name} refuses {name_of(url, resource)}: {resource['lastError']}")
+
+
+def name_of(url: str, resource: dict[str, Any]) -> str:
+    """The short name of a type: istiod's own, Istio's, or the last part of its URL."""
+    told = str(resource.get("name") or "")
+    return told if told and told != url else SHORT.get(url, url.rpartition(".")[2])
+
+
+def _types(one: Proxy) -> str:
+    names = sorted(name_of(url, resource) for url, resource in one.resources.items())
+    return f"{len(names)} ({','.join(names)})"
+
+
+def _states(one: Proxy, names: Sequence[str]) -> list[str]:
+    by_name = {name_of(url, resource): resource for url, resource in one.resources.items()}
+    cells = []
+    for name in names:
+        resource = by_name.get(name)
+        if resource is None:
+            cells.append("IGNORED")
+            continue
+        state = str(resource.get("status") or "NOT_SENT").replace("_", " ")
+        age = age_of(str(resource.get("sentTime") or ""))
+        cells.append(f"{state} ({age})" if age else state)
+    return cells
+
+
+def age_of(moment: str, now: datetime | None = None) -> str:
+    """How long ago, as kubectl writes it; empty where it never was."""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return ""
+    seconds = int(((now or datetime.now(UTC)) - then).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(seconds, 0)}s"
