@@ -21,7 +21,7 @@ from istiod_lite.core.bindings import Bindings
 from istiod_lite.core.changes import Changes, Pending, Remark
 from istiod_lite.core.discovery import Discovery
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
-from istiod_lite.core.inputs import ROUTE_KINDS, Inputs, key_of
+from istiod_lite.core.inputs import ROUTE_KINDS, TARGETED_KINDS, Inputs, key_of
 from istiod_lite.core.marks import Marks
 from istiod_lite.core.results import Store
 from istiod_lite.core.staging import KINDS, Staging
@@ -31,7 +31,14 @@ from istiod_lite.core.waypoint_configs import WaypointConfigs
 from istiod_lite.core.world import World, only_labels_differ
 
 REMARKING: Final = frozenset(
-    {"AuthorizationPolicy", "PeerAuthentication", "ServiceEntry", "WorkloadEntry", *ROUTE_KINDS}
+    {
+        "AuthorizationPolicy",
+        "PeerAuthentication",
+        "ServiceEntry",
+        "WorkloadEntry",
+        *ROUTE_KINDS,
+        *TARGETED_KINDS,
+    }
 )
 """Kinds that have remarks even when they can be read."""
 

@@ -22,6 +22,8 @@ K = TypeVar("K", bound=Hashable)
 ROUTE_KINDS: Final = ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute")
 CONFIG_KINDS: Final = ("VirtualService", "DestinationRule", *ROUTE_KINDS)
 """Kinds that go to waypoints as they are; AuthorizationPolicy may go there too."""
+TARGETED_KINDS: Final = ("RequestAuthentication", "Telemetry", "EnvoyFilter")
+"""Kinds that go where they are attached; a Telemetry without targets, to its namespace."""
 NETWORK_LABEL: Final = "topology.istio.io/network"
 
 
@@ -120,6 +122,7 @@ class Inputs:
             ),
             target=targets_of,
         )
+        self.targeted: Table[ObjectRef, objects.TargetedPolicy] = Table(target=targets_of)
         self.peer_authentications: Table[ObjectKey, objects.PeerAuthentication] = Table(
             namespace=_namespace
         )
@@ -206,7 +209,9 @@ def target_ref(policy: objects.Metadata, target: objects.PolicyTargetReference) 
     return ObjectRef(target.kind, ObjectKey(where, target.name))
 
 
-def targets_of(policy: objects.AuthorizationPolicy) -> Iterator[ObjectRef]:
+def targets_of(
+    policy: objects.AuthorizationPolicy | objects.TargetedPolicy,
+) -> Iterator[ObjectRef]:
     """All objects that a policy targets."""
     return (target_ref(policy.metadata, one) for one in policy.spec.targets)
 

@@ -23,6 +23,7 @@ class Marks:
         self.slices: dict[ObjectKey, None] = {}
         self.policies: dict[ObjectKey, None] = {}
         """Those with targets."""
+        self.targeted: dict[ObjectRef, None] = {}
         self.routes: dict[ObjectRef, None] = {}
         self.gateways: dict[ObjectKey, None] = {}
         """Whose admission may differ."""
@@ -110,6 +111,7 @@ class Marks:
         """Policies and routes that name an object."""
         inputs = self._world.inputs
         self.policies |= dict.fromkeys(inputs.policies.keys_by("target", ref))
+        self.targeted |= dict.fromkeys(inputs.targeted.keys_by("target", ref))
         self.routes |= dict.fromkeys(inputs.routes.keys_by("parent", ref))
         self.routes |= dict.fromkeys(inputs.routes.keys_by("backend", ref))
 

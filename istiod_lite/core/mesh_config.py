@@ -17,6 +17,7 @@ from ambient.kube.core.resources import KubeObject
 
 CONFIG_MAP: Final = "istio"
 KEY: Final = "mesh"
+API_VERSION: Final = "mesh.istio.io/v1alpha1"
 
 
 class EntryVisibility(StrEnum):
@@ -64,6 +65,26 @@ class MeshConfig(Camel, frozen=True):
                 if objects.matches(rule.namespace_selector, dict(labels or {})):
                     return policy.visibility
         return wanted.default_visibility
+
+
+def for_waypoints(config_map: KubeObject) -> KubeObject:
+    """The whole configuration as an object of its own, which waypoints read themselves.
+
+    Raises ObjectError as ``read`` does.
+    """
+    read(config_map)
+    metadata: Any = config_map.get("metadata") or {}
+    kept = {
+        name: metadata[name] for name in ("name", "namespace", "generation") if name in metadata
+    }
+    loaded = yaml.safe_load((config_map.get("data") or {}).get(KEY, "")) or {}
+    spec = msgspec.to_builtins(loaded, builtin_types=(), str_keys=True)
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "MeshConfig",
+        "metadata": kept,
+        "spec": spec,
+    }
 
 
 def read(config_map: KubeObject) -> MeshConfig:

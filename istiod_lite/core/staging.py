@@ -30,6 +30,7 @@ from istiod_lite.core.inputs import (
     CONFIG_KINDS,
     NETWORK_LABEL,
     ROUTE_KINDS,
+    TARGETED_KINDS,
     config_object,
     gateways_of,
     parents_of,
@@ -77,13 +78,15 @@ class Staging:
             "PeerAuthentication": self._peer_authentication,
             "ReferenceGrant": self._grant,
             **{kind: self._config_stager(kind) for kind in CONFIG_KINDS},
+            **{kind: self._targeted_stager(kind) for kind in TARGETED_KINDS},
         }
 
     # The mesh as a whole.
 
     def _mesh_config(self, key: ObjectKey, obj: KubeObject | None) -> None:
-        del key  # there is one
         self._take_facts(config=mesh_config.read(obj) if obj is not None else MeshConfig())
+        for_waypoints = mesh_config.for_waypoints(obj) if obj is not None else None
+        self._store.put_config("MeshConfig", key, for_waypoints)
         for namespace in self._world.inputs.service_entries.values_of("namespace"):
             self._claim_hosts_of(str(namespace))
 
@@ -166,7 +169,8 @@ class Staging:
     def _offer_changed(self, key: ObjectKey) -> None:
         for ref in self._world.bindings.asking(key):
             self._marks.ref(ref)
-            self._configs.touch(ref, *self._world.hosts.of(ref))
+            services_there = ("services of", ref.key.namespace)
+            self._configs.touch(ref, services_there, *self._world.hosts.of(ref))
         self._marks.pods |= dict.fromkeys(self._world.inputs.pods.keys_by("gateway", key))
         ref = ObjectRef("Gateway", key)
         self._marks.pointing_at(ref)
@@ -339,6 +343,22 @@ class Staging:
             return lambda key, obj: self._route(ObjectRef(kind, key), obj)
         return lambda key, obj: self._store.put_config(kind, key, obj)
 
+    def _targeted_stager(self, kind: str) -> Stager:
+        return lambda key, obj: self._targeted(ObjectRef(kind, key), obj)
+
+    def _targeted(self, ref: ObjectRef, obj: KubeObject | None) -> None:
+        new = _decoded(obj, objects.TargetedPolicy)
+        self._world.inputs.targeted.put(ref, new)
+        wide = ref.kind == "Telemetry" and new is not None and not new.spec.selector
+        used = new is not None and (bool(new.spec.targets) or wide)
+        self._store.put_config(ref.kind, ref.key, obj if used else None)
+        if new is not None and new.spec.targets:
+            self._marks.targeted[ref] = None
+            return
+        self._store.put_status(ref, ())
+        texts = ("only waypoints read it: attach it with targetRefs",) if new and not used else ()
+        self._store.remark(ref.kind, ref.key, texts)
+
     def _route(self, ref: ObjectRef, obj: KubeObject | None) -> None:
         new = _decoded(obj, Route)
         inputs = self._world.inputs
@@ -378,6 +398,7 @@ KINDS: Final = (
     "Service",
     "ServiceEntry",
     *CONFIG_KINDS,
+    *TARGETED_KINDS,
     "WorkloadGroup",
     "WorkloadEntry",
     "EndpointSlice",

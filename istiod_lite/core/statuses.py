@@ -29,6 +29,9 @@ OUR_CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "WorkloadEntry": (WAYPOINT_BOUND, OBJECT_ACCEPTED),
     "AuthorizationPolicy": (ZTUNNEL_ACCEPTED, WAYPOINT_ACCEPTED),
     "PeerAuthentication": (ZTUNNEL_ACCEPTED,),
+    "RequestAuthentication": (WAYPOINT_ACCEPTED,),
+    "Telemetry": (WAYPOINT_ACCEPTED,),
+    "EnvoyFilter": (WAYPOINT_ACCEPTED,),
 }
 """Condition types that we write, by kind; routes have parents instead."""
 

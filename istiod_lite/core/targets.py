@@ -33,7 +33,10 @@ class Outcome(NamedTuple):
     text: str
 
 
-def outcomes(policy: objects.AuthorizationPolicy, world: World) -> Iterator[Outcome]:
+Attached = objects.AuthorizationPolicy | objects.TargetedPolicy
+
+
+def outcomes(policy: Attached, world: World) -> Iterator[Outcome]:
     """One for each target, in the policy's order."""
     namespace = policy.metadata.namespace
     for target in policy.spec.targets:
@@ -43,7 +46,7 @@ def outcomes(policy: objects.AuthorizationPolicy, world: World) -> Iterator[Outc
         yield Outcome(name, *_judge(target, key, namespace, world))
 
 
-def condition(policy: objects.AuthorizationPolicy, found: list[Outcome]) -> Condition:
+def condition(policy: Attached, found: list[Outcome]) -> Condition:
     """What the policy's status says: the result of its only target, or of all together."""
     failed = [one for one in found if one.reason != ACCEPTED]
     if len(found) == 1:

@@ -84,6 +84,8 @@ class Translating:
             self._route(ref)
         for key in _taken(marks.policies):
             self._policy(key)
+        for ref in _taken(marks.targeted):
+            self._targeted(ref)
         self._pending.waypoints |= self._configs.settle()
 
     def _bound(
@@ -97,7 +99,7 @@ class Translating:
             return
         self._pending.gateways.update(before.asked + binding.asked)
         if ref.kind in ("Service", "ServiceEntry"):
-            self._configs.touch(ref)
+            self._configs.touch(ref, ("services of", ref.key.namespace))
             self._touch(self._world.hosts.of(ref))
             self._marks.pointing_at(ref)
             if before.gateways != binding.gateways:
@@ -282,6 +284,15 @@ class Translating:
         self._store.put_status(ref, (targets.condition(policy, found),))
         failed = (one.text for one in found if one.reason != targets.ACCEPTED)
         self._store.remark(ref.kind, key, failed)
+
+    def _targeted(self, ref: ObjectRef) -> None:
+        policy = self._world.inputs.targeted.get(ref)
+        if policy is None or not policy.spec.targets:
+            return
+        found = list(targets.outcomes(policy, self._world))
+        self._store.put_status(ref, (targets.condition(policy, found),))
+        failed = (one.text for one in found if one.reason != targets.ACCEPTED)
+        self._store.remark(ref.kind, ref.key, failed)
 
     def _route(self, ref: ObjectRef) -> None:
         route = self._world.inputs.routes.get(ref)

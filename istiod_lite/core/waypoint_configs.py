@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from ambient.api.config import ConfigObject
 from istiod_lite.core.facts import ObjectKey, ObjectRef
-from istiod_lite.core.inputs import ROUTE_KINDS
+from istiod_lite.core.inputs import ROUTE_KINDS, TARGETED_KINDS
 from istiod_lite.core.route_status import attaches
 from istiod_lite.core.waypoints import WAYPOINT_CLASS, is_waypoint
 from istiod_lite.core.world import World
 
 EVERY_WAYPOINT: Final = "every waypoint"
+POLICY_KINDS: Final = ("AuthorizationPolicy", *TARGETED_KINDS)
 WILDCARDS: Final = "hosts with wildcards"
 
 
@@ -89,9 +90,16 @@ class WaypointConfigs:
 
     def _interests_of(self, config: ConfigObject) -> Iterator[Hashable]:
         match config.kind:
-            case "AuthorizationPolicy":
+            case "MeshConfig":
+                yield EVERY_WAYPOINT
+            case kind if kind in POLICY_KINDS:
                 for target in self._targets(config):
                     yield target if target.kind != "GatewayClass" else EVERY_WAYPOINT
+                if kind == "Telemetry" and config.namespace == self._world.facts.root_namespace:
+                    yield EVERY_WAYPOINT
+                elif kind == "Telemetry":
+                    yield ("waypoints of", config.namespace)
+                    yield ("services of", config.namespace)
             case kind if kind in ROUTE_KINDS:
                 yield from _parents(config)
             case _:
@@ -106,7 +114,9 @@ class WaypointConfigs:
     def _waypoints_of(self, config: ConfigObject) -> Iterator[ObjectKey]:
         world = self._world
         match config.kind:
-            case "AuthorizationPolicy":
+            case "MeshConfig":
+                found = iter(world.inputs.gateways)
+            case kind if kind in POLICY_KINDS:
                 found = self._of_policy(config)
             case kind if kind in ROUTE_KINDS:
                 found = self._of_route(config)
@@ -124,7 +134,10 @@ class WaypointConfigs:
 
     def _of_policy(self, config: ConfigObject) -> Iterator[ObjectKey]:
         world = self._world
-        for target in self._targets(config):
+        wanted = list(self._targets(config))
+        if not wanted:
+            yield from self._of_namespace(config.namespace)
+        for target in wanted:
             match target.kind:
                 case "Gateway":
                     yield target.key
@@ -135,6 +148,17 @@ class WaypointConfigs:
                     and target.key.name == WAYPOINT_CLASS
                 ):
                     yield from world.inputs.gateways
+
+    def _of_namespace(self, namespace: str) -> Iterator[ObjectKey]:
+        """The waypoints in a namespace, and those of its services; of the root one, all."""
+        world = self._world
+        if namespace == world.facts.root_namespace:
+            yield from world.inputs.gateways
+            return
+        yield from world.inputs.gateways.keys_by("namespace", namespace)
+        for ref, binding in world.bindings.items():
+            if ref.key.namespace == namespace:
+                yield from binding.gateways
 
     def _of_route(self, config: ConfigObject) -> Iterator[ObjectKey]:
         world = self._world

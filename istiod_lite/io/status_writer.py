@@ -34,6 +34,9 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         resources.WORKLOAD_ENTRIES,
         resources.AUTHORIZATION_POLICIES,
         resources.PEER_AUTHENTICATIONS,
+        resources.REQUEST_AUTHENTICATIONS,
+        resources.TELEMETRIES,
+        resources.ENVOY_FILTERS,
         *resources.ROUTES,
     )
 }
@@ -113,7 +116,8 @@ class StatusWriter:
 
 
 def _manager(kind: str, type_: str) -> str:
+    if type_ == WAYPOINT_ACCEPTED:
+        return WAYPOINT_POLICY_MANAGER
     if kind in ("AuthorizationPolicy", "PeerAuthentication"):
-        waypoint = type_ == WAYPOINT_ACCEPTED
-        return WAYPOINT_POLICY_MANAGER if waypoint else ZTUNNEL_POLICY_MANAGER
+        return ZTUNNEL_POLICY_MANAGER
     return WORKLOAD_ENTRY_MANAGER if kind == "WorkloadEntry" else SERVICE_MANAGER

@@ -34,6 +34,9 @@ WATCHED: Final = (
     resources.REFERENCE_GRANTS,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
+    resources.REQUEST_AUTHENTICATIONS,
+    resources.TELEMETRIES,
+    resources.ENVOY_FILTERS,
     resources.VIRTUAL_SERVICES,
     resources.DESTINATION_RULES,
     *resources.ROUTES,
@@ -44,11 +47,13 @@ WATCHED: Final = (
     resources.ENDPOINT_SLICES,
     resources.PODS,
 )
+_GROUPS: Final = (
+    resources.SECURITY_GROUP,
+    resources.NETWORKING_GROUP,
+    resources.TELEMETRY_GROUP,
+)
 REVISIONED: Final = frozenset(
-    one.kind
-    for one in WATCHED
-    if one.group in (resources.SECURITY_GROUP, resources.NETWORKING_GROUP)
-    or one in resources.ROUTES
+    one.kind for one in WATCHED if one.group in _GROUPS or one in resources.ROUTES
 )
 """Kinds that a control plane of another revision may have to itself."""
 MESH_CONFIG: Final = "MeshConfig"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -24,16 +24,28 @@ class Deciding(NamedTuple):
         return f"ns[{namespace}]-policy[{name}]-rule[{self.rule}]"
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a request may pass, and why.
+class DryRun(NamedTuple):
+    """What a policy that is only tried would do."""
 
-    ``dry_run_denials`` are policies that would have refused, were they not dry runs.
-    """
+    policy: str
+    effect: str
+    denies: bool
+    by: Deciding | None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a request may pass, and why. ``audited``: a rule wants the request to be logged."""
 
     allowed: bool
     reason: str
     by: Deciding | None = None
-    dry_run_denials: tuple[str, ...] = ()
+    dry_runs: tuple[DryRun, ...] = ()
+    audited: Deciding | None = None
+
+    @property
+    def dry_run_denials(self) -> tuple[str, ...]:
+        """Policies that would have refused, were they not dry runs."""
+        return tuple(one.policy for one in self.dry_runs if one.denies)
 
     @property
     def detail(self) -> str:
@@ -44,62 +56,96 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 class PolicySet(msgspec.Struct, frozen=True):
     """The policies that hold for one destination, in the order in which they are asked."""
 
+    custom: tuple[Policy, ...] = ()
+    auditing: tuple[Policy, ...] = ()
     denying: tuple[Policy, ...] = ()
     allowing: tuple[Policy, ...] = ()
     dry_run: tuple[Policy, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.denying or self.allowing or self.dry_run)
+        return bool(self.denying or self.allowing or self.dry_run or self.custom or self.auditing)
 
 
-def select(policies: Iterable[Policy], service: Service | None, place: Place) -> PolicySet:
-    """The policies that hold for a service, or for a pod's own address."""
+def select(
+    policies: Iterable[Policy],
+    service: Service | None,
+    place: Place,
+    providers: Container[str] = (),
+) -> PolicySet:
+    """The policies that hold for a service, or for a pod's own address.
+
+    A CUSTOM policy without one of the ``providers`` to ask refuses what it matches.
+    """
     attached = sorted(
         (policy for policy in policies if policy.attached_to(service, place)),
         key=lambda policy: (policy.effect is not Effect.CUSTOM, policy.key),
     )
-    real = [policy for policy in attached if not policy.dry_run]
+
+    def of(*effects: Effect, dry_run: bool = False) -> tuple[Policy, ...]:
+        return tuple(one for one in attached if one.effect in effects and one.dry_run is dry_run)
+
+    asking = tuple(one for one in attached if one.effect is Effect.CUSTOM)
+    orphans = tuple(one for one in asking if one.provider not in providers and not one.dry_run)
     return PolicySet(
-        tuple(policy for policy in real if policy.effect.denies),
-        tuple(policy for policy in real if policy.effect is Effect.ALLOW),
-        tuple(policy for policy in attached if policy.dry_run),
+        custom=tuple(one for one in asking if one.provider in providers),
+        auditing=of(Effect.AUDIT),
+        denying=(*orphans, *of(Effect.DENY)),
+        allowing=of(Effect.ALLOW),
+        dry_run=of(Effect.DENY, Effect.ALLOW, dry_run=True),
     )
+
+
+class Question(NamedTuple):
+    """A provider to ask, and the rule that wants it. ``dry_run``: its answer only counts."""
+
+    provider: str
+    by: Deciding
+    dry_run: bool
+
+
+def questions(policies: PolicySet, request: Request, *, http: bool = True) -> tuple[Question, ...]:
+    """The providers to ask before anything else judges, each once, by name."""
+    found: dict[str, Question] = {}
+    for policy in policies.custom:
+        by = _first((policy,), request, http)
+        known = found.get(policy.provider)
+        if by is not None and (known is None or (known.dry_run and not policy.dry_run)):
+            found[policy.provider] = Question(policy.provider, by, policy.dry_run)
+    return tuple(found[name] for name in sorted(found))
 
 
 def decide(policies: PolicySet, request: Request, *, http: bool = True) -> Verdict:
     """Judge a request, or with ``http=False`` a raw TCP connection.
 
     A denying rule that matches refuses. Without ALLOW policies everything else passes; with them
-    one of their rules has to match.
+    one of their rules has to match. ``questions`` come before.
     """
     if not policies:
         return _UNRESTRICTED
-    would_deny = _dry_run(policies, request, http)
+    shadow = _dry_run(policies, request, http)
+    audited = _first(policies.auditing, request, http)
     denied = _first(policies.denying, request, http)
     if denied is not None:
-        return Verdict(
-            allowed=False,
-            reason=f"denied by {denied.policy}",
-            by=denied,
-            dry_run_denials=would_deny,
-        )
+        allowed, reason, by = False, f"denied by {denied.policy}", denied
+        return _verdict(allowed, reason, by, shadow, audited)
     if not policies.allowing:
         reason = "no DENY policy matched" if policies.denying else "no policy applies"
-        return Verdict(allowed=True, reason=reason, dry_run_denials=would_deny)
-    allowed = _first(policies.allowing, request, http)
-    if allowed is not None:
-        return Verdict(
-            allowed=True,
-            reason=f"allowed by {allowed.policy}",
-            by=allowed,
-            dry_run_denials=would_deny,
-        )
+        return _verdict(True, reason, None, shadow, audited)
+    by_rule = _first(policies.allowing, request, http)
+    if by_rule is not None:
+        return _verdict(True, f"allowed by {by_rule.policy}", by_rule, shadow, audited)
     names = ", ".join(policy.key for policy in policies.allowing)
-    return Verdict(
-        allowed=False,
-        reason=f"no ALLOW policy matched (of {names})",
-        dry_run_denials=would_deny,
-    )
+    return _verdict(False, f"no ALLOW policy matched (of {names})", None, shadow, audited)
+
+
+def _verdict(
+    allowed: bool,
+    reason: str,
+    by: Deciding | None,
+    shadow: tuple[DryRun, ...],
+    audited: Deciding | None,
+) -> Verdict:
+    return Verdict(allowed=allowed, reason=reason, by=by, dry_runs=shadow, audited=audited)
 
 
 _UNRESTRICTED = Verdict(allowed=True, reason="no policy applies")
@@ -117,14 +163,14 @@ def _first(policies: tuple[Policy, ...], request: Request, http: bool) -> Decidi
     return None
 
 
-def _dry_run(policies: PolicySet, request: Request, http: bool) -> tuple[str, ...]:
-    """Dry-run policies that would refuse; a dry-run ALLOW refuses where none of its rules match."""
-    refusing: list[str] = []
+def _dry_run(policies: PolicySet, request: Request, http: bool) -> tuple[DryRun, ...]:
+    """What each dry-run policy would do; an ALLOW refuses where none of its rules match."""
+    found: list[DryRun] = []
     for policy in policies.dry_run:
-        hit = _first((policy,), request, http)
-        if (policy.effect.denies and hit) or (policy.effect is Effect.ALLOW and hit is None):
-            refusing.append(policy.key)
-    return tuple(refusing)
+        by = _first((policy,), request, http)
+        denies = (policy.effect is Effect.DENY) == (by is not None)
+        found.append(DryRun(policy.key, policy.effect.value, denies, by))
+    return tuple(found)
 
 
 class NearMiss(NamedTuple):

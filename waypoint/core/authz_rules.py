@@ -8,46 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from ipaddress import ip_network
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
-from ambient.api.address import IPAddress
 from ambient.api.config import ConfigObject
-from ambient.api.policy import IPNetwork
 from ambient.api.service import Service
-from ambient.api.spiffe import Identity
-from waypoint.core.filters import split_host
+from waypoint.core.attachment import TargetRef, holds_for, read_targets
+from waypoint.core.attributes import AttributeTest, attribute_test
 from waypoint.core.message import Request
 from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string, strings
 from waypoint.core.place import Place
-from waypoint.core.predicate import Predicate, Test, any_of, path_pattern_test, pattern_test
+from waypoint.core.predicate import Predicate
 
-DRY_RUN = "istio.io/dry-run"
+DRY_RUN: Final = "istio.io/dry-run"
 
 
 class Effect(Enum):
-    """What a matching rule does. CUSTOM asks a provider; none is reachable, so it denies."""
+    """What a matching rule does: CUSTOM asks a provider, AUDIT makes the request be logged."""
 
     ALLOW = "ALLOW"
     DENY = "DENY"
     CUSTOM = "CUSTOM"
     AUDIT = "AUDIT"
 
-    @property
-    def denies(self) -> bool:
-        """Does a match end in a refusal?"""
-        return self in (Effect.DENY, Effect.CUSTOM)
 
-
-class TargetRef(NamedTuple):
-    """What a policy is attached to."""
-
-    group: str
-    kind: str
-    name: str
-
+_AFTER_CUSTOM: Final = frozenset(("source.requestPrincipals", "request.auth.principal"))
 
 Clause = tuple[tuple[Predicate, ...], ...]
 """OR-ed entries of AND-ed tests; an empty clause always holds."""
@@ -111,6 +97,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[TargetRef, ...]
     dry_run: bool = False
     unreadable: bool = False
+    provider: str = ""
+    """Whom CUSTOM asks: a name of the mesh configuration."""
 
     @property
     def key(self) -> str:
@@ -125,25 +113,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         if self.unreadable:
             owner = service.namespace if service is not None else ""
             return self.namespace in (place.namespace, place.root_namespace, owner)
-        return any(self._targets(ref, service, place) for ref in self.targets)
-
-    def _targets(self, ref: TargetRef, service: Service | None, place: Place) -> bool:
-        match ref.kind, ref.group:
-            case "Gateway", "gateway.networking.k8s.io":
-                return (self.namespace, ref.name) == (place.namespace, place.gateway)
-            case "GatewayClass", "gateway.networking.k8s.io":
-                return self.namespace == place.root_namespace and ref.name == place.gateway_class
-            case "Service", "" | "core":
-                host = place.service_host(ref.name, self.namespace)
-                return service is not None and service.key == (self.namespace, host)
-            case "ServiceEntry", "networking.istio.io":
-                return (
-                    service is not None
-                    and (service.namespace, service.name) == (self.namespace, ref.name)
-                    and service.hostname != place.service_host(ref.name, self.namespace)
-                )
-            case _:
-                return False
+        return holds_for(self.targets, self.namespace, service, place)
 
 
 def compile_policy(config: ConfigObject, place: Place) -> tuple[Policy, list[Problem]]:
@@ -152,7 +122,7 @@ def compile_policy(config: ConfigObject, place: Place) -> tuple[Policy, list[Pro
     Raises UnusableError only where not even the targets can be read.
     """
     spec = mapping(config.object.get("spec"), "spec")
-    targets = _targets(spec)
+    targets = read_targets(spec)
     problems: list[Problem] = []
     name = f"AuthorizationPolicy/{config.namespace}/{config.name}"
     action = spec.get("action", "ALLOW")
@@ -169,14 +139,6 @@ def compile_policy(config: ConfigObject, place: Place) -> tuple[Policy, list[Pro
             targets=targets,
         )
         return broken, problems
-    if effect is Effect.CUSTOM and targets:
-        problems.append(
-            Problem(
-                name, "spec.action", "no CUSTOM provider is available", "denies what it matches"
-            )
-        )
-    if effect is Effect.AUDIT and targets:
-        problems.append(Problem(name, "spec.action", "AUDIT is not supported", "no effect"))
     compiler = _Compiler(name, effect, config.namespace, place, problems)
     policy = Policy(
         namespace=config.namespace,
@@ -185,6 +147,7 @@ def compile_policy(config: ConfigObject, place: Place) -> tuple[Policy, list[Pro
         rules=compiler.rules(spec.get("rules")),
         targets=targets,
         dry_run=_dry_run(config.object),
+        provider=_provider(spec) if effect is Effect.CUSTOM else "",
     )
     return policy, problems
 
@@ -201,28 +164,18 @@ def unreadable_policy(config: ConfigObject) -> Policy:
     )
 
 
+def _provider(spec: Json) -> str:
+    """Empty where it cannot be read: nobody has that name, and what matches is refused."""
+    provider = spec.get("provider")
+    name = provider.get("name") if isinstance(provider, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
 def _dry_run(obj: Json) -> bool:
     metadata = obj.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
     value = annotations.get(DRY_RUN) if isinstance(annotations, Mapping) else None
     return isinstance(value, str) and value.lower() in ("true", "1", "t")
-
-
-def _targets(spec: Json) -> tuple[TargetRef, ...]:
-    single = spec.get("targetRef")
-    refs = sequence(spec.get("targetRefs"), "spec.targetRefs") or ([single] if single else [])
-    found: list[TargetRef] = []
-    for index, raw in enumerate(refs):
-        field = f"spec.targetRefs[{index}]"
-        ref = mapping(raw, field)
-        found.append(
-            TargetRef(
-                string(ref.get("group"), f"{field}.group"),
-                string(ref.get("kind"), f"{field}.kind"),
-                string(ref.get("name"), f"{field}.name"),
-            )
-        )
-    return tuple(found)
 
 
 class _Compiler:
@@ -315,50 +268,10 @@ class _Compiler:
             return ()
         return (tuple(tests),)
 
-    def _test(
-        self, attribute: str, values: tuple[str, ...], field: str
-    ) -> tuple[Callable[[Request], bool], bool]:
-        """The test that an attribute has one of the values, and whether it needs HTTP."""
-        if attribute.startswith("request.headers[") and attribute.endswith("]"):
-            name = attribute[len("request.headers[") : -1].lower()
-            return header_test(name, values), True
-        connection = self._connection_test(attribute, values, field)
-        if connection is not None:
-            return connection, False
-        match attribute:
-            case "operation.methods":
-                return _value_test(values, lambda request: request.method), True
-            case "operation.hosts":
-                return host_test(values), True
-            case "operation.paths":
-                paths = any_of([path_pattern_test(value, field) for value in values])
-                return lambda request: paths(request.path), True
-            case _:
-                raise UnusableError(field, f"{attribute} cannot be enforced here")
-
-    def _connection_test(
-        self, attribute: str, values: tuple[str, ...], field: str
-    ) -> Callable[[Request], bool] | None:
-        """The test of an attribute that every connection has; None for other attributes."""
-        match attribute:
-            case "source.principals" | "source.principal":
-                return principal_test(values, self._place.trust_domain)
-            case "source.namespaces" | "source.namespace":
-                return _identity_test(values, lambda identity: identity.namespace)
-            case "source.trustDomains" | "source.trustDomain":
-                return _identity_test(values, lambda identity: identity.trust_domain)
-            case "source.serviceAccounts" | "source.serviceAccount":
-                return service_account_test(values, self._namespace, field)
-            case "source.ipBlocks" | "source.ip":
-                return ip_test(values, field, lambda request: request.peer.ip)
-            case "source.remoteIpBlocks" | "remote.ip":
-                return ip_test(values, field, lambda request: request.remote_ip)
-            case "destination.ip":
-                return ip_test(values, field, lambda request: request.local.ip)
-            case "operation.ports" | "destination.port":
-                return port_test(values, field)
-            case _:
-                return None
+    def _test(self, attribute: str, values: tuple[str, ...], field: str) -> AttributeTest:
+        if self._effect is Effect.CUSTOM and attribute in _AFTER_CUSTOM:
+            raise UnusableError(field, "is not known yet when CUSTOM asks its provider")
+        return attribute_test(attribute, values, field, self._namespace, self._place)
 
     def _known(self, found: Json, names: tuple[str, ...], field: str, never: list[str]) -> None:
         for key in found:
@@ -378,99 +291,3 @@ class _Compiler:
 
 def _negate(test: Callable[[Request], bool]) -> Callable[[Request], bool]:
     return lambda request: not test(request)
-
-
-def _value_test(
-    values: tuple[str, ...], read: Callable[[Request], str]
-) -> Callable[[Request], bool]:
-    test = any_of([pattern_test(value) for value in values])
-    return lambda request: test(read(request))
-
-
-def _identity_test(
-    values: tuple[str, ...], read: Callable[[Identity], str]
-) -> Callable[[Request], bool]:
-    test = any_of([pattern_test(value) for value in values])
-    return lambda request: request.peer.identity is not None and test(read(request.peer.identity))
-
-
-def principal_test(values: tuple[str, ...], trust_domain: str) -> Callable[[Request], bool]:
-    """Principals without ``spiffe://``; ``cluster.local`` also stands for the own trust domain."""
-    patterns = list(values)
-    for value in values:
-        rest = value.removeprefix("cluster.local/")
-        if rest != value and trust_domain != "cluster.local":
-            patterns.append(f"{trust_domain}/{rest}")
-    return _identity_test(tuple(patterns), lambda identity: identity.principal)
-
-
-def service_account_test(
-    values: tuple[str, ...], namespace: str, field: str
-) -> Callable[[Request], bool]:
-    """``namespace/account``, or an account of the policy's namespace; no wildcards."""
-    wanted: set[tuple[str, str]] = set()
-    for value in values:
-        owner, slash, account = value.partition("/")
-        if "*" in value or "/" in account or not (account if slash else owner):
-            raise UnusableError(field, f"{value!r} is not a service account")
-        wanted.add((owner, account) if slash else (namespace, owner))
-    return lambda request: (
-        request.peer.identity is not None
-        and (request.peer.identity.namespace, request.peer.identity.service_account) in wanted
-    )
-
-
-def ip_test(
-    values: tuple[str, ...], field: str, read: Callable[[Request], IPAddress | None]
-) -> Callable[[Request], bool]:
-    """Addresses and CIDR ranges."""
-    networks: list[IPNetwork] = []
-    for value in values:
-        try:
-            networks.append(ip_network(value, strict=False))
-        except ValueError:
-            raise UnusableError(field, f"{value!r} is not an address or a range") from None
-
-    def passes(request: Request) -> bool:
-        ip = read(request)
-        return ip is not None and any(ip in network for network in networks)
-
-    return passes
-
-
-def port_test(values: tuple[str, ...], field: str) -> Callable[[Request], bool]:
-    """Decimal ports of the address that the client called."""
-    ports: set[int] = set()
-    for value in values:
-        if not (value.isascii() and value.isdigit() and 0 < int(value) <= 65535):
-            raise UnusableError(field, f"{value!r} is not a port")
-        ports.add(int(value))
-    return lambda request: request.local.port in ports
-
-
-def host_test(values: tuple[str, ...]) -> Callable[[Request], bool]:
-    """Hosts, without regard to case; a value without a port stands for every port.
-
-    Upstream compares the whole Host, so a DENY is evaded by adding the port; that is refused here.
-    """
-    tests: list[tuple[Test, bool]] = [
-        (pattern_test(value, ignore_case=True), split_host(value)[1] is not None)
-        for value in values
-    ]
-
-    def passes(request: Request) -> bool:
-        whole, bare = request.authority, split_host(request.authority)[0]
-        return any(test(whole) or (not port and test(bare)) for test, port in tests)
-
-    return passes
-
-
-def header_test(name: str, values: tuple[str, ...]) -> Callable[[Request], bool]:
-    """A header's value; an absent header has none."""
-    test = any_of([pattern_test(value) for value in values])
-
-    def passes(request: Request) -> bool:
-        value = request.authority if name == "host" else request.headers.get(name)
-        return value is not None and test(value)
-
-    return passes

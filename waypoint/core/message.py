@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ambient.api.address import HostPort, IPAddress, parse_ip
 from ambient.api.spiffe import Identity
@@ -123,6 +124,11 @@ class Request:
     content_length: int | None = None
     has_body: bool = False
     upgrade: str = ""
+    sni: str = ""
+    claims: Mapping[str, Any] | None = None
+    """Of the token that was verified."""
+    metadata: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """What others have noted, by the name of an Envoy filter."""
 
     @property
     def path(self) -> str:

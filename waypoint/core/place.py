@@ -15,6 +15,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     domain: str = "cluster.local"
     trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
     root_namespace: str = "istio-system"
     gateway_class: str = "istio-waypoint"
     service_account: str = ""

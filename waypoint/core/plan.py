@@ -120,7 +120,7 @@ def guard(decided: Plan, directory: Directory, peer: Peer, own: Self) -> Plan:
     assert decided.upstream is not None
     found = admitted(decided.upstream.targets, directory, peer, own)
     if isinstance(found, Verdict):
-        verdict = msgspec.structs.replace(found, dry_run_denials=decided.verdict.dry_run_denials)
+        verdict = msgspec.structs.replace(found, dry_runs=decided.verdict.dry_runs)
         return Plan(verdict=verdict, route=decided.route, reply=denied(found.detail))
     if found is decided.upstream.targets:
         return decided

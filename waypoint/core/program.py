@@ -12,8 +12,8 @@ import msgspec
 
 from ambient.api.config import ConfigObject
 from ambient.api.service import NamespacedHostname, Service
-from waypoint.core.authz import PolicySet, select
-from waypoint.core.authz_rules import Policy, compile_policy, unreadable_policy
+from waypoint.core.authz import PolicySet
+from waypoint.core.authz_rules import unreadable_policy
 from waypoint.core.delegate import Find, delegates_of
 from waypoint.core.destination_rule import (
     DestinationRule,
@@ -26,14 +26,16 @@ from waypoint.core.gateway_stream import GatewayStreams, compile_gateway_streams
 from waypoint.core.grpc_route import compile_grpc_route
 from waypoint.core.host import Target, candidates
 from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
+from waypoint.core.mesh_settings import MeshSettings
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.place import Place
+from waypoint.core.policies import POLICY_KINDS, Policies, PolicyPart, compile_part
 from waypoint.core.routes import Backend, Forward, Route, RouteTable
 from waypoint.core.stream_route import StreamRoute
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_service
 
-Part = VirtualServiceRoutes | HttpRouteRoutes | GatewayStreams | DestinationRule | Policy
+Part = VirtualServiceRoutes | HttpRouteRoutes | GatewayStreams | DestinationRule | PolicyPart
 KINDS: Final = (
     "VirtualService",
     "HTTPRoute",
@@ -41,7 +43,7 @@ KINDS: Final = (
     "TCPRoute",
     "TLSRoute",
     "DestinationRule",
-    "AuthorizationPolicy",
+    *POLICY_KINDS,
 )
 """The kinds of objects that a program is made of; others are ignored."""
 
@@ -64,7 +66,7 @@ class Program:
         self.place = place
         self.objects: Mapping[str, Compiled] = objects or {}
         parts = [compiled.part for compiled in self.objects.values()]
-        self._policies = [part for part in parts if isinstance(part, Policy)]
+        self.guards = Policies(parts, place)
         self._rules = [part for part in parts if isinstance(part, DestinationRule)]
         self._http_routes = [part for part in parts if isinstance(part, HttpRouteRoutes)]
         self._stream_routes = sorted(
@@ -81,7 +83,6 @@ class Program:
         self._endpoints: dict[
             tuple[NamespacedHostname, int, str], tuple[int, tuple[Target, ...]]
         ] = {}
-        self._policy_sets: dict[NamespacedHostname | None, PolicySet] = {}
 
     def changed(self, objects: Iterable[ConfigObject], removed: Iterable[str] = ()) -> Program:
         """The next program; objects that did not change keep what they became."""
@@ -96,7 +97,17 @@ class Program:
         again = [old.config for old in compiled.values() if _delegates(old, gone | given.keys())]
         for config in [*again, *given.values()]:
             compiled[config.key] = compile_object(given.get(config.key, config), self.place, find)
-        return Program(self.place, compiled)
+        return self._with_aliases(compiled, find)
+
+    def _with_aliases(self, compiled: dict[str, Compiled], find: Find) -> Program:
+        """Principals of all policies mean the aliases of the mesh's trust domain too."""
+        mesh = next((c.part for c in compiled.values() if isinstance(c.part, MeshSettings)), None)
+        aliases = mesh.trust_domain_aliases if mesh is not None else ()
+        if aliases == self.place.trust_domain_aliases:
+            return Program(self.place, compiled)
+        place = msgspec.structs.replace(self.place, trust_domain_aliases=aliases)
+        again = {key: compile_object(c.config, place, find) for key, c in compiled.items()}
+        return Program(place, again)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -125,10 +136,7 @@ class Program:
 
     def policies(self, service: Service | None) -> PolicySet:
         """The policies for a service; None means a pod's own address."""
-        key = service.key if service is not None else None
-        if key not in self._policy_sets:
-            self._policy_sets[key] = select(self._policies, service, self.place)
-        return self._policy_sets[key]
+        return self.guards.authorization(service)
 
     def traffic(self, service: NamespacedHostname) -> Traffic:
         """Subsets and traffic policy of a service."""
@@ -204,7 +212,7 @@ def compile_object(config: ConfigObject, place: Place, find: Find) -> Compiled:
             case "DestinationRule":
                 part, problems = compile_destination_rule(config, place)
             case _:
-                part, problems = compile_policy(config, place)
+                part, problems = compile_part(config, place)
     except UnusableError as bad:
         policy = config.kind == "AuthorizationPolicy"
         effect = "all requests that it may concern are refused" if policy else "left out"

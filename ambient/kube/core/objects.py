@@ -325,6 +325,26 @@ class AuthorizationPolicy(Camel, frozen=True):
     spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
 
 
+class TargetedSpec(Camel, frozen=True):
+    selector: LabelSelector | None = None
+    workload_selector: Any = None
+    target_ref: PolicyTargetReference | None = None
+    target_refs: tuple[PolicyTargetReference, ...] | None = None
+
+    @property
+    def targets(self) -> tuple[PolicyTargetReference, ...]:
+        """Both spellings of target references."""
+        single = (self.target_ref,) if self.target_ref is not None else ()
+        return single + (self.target_refs or ())
+
+
+class TargetedPolicy(Camel, frozen=True):
+    """Where a RequestAuthentication, Telemetry or EnvoyFilter applies; waypoints read the rest."""
+
+    metadata: Metadata
+    spec: TargetedSpec = TargetedSpec()
+
+
 class MutualTls(Camel, frozen=True):
     mode: str | None = None
 

@@ -88,7 +88,13 @@ AUTHORIZATION_POLICIES: Final = Resource(
 PEER_AUTHENTICATIONS: Final = Resource(
     SECURITY_GROUP, "v1", "peerauthentications", "PeerAuthentication"
 )
+REQUEST_AUTHENTICATIONS: Final = Resource(
+    SECURITY_GROUP, "v1", "requestauthentications", "RequestAuthentication"
+)
+TELEMETRY_GROUP: Final = "telemetry.istio.io"
+TELEMETRIES: Final = Resource(TELEMETRY_GROUP, "v1", "telemetries", "Telemetry")
 NETWORKING_GROUP: Final = "networking.istio.io"
+ENVOY_FILTERS: Final = Resource(NETWORKING_GROUP, "v1alpha3", "envoyfilters", "EnvoyFilter")
 VIRTUAL_SERVICES: Final = Resource(NETWORKING_GROUP, "v1", "virtualservices", "VirtualService")
 DESTINATION_RULES: Final = Resource(NETWORKING_GROUP, "v1", "destinationrules", "DestinationRule")
 SERVICE_ENTRIES: Final = Resource(NETWORKING_GROUP, "v1", "serviceentries", "ServiceEntry")

@@ -126,6 +126,7 @@ def request(
     host: str = "reviews:9080",
     headers: dict[str, str] | None = None,
     local: HostPort = AT,
+    sni: str = "",
 ) -> Request:
     return Request(
         method=method,
@@ -134,4 +135,5 @@ def request(
         headers=Headers((headers or {}).items()),
         peer=Peer(source, ip_address(ip)),
         local=local,
+        sni=sni,
     )

@@ -9,13 +9,14 @@ from tests.unit.waypoint.sample import (
     CURL,
     INTRUDER,
     PLACE,
+    config,
     mesh,
     policy,
     program,
     request,
     service,
 )
-from waypoint.core.authz import decide
+from waypoint.core.authz import decide, questions
 
 GET = {"to": [{"operation": {"methods": ["GET"]}}]}
 FROM_CURL = {"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/curl"]}}]}
@@ -117,6 +118,8 @@ def test_policies_combine(policies, facts, allowed):
         (when("destination.port", values=["9080"]), {}, True),
         (when("destination.ip", values=["10.96.0.0/16"]), {}, True),
         (when("source.ip", values=["10.0.9.0/24"], notValues=["10.0.9.9"]), {}, False),
+        (when("connection.sni", values=["*.shop"]), {"sni": "reviews.shop"}, True),
+        (when("connection.sni", values=["*"]), {}, False),
     ],
 )
 def test_rule_matches(rule, facts, matches):
@@ -127,14 +130,14 @@ def test_rule_matches(rule, facts, matches):
 @pytest.mark.parametrize(
     ("rule", "field"),
     [
-        (source(requestPrincipals=["*"]), "spec.rules[0].from[0].source.requestPrincipals"),
+        (source(colours=["*"]), "spec.rules[0].from[0].source.colours"),
         (source(ipBlocks=["10.0.0.0/99"]), "spec.rules[0].from[0].source.ipBlocks"),
         (source(principals=[]), "spec.rules[0].from[0].source.principals"),
         (source(serviceAccounts=["a/b/c"]), "spec.rules[0].from[0].source.serviceAccounts"),
         (operation(ports=["http"]), "spec.rules[0].to[0].operation.ports"),
         (operation(paths=["/x{*}"]), "spec.rules[0].to[0].operation.paths"),
         (operation(colour=["red"]), "spec.rules[0].to[0].operation.colour"),
-        (when("request.auth.claims[iss]", values=["x"]), "spec.rules[0].when[0].key"),
+        (when("request.auth.claims[iss", values=["x"]), "spec.rules[0].when[0].key"),
         (when("source.ip"), "spec.rules[0].when[0]"),
         ({"from": [{}]}, "spec.rules[0].from[0].source"),
         ({"because": "x"}, "spec.rules[0].because"),
@@ -150,7 +153,7 @@ def test_what_cannot_be_enforced_fails_closed_and_is_named(rule, field):
 
 
 def test_only_the_broken_part_of_a_deny_is_taken_as_met():
-    broken = policy([{**operation(methods=["DELETE"]), **source(requestPrincipals=["*"])}], "DENY")
+    broken = policy([{**operation(methods=["DELETE"]), **source(colours=["*"])}], "DENY")
     assert verdict(broken).allowed
     assert not verdict(broken, method="DELETE").allowed
 
@@ -234,3 +237,143 @@ def test_cluster_local_also_means_the_meshs_own_trust_domain():
     assert decide(compiled.policies(service()), corp).allowed
     assert decide(compiled.policies(service()), request(source=CURL)).allowed
     assert mesh()
+
+
+CLAIMS = {
+    "iss": "https://issuer/realm",
+    "sub": "alice",
+    "aud": ["shop", "bank"],
+    "azp": "app",
+    "groups": ["dev", 7],
+    "admin": True,
+    "realm": {"roles": ["writer"], "tier": "gold"},
+    "https://x/y": "z",
+}
+
+
+def principal(*values):
+    return source(requestPrincipals=list(values))
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        (principal("*"), True),
+        (principal("https://issuer/realm/alice"), True),
+        (principal("https://issuer/realm/bob"), False),
+        (principal("https://issuer/realm/*"), True),
+        (principal("https://issuer/realm/al*"), True),
+        (principal("https://issuer*"), False),  # split at the last slash: "https:/" and "issuer*"
+        (principal("*/alice"), True),
+        (principal("*realm/alice"), True),
+        (principal("*ice"), True),
+        (principal("http*"), True),
+        (source(notRequestPrincipals=["*"]), False),
+        (when("request.auth.principal", values=["*/alice"]), True),
+        (when("request.auth.audiences", values=["bank"]), True),
+        (when("request.auth.audiences", notValues=["bank"]), False),
+        (when("request.auth.presenter", values=["app"]), True),
+        (when("request.auth.claims[groups]", values=["dev"]), True),
+        (when("request.auth.claims[groups]", values=["7"]), False),  # only strings compare
+        (when("request.auth.claims[admin]", values=["true"]), False),
+        (when("request.auth.claims[realm][roles]", values=["wri*"]), True),
+        (when("request.auth.claims[realm][tier]", values=["gold"]), True),
+        (when("request.auth.claims[realm]", values=["*"]), False),
+        (when("request.auth.claims[https://x/y]", values=["z"]), True),
+        (when("request.auth.claims[absent]", values=["*"]), False),
+        (when("request.auth.claims[absent]", notValues=["x"]), True),
+    ],
+)
+def test_what_a_token_says(rule, matches):
+    asked = request()
+    asked.claims = CLAIMS
+    assert decide(program(policy([rule])).policies(service()), asked).allowed is matches
+
+
+@pytest.mark.parametrize("rule", [principal("*"), when("request.auth.claims[sub]", values=["*"])])
+def test_without_a_token_there_are_no_claims(rule):
+    assert not verdict(policy([rule])).allowed
+    denied = verdict(policy([source(notRequestPrincipals=["*"])], "DENY"))
+    assert not denied.allowed
+
+
+@pytest.mark.parametrize(
+    ("noted", "values", "matches"),
+    [
+        ("gold", ["gold"], True),
+        ("gold", ["[gold]"], False),
+        (["gold", "x"], ["[gold]"], True),
+        (["gold"], ["gold"], False),
+        (7, ["7"], False),
+    ],
+)
+def test_what_filters_have_noted(noted, values, matches):
+    rule = when("experimental.envoy.filters.http.ext_authz[tier]", values=values)
+    asked = request()
+    asked.metadata["envoy.filters.http.ext_authz"] = {"tier": noted}
+    assert decide(program(policy([rule])).policies(service()), asked).allowed is matches
+
+
+MESH = config(
+    "MeshConfig",
+    "mesh",
+    {
+        "trustDomainAliases": ["old.example"],
+        "extensionProviders": [
+            {"name": name, "envoyExtAuthzGrpc": {"service": "authz.shop", "port": 9000}}
+            for name in ("bouncer", "auditor")
+        ],
+    },
+    "istio-system",
+)
+
+
+def custom(rules, provider="bouncer", name="c", **changes):
+    return policy(rules, "CUSTOM", name, provider={"name": provider}, **changes)
+
+
+def asked_of(*policies, **facts):
+    made = program(MESH, *policies).policies(service())
+    return [(one.provider, str(one.by), one.dry_run) for one in questions(made, request(**facts))]
+
+
+def test_custom_policies_name_whom_to_ask():
+    rule = "ns[shop]-policy[c]-rule[0]"
+    assert asked_of(custom([GET])) == [("bouncer", rule, False)]
+    assert asked_of(custom([GET]), method="PUT") == []
+    assert asked_of(custom([GET]), custom([{}], "auditor", "a")) == [
+        ("auditor", "ns[shop]-policy[a]-rule[0]", False),
+        ("bouncer", rule, False),
+    ]
+
+
+def test_a_provider_is_asked_once_and_a_dry_run_only_counts():
+    trial = {"metadata": {"annotations": {"istio.io/dry-run": "true"}}}
+    assert [q[2] for q in asked_of(custom([{}], name="b", **trial))] == [True]
+    assert [q[2] for q in asked_of(custom([{}], name="b", **trial), custom([GET]))] == [False]
+
+
+def test_a_provider_that_the_mesh_does_not_have_refuses():
+    made = program(MESH, custom([GET], "nobody")).policies(service())
+    assert not decide(made, request()).allowed
+    assert decide(made, request(method="PUT")).allowed
+    assert questions(made, request()) == ()
+
+
+def test_custom_cannot_ask_for_tokens_and_then_asks_more_often():
+    made = program(MESH, custom([{**GET, **principal("*")}]))
+    assert made.problems[0].effect == "taken as met"
+    assert len(questions(made.policies(service()), request())) == 1
+
+
+def test_audit_marks_and_never_refuses():
+    made = verdict(policy([GET], "AUDIT"))
+    assert (made.allowed, str(made.audited)) == (True, "ns[shop]-policy[p]-rule[0]")
+    assert verdict(policy([GET], "AUDIT"), method="PUT").audited is None
+
+
+def test_an_alias_of_the_trust_domain_is_the_trust_domain():
+    old = policy([source(principals=["old.example/ns/shop/sa/curl"])])
+    assert decide(program(old, MESH).policies(service()), request()).allowed
+    assert decide(program(old).changed([MESH]).policies(service()), request()).allowed
+    assert not verdict(old).allowed

@@ -89,10 +89,10 @@ def test_a_pods_own_address():
 
 
 def test_problems_of_the_configuration_are_part_of_it():
-    broken = policy([{"from": [{"source": {"requestPrincipals": ["*"]}}]}], name="jwt")
+    broken = policy([{"from": [{"source": {"colours": ["*"]}}]}], name="jwt")
     found = explain([broken], mesh(), OWN, facts())
     assert not found.allowed
-    assert found.problems[0].field == "spec.rules[0].from[0].source.requestPrincipals"
+    assert found.problems[0].field == "spec.rules[0].from[0].source.colours"
 
 
 def test_dry_runs_are_mentioned():

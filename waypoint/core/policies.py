@@ -1,0 +1,69 @@
+"""The objects that guard and watch traffic: what of them holds for which destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from ambient.api.config import ConfigObject
+from ambient.api.service import NamespacedHostname, Service
+from waypoint.core import mesh_settings, request_authentication
+from waypoint.core.authz import PolicySet, select
+from waypoint.core.authz_rules import Policy, compile_policy
+from waypoint.core.mesh_settings import MeshSettings, compile_mesh
+from waypoint.core.objects import Problem
+from waypoint.core.place import Place
+from waypoint.core.request_authentication import Authentication, RequestAuthentication
+
+PolicyPart = Policy | RequestAuthentication | MeshSettings
+POLICY_KINDS: Final = ("AuthorizationPolicy", "RequestAuthentication", mesh_settings.KIND)
+T = TypeVar("T")
+
+
+def compile_part(config: ConfigObject, place: Place) -> tuple[PolicyPart, list[Problem]]:
+    """One object of these kinds. Raises UnusableError."""
+    match config.kind:
+        case "RequestAuthentication":
+            return request_authentication.compile_authentication(config, place)
+        case mesh_settings.KIND:
+            return compile_mesh(config)
+        case _:
+            return compile_policy(config, place)
+
+
+class Policies:
+    """All of them. Immutable but for its caches."""
+
+    def __init__(self, parts: Iterable[object], place: Place) -> None:
+        found = list(parts)
+        self._place = place
+        self._authorization = [one for one in found if isinstance(one, Policy)]
+        self._tokens = [one for one in found if isinstance(one, RequestAuthentication)]
+        self.mesh = next((one for one in found if isinstance(one, MeshSettings)), MeshSettings())
+        self._sets: dict[NamespacedHostname | None, PolicySet] = {}
+        self._authentications: dict[NamespacedHostname | None, Authentication] = {}
+
+    def authorization(self, service: Service | None) -> PolicySet:
+        """Who may call a service; None means a pod's own address."""
+        known = self.mesh.authorizers
+        return _cached(
+            self._sets, service, lambda: select(self._authorization, service, self._place, known)
+        )
+
+    def authentication(self, service: Service | None) -> Authentication:
+        """Which tokens requests for it may carry."""
+        return _cached(
+            self._authentications,
+            service,
+            lambda: request_authentication.select(self._tokens, service, self._place),
+        )
+
+
+def _cached(
+    cache: dict[NamespacedHostname | None, T], service: Service | None, make: Callable[[], T]
+) -> T:
+    key = service.key if service is not None else None
+    found = cache.get(key)
+    if found is None:
+        found = cache[key] = make()
+    return found
