@@ -1,16 +1,39 @@
-"""``waypoint``: environment to settings to ``app.run``."""
+"""``waypoint [--workers N]``: environment to settings to ``supervisor.run``."""
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 
 from ambient.cli.run import run_program
-from waypoint.app import run
+from waypoint.app import WorkerChannel, run_worker
 from waypoint.settings import Settings
+from waypoint.supervisor import run
+
+USAGE = """usage: waypoint [--workers N]
+
+  --workers N   processes: a number, 0 for one a core, or 50% (the same as WAYPOINT_WORKERS)
+
+Other settings come from the environment.
+"""
 
 
 def main() -> None:
     """Entry point of the program."""
+    match sys.argv[1:]:
+        case ["worker", number, http_fd]:
+            channel = WorkerChannel(int(number), int(http_fd))
+            sys.exit(run_program("waypoint", Settings, partial(run_worker, channel)))
+        case [] | ["proxy", "waypoint"]:
+            pass
+        case ["--workers", count]:
+            os.environ["WAYPOINT_WORKERS"] = count
+        case [word] if word.startswith("--workers="):
+            os.environ["WAYPOINT_WORKERS"] = word.partition("=")[2]
+        case words:
+            sys.stdout.write(USAGE)
+            sys.exit(0 if words in (["help"], ["--help"], ["-h"]) else 2)
     sys.exit(run_program("waypoint", Settings, run))
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
-from ambient.api.address import NetworkAddress, parse_ip
+from ambient.api.address import IPAddress, NetworkAddress, parse_ip
 from ambient.api.config import ConfigObject
 from ambient.api.errors import MeshError, SettingsError
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
 from ambient.identity.io.ca_client import CaClient, CaSettings
@@ -25,8 +26,8 @@ from ambient.identity.io.cert_store import CertStore
 from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
-from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
-from ambient.telemetry.io.logs import get_logger
+from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
+from ambient.telemetry.io.logs import bind_everywhere, get_logger
 from ambient.telemetry.io.metrics_http import metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
@@ -48,6 +49,14 @@ GOODBYE_S: Final = 1.0
 log = get_logger("waypoint")
 
 
+class WorkerChannel(NamedTuple):
+    """What a worker is started with: its number, and the descriptor of its HTTP endpoint's socket
+    (``ambient/cli/worker_http.py``)."""
+
+    number: int
+    http_fd: int
+
+
 async def run(settings: Settings, stopping: trio.Event) -> None:
     """Serve until ``stopping``, then drain. Raises MeshError."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -55,16 +64,33 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
     await Waypoint(settings, stopping).run()
 
 
+async def run_worker(channel: WorkerChannel, settings: Settings, stopping: trio.Event) -> None:
+    """As ``run``, as one of several (``waypoint/supervisor.py``)."""
+    bind_everywhere(worker=channel.number)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    await Waypoint(settings, stopping, channel).run()
+
+
+def check(settings: Settings) -> IPAddress:
+    """Our own address. Raises SettingsError where it is none."""
+    ip = parse_ip(settings.instance_ip)
+    if ip is None:
+        raise SettingsError(
+            f"INSTANCE_IP={settings.instance_ip!r} is not an IP address",
+            hint="set INSTANCE_IP to the pod's address (status.podIP)",
+        )
+    return ip
+
+
 class Waypoint:
     """Every part of the process."""
 
-    def __init__(self, settings: Settings, stopping: trio.Event) -> None:
-        ip = parse_ip(settings.instance_ip)
-        if ip is None:
-            raise SettingsError(
-                f"INSTANCE_IP={settings.instance_ip!r} is not an IP address",
-                hint="set INSTANCE_IP to the pod's address (status.podIP)",
-            )
+    def __init__(
+        self, settings: Settings, stopping: trio.Event, channel: WorkerChannel | None = None
+    ) -> None:
+        ip = check(settings)
+        self._channel = channel
         self._settings = settings
         self._stopping = stopping
         self._state = MeshState()
@@ -126,7 +152,7 @@ class Waypoint:
         self._readiness.done(CONTROL_PLANE)
         await self._first_certificate()
         self._readiness.done(CERTIFICATE)
-        sock = bind("", self._settings.hbone_port)
+        sock = bind("", self._settings.hbone_port, share=self._channel is not None)
         log.info(Event.WAYPOINT_LISTENING, port=sock.getsockname()[1])
         self._readiness.done(HBONE)
         await self._listener.run(sock, connections)
@@ -167,9 +193,15 @@ class Waypoint:
         for path in ("/metrics", "/stats/prometheus"):
             stats.add(path, metrics_handler(self._registry))
         admin = admin_routes(self.service, self._state, self._certs, settings)
-        await _serve(nursery, "", settings.readiness_port, ready)
-        await _serve(nursery, "", settings.stats_port, stats)
-        await _serve(nursery, "localhost", settings.admin_port, admin)
+        if self._channel is not None:
+            endpoint = PassedEndpoint(
+                self._channel.http_fd, (ready, stats, admin), self._stopping.set
+            )
+            await nursery.start(endpoint.run, False)
+            return
+        await serve_port(nursery, "", settings.readiness_port, ready)
+        await serve_port(nursery, "", settings.stats_port, stats)
+        await serve_port(nursery, "localhost", settings.admin_port, admin)
 
     async def _answer_ready(self, _: Request) -> Response:
         return Response(*self._readiness.answer())
@@ -184,7 +216,8 @@ class Waypoint:
         return ()
 
 
-async def _serve(nursery: trio.Nursery, host: str, port: int, routes: Routes) -> None:
+async def serve_port(nursery: trio.Nursery, host: str, port: int, handler: Handler) -> None:
+    """Answer on a port as long as ``nursery`` lives. Raises MeshError."""
     try:
         listeners = await listen(host, port)
     except OSError as error:
@@ -192,7 +225,7 @@ async def _serve(nursery: trio.Nursery, host: str, port: int, routes: Routes) ->
             f"cannot listen on port {port}: {error.strerror or error}",
             hint="ADMIN_PORT, STATS_PORT and READINESS_PORT choose other ports",
         ) from None
-    nursery.start_soon(serve_http, listeners, routes)
+    nursery.start_soon(serve_http, listeners, handler)
 
 
 def _xds_settings(settings: Settings) -> XdsSettings:

@@ -52,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     min_drain_s: Annotated[float, Meta(ge=0)] = field(default=5.0, name="MINIMUM_DRAIN_DURATION")
     """Serve at least so long after SIGTERM, while clients learn that we leave (Istio: 5 s)."""
 
+    workers: str = field(default="1", name="WAYPOINT_WORKERS")
+    """Processes: a number, 0 for one a core, or 50%."""
     hbone_port: Port = HBONE_PORT
     admin_port: Port = ADMIN_PORT
     """On localhost."""

@@ -29,7 +29,7 @@ def main() -> None:
 
         if command == "worker":
             from ztunnel.app import run_worker
-            from ztunnel.io.worker_http import Channels
+            from ztunnel.io.channels import Channels
 
             channels = Channels(*map(int, words[1:4]))
             sys.exit(run_program("ztunnel", Settings, partial(run_worker, channels)))

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
 from ambient.api.type_urls import AUTHORIZATION_TYPE
+from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.relay import Relay
 from ambient.net.core.wire import Add
 from ambient.net.io.netns import Netns
@@ -26,6 +27,7 @@ from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import Update
 from ztunnel.io.admin import admin_routes
+from ztunnel.io.channels import Channels
 from ztunnel.io.connections import Connections
 from ztunnel.io.control_plane import ControlPlane
 from ztunnel.io.endpoints import Endpoint
@@ -34,7 +36,6 @@ from ztunnel.io.node import IdentityUse, Node
 from ztunnel.io.pod import Pod
 from ztunnel.io.pods import Pods
 from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit, settle_memory
-from ztunnel.io.worker_http import Channels, PassedEndpoint
 from ztunnel.io.zds import follow_agent, follow_supervisor
 from ztunnel.settings import Settings
 

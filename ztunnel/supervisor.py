@@ -14,12 +14,12 @@ from typing import Final
 import trio
 
 from ambient.api.errors import SettingsError
+from ambient.cli.worker_count import worker_count
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io.http import Routes
 from ambient.telemetry.io.logs import get_logger
 from ztunnel import app
-from ztunnel.core.shares import worker_count
 from ztunnel.io.endpoints import Endpoint
 from ztunnel.io.process import check_privileges, raise_descriptor_limit
 from ztunnel.io.shares import Shares

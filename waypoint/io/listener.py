@@ -45,8 +45,9 @@ class Tls(Protocol):
         ...
 
 
-def bind(host: str, port: int) -> trio.socket.SocketType:
+def bind(host: str, port: int, *, share: bool = False) -> trio.socket.SocketType:
     """The listening socket; ``host`` ``""`` means every address, of both families if there are two.
+    With ``share``, other workers listen on the same port.
 
     Raises MeshError where the port cannot be bound.
     """
@@ -54,7 +55,7 @@ def bind(host: str, port: int) -> trio.socket.SocketType:
     family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
     try:
         sock = socket.create_server(
-            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual, reuse_port=share
         )
     except OSError as error:
         raise MeshError(

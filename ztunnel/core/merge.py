@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
-
-from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
 Json = dict[str, Any]
 
-_NOT_SUMMED: Final[dict[str, Callable[[float, float], float]]] = {
-    "istio_build": max,
-    "process_max_fds": max,
-    "process_start_time_seconds": min,
-}
 _LISTS: Final[dict[str, tuple[str, ...]]] = {
     "workloads": ("uid",),
     "services": ("namespace", "hostname"),
@@ -22,25 +14,6 @@ _LISTS: Final[dict[str, tuple[str, ...]]] = {
     "certificates": ("identity",),
 }
 """Lists of a configuration dump, and what tells two entries of each apart."""
-
-
-def metrics(expositions: Iterable[str]) -> list[Metric]:
-    """The sum of several expositions in Prometheus's text format."""
-    families: dict[str, Metric] = {}
-    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for text in expositions:
-        for family in text_string_to_metric_families(text):
-            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            together = _NOT_SUMMED.get(family.name, float.__add__)
-            sums = values.setdefault(family.name, {})
-            for sample in family.samples:
-                key = (sample.name, tuple(sample.labels.items()))
-                known = sums.get(key)
-                sums[key] = sample.value if known is None else together(known, sample.value)
-    for name, family in families.items():
-        for (sample_name, labels), value in values[name].items():
-            family.add_sample(sample_name, dict(labels), value)
-    return list(families.values())
 
 
 def config_dumps(dumps: Sequence[Json]) -> Json:

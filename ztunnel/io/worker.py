@@ -11,13 +11,13 @@ from typing import Final
 
 import trio
 
+from ambient.cli.worker_http import WorkerLostError, ask
 from ambient.net.io.agent_socket import AgentSocket
 from ambient.net.io.zds_link import ConnectionLostError, Workload, ZdsLink
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Request, Response
 from ambient.telemetry.io.logs import get_logger
 from ztunnel.io.pods import PodStartError
-from ztunnel.io.worker_http import WorkerLostError, ask
 
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 15.0

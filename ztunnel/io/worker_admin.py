@@ -13,13 +13,14 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from ambient.cli.worker_http import WorkerLostError
 from ambient.telemetry.core import metric_names as names
+from ambient.telemetry.core.metric_sums import add_up
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io.http import Request, Response
 from ztunnel.core import merge
 from ztunnel.io.admin import JSON
 from ztunnel.io.worker import Worker
-from ztunnel.io.worker_http import WorkerLostError
 
 _NOT_READY = "not ready, pending: "
 
@@ -54,7 +55,7 @@ class WorkerAdmin:
         answers = await self._ask_all(Request("GET", "/metrics", {}, {}))
         texts = [generate_latest(self._registry).decode(), *map(_text, answers.values())]
         registry = CollectorRegistry()
-        registry.register(_Families(merge.metrics(texts)))
+        registry.register(_Families(add_up(texts)))
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(200, encode(registry), content_type)
 

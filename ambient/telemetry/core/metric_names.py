@@ -37,6 +37,8 @@ PROXIES_STARTED: Final = "workload_manager_proxies_started"
 PROXIES_STOPPED: Final = "workload_manager_proxies_stopped"
 WORKERS: Final = "ztunnel_workers"
 WORKER_RESTARTS: Final = "ztunnel_worker_restarts"
+WAYPOINT_WORKERS: Final = "waypoint_workers"
+WAYPOINT_WORKER_RESTARTS: Final = "waypoint_worker_restarts"
 
 REQUESTS: Final = "istio_requests"
 """HTTP requests of a waypoint."""

@@ -7,8 +7,8 @@ makes a pair of sockets and sends one of them to the worker.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final
 from urllib.parse import urlencode
 
 import h11
@@ -25,28 +25,27 @@ class WorkerLostError(Exception):
     """The worker is not there, or did not answer."""
 
 
-class Channels(NamedTuple):
-    """What a worker is started with: its number, and descriptors of two sockets."""
-
-    number: int
-    zds_fd: int
-    """The supervisor speaks ZDS on it, as a node agent."""
-    http_fd: int
-    """The supervisor passes connections for our HTTP endpoint on it."""
-
-
 class PassedEndpoint:
-    """All that a worker answers, to its supervisor only."""
+    """All that a worker answers, to its supervisor only.
 
-    def __init__(self, http_fd: int, routes: Iterable[Routes]) -> None:
+    ``orphaned`` is called when the supervisor has gone.
+    """
+
+    def __init__(
+        self,
+        http_fd: int,
+        routes: Iterable[Routes],
+        orphaned: Callable[[], None] = lambda: None,
+    ) -> None:
         self._http_fd = http_fd
+        self._orphaned = orphaned
         self._routes = Routes()
         for part in routes:
             self._routes.include(part)
 
     async def run(self, _share: bool, *, task_status: trio.TaskStatus[None]) -> None:
         """Answer until cancelled."""
-        listener = _PassedConnections(AgentSocket.from_fd(self._http_fd))
+        listener = _PassedConnections(AgentSocket.from_fd(self._http_fd), self._orphaned)
         await serve_http([listener], self._routes, task_status=task_status)
 
     def give_way(self) -> None:
@@ -56,14 +55,16 @@ class PassedEndpoint:
 class _PassedConnections(trio.abc.Listener[trio.SocketStream]):
     """The worker's end: accepts what the supervisor passes."""
 
-    def __init__(self, channel: AgentSocket) -> None:
+    def __init__(self, channel: AgentSocket, orphaned: Callable[[], None]) -> None:
         self._channel = channel
+        self._orphaned = orphaned
 
     async def accept(self) -> trio.SocketStream:
         """The next connection; none comes any more when the supervisor has gone."""
         while True:
             data, fd = await self._channel.recv()
             if not data:
+                self._orphaned()
                 await trio.sleep_forever()
             if fd is not None:
                 return trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=fd)))

@@ -1,0 +1,72 @@
+"""A waypoint of several processes: each worker is a whole waypoint with its own listening socket.
+
+The kernel spreads connections over the workers (SO_REUSEPORT). The supervisor owns the ports for
+readiness, metrics and admin, carries no traffic, and starts a worker that has ended again.
+Workers share nothing, so one that dies takes only its own connections with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from ambient.api.errors import SettingsError
+from ambient.cli.worker_count import worker_count
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.http import Routes
+from ambient.telemetry.io.logs import get_logger
+from waypoint import app
+from waypoint.io.worker import Worker
+from waypoint.io.worker_admin import WorkerAdmin
+from waypoint.settings import Settings
+
+OVERTIME_S: Final = 5.0
+"""A worker that has not ended so long after its own deadline is killed."""
+
+log = get_logger("supervisor")
+
+
+async def run(settings: Settings, stopping: trio.Event) -> None:
+    """Serve in this process or in several. Raises MeshError."""
+    try:
+        count = worker_count(settings.workers, len(os.sched_getaffinity(0)))
+    except ValueError as error:
+        raise SettingsError(
+            f"WAYPOINT_WORKERS: {error}", hint="set it, or --workers, to 1, 4, 0 or 50%"
+        ) from None
+    if count == 1:
+        await app.run(settings, stopping)
+        return
+    app.check(settings)
+    await _supervise(settings, stopping, [Worker(number) for number in range(count)])
+
+
+async def _supervise(settings: Settings, stopping: trio.Event, workers: Sequence[Worker]) -> None:
+    admin = WorkerAdmin(workers)
+    async with trio.open_nursery() as nursery:
+        ready, stats = Routes(), Routes()
+        ready.add("/healthz/ready", admin.ready)
+        for path in ("/metrics", "/stats/prometheus"):
+            stats.add(path, admin.metrics)
+        await app.serve_port(nursery, "", settings.readiness_port, ready)
+        await app.serve_port(nursery, "", settings.stats_port, stats)
+        await app.serve_port(nursery, "localhost", settings.admin_port, admin.admin)
+        async with trio.open_nursery() as running:
+            for worker in workers:
+                running.start_soon(worker.run)
+            await stopping.wait()
+            log.info(Event.DRAIN_STARTED, workers=len(workers), deadline_s=settings.drain_s)
+            admin.draining = True
+            for worker in workers:
+                worker.stop()
+            nursery.start_soon(_kill_late, workers, settings.drain_s + OVERTIME_S)
+        nursery.cancel_scope.cancel()
+
+
+async def _kill_late(workers: Sequence[Worker], after_s: float) -> None:
+    await trio.sleep(after_s)
+    for worker in workers:
+        worker.kill()
