@@ -14,6 +14,7 @@ from ambientctl.groups import AliasedGroup
 COMMANDS: Final = {
     "analyze": "ambientctl.analyze.command:command",
     "authz": "ambientctl.authz:command",
+    "check": "ambientctl.check.command:command",
     "demo": "ambientctl.demo.command:demo",
     "describe": "ambientctl.describe.command:command",
     "enroll": "ambientctl.enroll:enroll",

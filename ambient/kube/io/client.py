@@ -228,7 +228,15 @@ class KubeClient:
         """Any other call that takes and gives JSON."""
         return _object(await self._send(method, path, body))
 
-    async def _send(
+    async def get_with_headers(self, path: str) -> tuple[KubeObject, Mapping[str, str]]:
+        """An answer with its headers, such as the server's clock."""
+        answer = await self._answer("GET", path)
+        return _object(answer.content), answer.headers
+
+    async def _send(self, method: str, path: str, body: Any = None, **options: Any) -> bytes:
+        return (await self._answer(method, path, body, **options)).content
+
+    async def _answer(
         self,
         method: str,
         path: str,
@@ -236,7 +244,7 @@ class KubeClient:
         *,
         params: Mapping[str, str] | None = None,
         content_type: str = "application/json",
-    ) -> bytes:
+    ) -> httpx.Response:
         headers = await self.headers()
         content = None
         if body is not None:
@@ -250,7 +258,7 @@ class KubeClient:
             raise self.unreachable(error) from error
         if answer.is_error:
             raise error_from(answer.status_code, answer.content, f"{method} {path}")
-        return answer.content
+        return answer
 
     def stream(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Any:
         """httpx's streaming GET, for watches."""

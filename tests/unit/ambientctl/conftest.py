@@ -178,8 +178,15 @@ def ambientctl(tmp_path):
         yield command_line
 
 
+@pytest.fixture
+def still(tmp_path):
+    """A cluster in which nothing moves: no controller writes any status."""
+    with serving(tmp_path, controllers=False) as command_line:
+        yield command_line
+
+
 @contextlib.contextmanager
-def serving(folder: Path, *, crds: bool = True):
+def serving(folder: Path, *, crds: bool = True, controllers: bool = True):
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     server = ApiServer(
         Settings(endpoints=("172.30.0.1",)), pod_ports=lambda asked: command_line.connect(asked)
@@ -193,7 +200,8 @@ def serving(folder: Path, *, crds: bool = True):
         async with trio.open_nursery() as nursery:
             over = nursery.cancel_scope
             command_line._nursery = nursery
-            await nursery.start(run_controllers, server.cluster, server.ca_pem)
+            if controllers:
+                await nursery.start(run_controllers, server.cluster, server.ca_pem)
             await nursery.start(server.serve, [listener])
             ready.set()
 

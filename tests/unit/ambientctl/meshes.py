@@ -100,6 +100,7 @@ def build(ambientctl, *, policies: str = POLICIES) -> None:
         )
     ambientctl.pod("outside/client-1", "10.244.1.20", labels={"app": "client"})
     labels = {"gateway.networking.k8s.io/gateway-name": "waypoint"}
+    labels["istio.io/dataplane-mode"] = "none"
     ambientctl.pod("shop/waypoint-1", "10.244.2.30", node="node-2", labels=labels)
     address = {"type": "Hostname", "value": "waypoint.shop.svc.cluster.local"}
     conditions = [{"type": "Programmed", "status": "True", "reason": "Programmed"}]

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from email.utils import formatdate
 from typing import Final, Protocol
 
 import h11
@@ -174,6 +175,7 @@ class _Connection:
             ("content-type", response.media_type),
             ("content-length", str(len(response.body))),
             ("cache-control", "no-cache, private"),
+            ("date", formatdate(usegmt=True)),
             *(("warning", f'299 - "{_quoted(text)}"') for text in response.warnings),
         ]
         if close:

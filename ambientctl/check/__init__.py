@@ -1,0 +1,1 @@
+"""``ambientctl check``: is the mesh healthy, and could one be installed here?"""

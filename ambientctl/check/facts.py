@@ -1,0 +1,209 @@
+"""What ``check`` judges by, gathered at once; what could not be had is an error in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+import trio
+
+from ambient.api.errors import MeshError
+from ambient.api.ports import ADMIN_PORT, CONTROL_HTTP_PORT
+from ambient.kube.core import resources
+from ambient.kube.core.errors import KubeError, NotFound
+from ambient.kube.core.resources import KubeObject, Resource
+from ambient.kube.io.client import KubeClient
+from ambientctl.analyze.reading import Reading, read_cluster
+from ambientctl.control_plane import SELECTOR as ISTIOD
+from ambientctl.control_plane import Proxy, proxies
+from ambientctl.reach import ask, ask_json, port_of, running_pods
+from ambientctl.ztunnel_config.dump import Dump
+from ambientctl.ztunnel_config.finding import SELECTOR as ZTUNNEL
+
+T = TypeVar("T")
+AGENT: Final = "k8s-app=istio-cni-node"
+AGENT_PORT: Final = 8000
+ACCESS_REVIEWS: Final = Resource(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview",
+    namespaced=False,
+)  # fmt: skip
+FELIX: Final = Resource(
+    "crd.projectcalico.org", "v1", "felixconfigurations", "FelixConfiguration", namespaced=False
+)
+DAEMON_SET_PLUGINS: Final = ("kube-system", "calico-system", "cilium", "kube-flannel")
+"""Namespaces in which network plugins are installed."""
+
+
+class Facts(msgspec.Struct, kw_only=True):
+    """One cluster at one moment."""
+
+    now: datetime
+    """By the clock of this machine."""
+    system: str
+    server: str = ""
+    server_version: str = ""
+    server_time: datetime | None = None
+    reading: Reading
+    access: dict[str, bool] = {}
+    """``verb resource`` to whether we may."""
+    leases: list[KubeObject] = []
+    """Of nodes, renewed every few seconds by their own clocks."""
+    cilium: dict[str, str] | None = None
+    calico: list[KubeObject] = []
+    istiods: dict[str, str | MeshError] = {}
+    """Pod to what ``/ready`` says."""
+    proxies: list[Proxy] | MeshError = []
+    tunnels: dict[str, Dump | MeshError] = {}
+    """ztunnel pod to its configuration."""
+    agents: dict[str, str | MeshError] = {}
+    """Node agent's pod to what ``/readyz`` says."""
+    nodes_of: dict[str, str] = {}
+    """Pod to its node."""
+
+
+WANTED: Final = (
+    ("create", "", "namespaces"),
+    ("create", "apiextensions.k8s.io", "customresourcedefinitions"),
+    ("create", "rbac.authorization.k8s.io", "clusterroles"),
+    ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("create", "apps", "daemonsets"),
+    ("create", "apps", "deployments"),
+    ("create", "", "serviceaccounts"),
+    ("create", "", "services"),
+    ("create", "", "configmaps"),
+    ("create", "admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+    ("create", "gateway.networking.k8s.io", "gatewayclasses"),
+    ("create", "policy", "poddisruptionbudgets"),
+    ("create", "autoscaling", "horizontalpodautoscalers"),
+)
+"""What an installation creates."""
+LOOKING: Final = (("create", "", "pods/portforward"), ("list", "", "pods"))
+"""What the other commands need."""
+
+
+async def gather(kube: KubeClient, system: str, *, before: bool) -> Facts:
+    """All facts. Raises UnavailableError where the API server is away, or SettingsError."""
+    version, moment = await server(kube)
+    facts = Facts(
+        now=datetime.now(UTC),
+        system=system,
+        server=kube.server,
+        server_version=version,
+        server_time=moment,
+        reading=await read_cluster(kube, system),
+    )
+    async with trio.open_nursery() as nursery:
+        for one in WANTED if before else LOOKING:
+            nursery.start_soon(_may, kube, facts, one)
+        nursery.start_soon(_leases, kube, facts)
+        nursery.start_soon(_plugins, kube, facts)
+        if not before:
+            nursery.start_soon(_istiods, kube, facts)
+            nursery.start_soon(_tunnels, kube, facts)
+            nursery.start_soon(_agents, kube, facts)
+    return facts
+
+
+async def server(kube: KubeClient) -> tuple[str, datetime | None]:
+    """The API server's version, and its clock where it tells it."""
+    body, headers = await kube.get_with_headers("/version")
+    date = headers.get("date")
+    return str(body.get("gitVersion", "")), parsedate_to_datetime(date) if date else None
+
+
+async def _may(kube: KubeClient, facts: Facts, wanted: tuple[str, str, str]) -> None:
+    verb, group, resource = wanted
+    plural, _, subresource = resource.partition("/")
+    attributes = {"verb": verb, "group": group, "resource": plural}
+    if subresource:
+        attributes |= {"subresource": subresource, "namespace": facts.system}
+    body = {"metadata": {}, "spec": {"resourceAttributes": attributes}}
+    try:
+        answer = await kube.create(ACCESS_REVIEWS, body)
+    except KubeError:
+        return  # whoever may not even ask finds out by doing
+    name = f"{verb} {resource}{f'.{group}' if group else ''}"
+    facts.access[name] = (answer.get("status") or {}).get("allowed") is True
+
+
+async def _optional(read: Callable[[], Awaitable[T]], default: T) -> T:
+    try:
+        return await read()
+    except KubeError:
+        return default
+
+
+async def _leases(kube: KubeClient, facts: Facts) -> None:
+    facts.leases = await _optional(lambda: kube.list(resources.LEASES, "kube-node-lease"), [])
+
+
+async def _plugins(kube: KubeClient, facts: Facts) -> None:
+    for namespace in ("kube-system", "cilium"):
+        try:
+            found = await kube.get(resources.CONFIG_MAPS, "cilium-config", namespace)
+        except (NotFound, KubeError):
+            continue
+        facts.cilium = dict(found.get("data") or {})
+    facts.calico = await _optional(lambda: kube.list(FELIX), [])
+
+
+async def _istiods(kube: KubeClient, facts: Facts) -> None:
+    await _ask_all(kube, facts, ISTIOD, (CONTROL_HTTP_PORT, "/ready"), facts.istiods)
+    try:
+        facts.proxies = await proxies(kube, facts.system)
+    except MeshError as error:
+        facts.proxies = error
+
+
+async def _agents(kube: KubeClient, facts: Facts) -> None:
+    await _ask_all(kube, facts, AGENT, (AGENT_PORT, "/readyz"), facts.agents)
+
+
+async def _ask_all(
+    kube: KubeClient,
+    facts: Facts,
+    selector: str,
+    page: tuple[int, str],
+    into: dict[str, str | MeshError],
+) -> None:
+    async def read(pod: KubeObject) -> None:
+        at = port_of(pod, page[0])
+        facts.nodes_of[at.pod] = str(pod["spec"].get("nodeName") or "")
+        try:
+            into[at.pod] = (await ask(kube, at, page[1])).decode(errors="replace").strip()
+        except MeshError as error:
+            into[at.pod] = error
+
+    async with trio.open_nursery() as nursery:
+        for pod in await running_pods(kube, facts.system, selector):
+            nursery.start_soon(read, pod)
+
+
+async def _tunnels(kube: KubeClient, facts: Facts) -> None:
+    async def read(pod: KubeObject) -> None:
+        at = port_of(pod, ADMIN_PORT)
+        facts.nodes_of[at.pod] = str(pod["spec"].get("nodeName") or "")
+        try:
+            facts.tunnels[at.pod] = Dump(await ask_json(kube, at, "/config_dump"))
+        except MeshError as error:
+            facts.tunnels[at.pod] = error
+
+    async with trio.open_nursery() as nursery:
+        for pod in await running_pods(kube, facts.system, ZTUNNEL):
+            nursery.start_soon(read, pod)
+
+
+def of_kind(facts: Facts, kind: str) -> list[KubeObject]:
+    """Objects of the reading."""
+    return [item.obj for item in facts.reading.items if item.ref.kind == kind]
+
+
+def named(facts: Facts, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+    """One of them."""
+    for item in facts.reading.items:
+        if item.ref.kind == kind and item.ref.key == (namespace, name):
+            return item.obj
+    return None
