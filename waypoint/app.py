@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import Final, NamedTuple
 
 import trio
@@ -267,5 +268,6 @@ def _node_info(settings: Settings) -> NodeInfo:
             "CLUSTER_ID": settings.cluster_id,
             "SERVICE_ACCOUNT": settings.service_account,
             "GATEWAY_NAME": settings.place.gateway,
+            "ISTIO_VERSION": version("ambient-mesh"),
         },
     )

@@ -100,6 +100,8 @@ def _bound(binding: Binding) -> str:
     if binding.accepted:
         more = f" (label of the {'namespace' if binding.inherited else 'object itself'})"
         return f"{binding.gateway}{more}"
+    if binding.inherited and binding.reason is Reason.OTHER_TRAFFIC:
+        return f"none ({binding.gateway} of the namespace is for other traffic)"
     if binding.gateway is None:
         return "none (opted out)" if binding.reason is Reason.OPTED_OUT else "none"
     return f"none: asks for {binding.gateway}, {binding.reason.value}"

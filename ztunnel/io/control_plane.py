@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -139,5 +140,5 @@ def _node_info(settings: Settings) -> NodeInfo:
         name=settings.pod_name,
         namespace=settings.pod_namespace,
         node_name=settings.node_name,
-        metadata={"CLUSTER_ID": settings.cluster_id},
+        metadata={"CLUSTER_ID": settings.cluster_id, "ISTIO_VERSION": version("ambient-mesh")},
     )
