@@ -130,6 +130,7 @@ class Waypoint:
                 await nursery.start(self._relay.run)
                 nursery.start_soon(self._certs.run)
                 nursery.start_soon(self._upstreams.run)
+                nursery.start_soon(self.service.run)
                 await self._serve_endpoints(nursery)
                 nursery.start_soon(self._session.run)
                 async with trio.open_nursery() as tunnels:

@@ -5,7 +5,8 @@ The only state that routing keeps between requests. It has no clock and makes no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from ambient.api.service import LoadBalancing
@@ -214,6 +215,17 @@ class Cluster:
     def _ejected(self, cause: Cause | None) -> Cause | None:
         self._stale |= cause is not None
         return cause
+
+    @contextmanager
+    def request_at(self, host: Host) -> Iterator[None]:
+        """A request is under way there."""
+        self.requests += 1
+        host.active += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            host.active -= 1
 
     # Limits
 

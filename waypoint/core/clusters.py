@@ -9,7 +9,6 @@ from ambient.api.service import LoadBalancing
 from ambient.api.workload import Workload
 from waypoint.core.balance import Draw
 from waypoint.core.cluster import Cluster
-from waypoint.core.host import Host
 from waypoint.core.plan import Upstream
 
 NO_PREFERENCE: Final = LoadBalancing()
@@ -23,8 +22,6 @@ class Clusters:
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
         self._known: dict[tuple[str, int, str], Cluster] = {}
-        self.left: list[Host] = []
-        """Endpoints that have left since somebody last took them from here."""
 
     def __iter__(self) -> Iterator[Cluster]:
         return iter(self._known.values())
@@ -38,7 +35,7 @@ class Clusters:
         service = upstream.service
         preference = service.load_balancing if service is not None else NO_PREFERENCE
         cluster.used_s = now_s
-        self.left += cluster.update(upstream.targets, upstream.settings, own, preference, now_s)
+        cluster.update(upstream.targets, upstream.settings, own, preference, now_s)
         return cluster
 
     def _forget(self, now_s: float) -> None:
@@ -46,5 +43,6 @@ class Clusters:
         for key, cluster in list(self._known.items()):
             busy = cluster.requests or cluster.connections or cluster.pending
             if not busy and now_s - cluster.used_s > FORGET_AFTER_S:
-                self.left += cluster.hosts.values()
+                for host in cluster.hosts.values():
+                    host.gone = True
                 del self._known[key]

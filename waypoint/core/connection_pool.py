@@ -49,7 +49,8 @@ class ConnectionPool(msgspec.Struct, frozen=True, kw_only=True):
     max_requests_per_connection: int = 0
     """0 is no limit; 1 means a connection for each request."""
     max_retries: int = UNLIMITED
-    http_idle_s: float = IDLE_S
+    http_idle_s: float | None = None
+    """None leaves it to the waypoint."""
     upgrade: bool | None = None
     """HTTP/2 to endpoints; None follows the port."""
     use_client_protocol: bool = False
@@ -87,7 +88,7 @@ def compile_connection_pool(raw: Any, field: str) -> ConnectionPool:
         max_requests=count("http", "http2MaxRequests"),
         max_requests_per_connection=0 if per_connection == UNLIMITED else per_connection,
         max_retries=count("http", "maxRetries"),
-        http_idle_s=seconds("http", "idleTimeout") or tcp_idle_s or IDLE_S,
+        http_idle_s=seconds("http", "idleTimeout") or tcp_idle_s,
         upgrade={"UPGRADE": True, "DO_NOT_UPGRADE": False}.get(upgrade),
         use_client_protocol=boolean(
             http.get("useClientProtocol"), f"{field}.http.useClientProtocol"

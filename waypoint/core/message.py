@@ -129,6 +129,8 @@ class Request:
     """Of the token that was verified."""
     metadata: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """What others have noted, by the name of an Envoy filter."""
+    at_s: float = 0.0
+    """When it came, in seconds of Unix time."""
 
     @property
     def path(self) -> str:

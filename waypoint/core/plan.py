@@ -23,9 +23,9 @@ from waypoint.core.local_reply import NO_ROUTE, denied, unknown_cluster
 from waypoint.core.message import Peer, Reply, Request, Response
 from waypoint.core.program import Program
 from waypoint.core.routes import Backend, DirectResponse, Forward, Route
-from waypoint.core.traffic_policy import ClusterSettings
+from waypoint.core.session import Visit
+from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 
-DEFAULT_SETTINGS = ClusterSettings()
 DIRECT = "direct"
 """Name of the one route of a pod's own address."""
 
@@ -71,7 +71,8 @@ class Plan:
     """The decision about one request. Exactly one of ``reply`` and ``upstream`` is set.
 
     ``filters`` are those that the request has passed; the response passes them backwards.
-    ``delay_s`` is an injected delay, before anything else happens.
+    ``delay_s`` is an injected delay, before anything else happens. ``visit`` is the session that
+    the request belongs to, and ``mirrors`` are those who get a copy.
     """
 
     verdict: Verdict
@@ -80,6 +81,8 @@ class Plan:
     upstream: Upstream | None = None
     filters: tuple[Filter, ...] = ()
     delay_s: float = 0.0
+    visit: Visit | None = None
+    mirrors: tuple[Upstream, ...] = ()
 
     def edit(self, response: Response) -> None:
         """Let the response pass the filters."""
@@ -115,8 +118,23 @@ def plan(
     return decided
 
 
+def _mirrored(decided: Plan, route: Route, places: Places, draw: Draw) -> Plan:
+    """The plan with the copies that chance wants."""
+    found = tuple(
+        upstream
+        for mirror in route.mirrors
+        if draw() < mirror.share
+        and isinstance(upstream := resolve(mirror.backend, *places), Upstream)
+    )
+    return replace(decided, mirrors=found)
+
+
 def guard(decided: Plan, directory: Directory, peer: Peer, own: Self) -> Plan:
     """The plan without the endpoints that refuse the client; a refusal if none is left."""
+    assert decided.upstream is not None
+    if decided.mirrors:
+        copies = (_guarded(mirror, directory, peer, own) for mirror in decided.mirrors)
+        decided = replace(decided, mirrors=tuple(one for one in copies if one is not None))
     assert decided.upstream is not None
     found = admitted(decided.upstream.targets, directory, peer, own)
     if isinstance(found, Verdict):
@@ -126,6 +144,13 @@ def guard(decided: Plan, directory: Directory, peer: Peer, own: Self) -> Plan:
         return decided
     allowed = frozenset(target.key for target in found)
     return replace(decided, upstream=replace(decided.upstream, allowed=allowed))
+
+
+def _guarded(mirror: Upstream, directory: Directory, peer: Peer, own: Self) -> Upstream | None:
+    found = admitted(mirror.targets, directory, peer, own)
+    if isinstance(found, Verdict):
+        return None
+    return replace(mirror, allowed=frozenset(target.key for target in found))
 
 
 class Places(NamedTuple):
@@ -159,14 +184,29 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
         case Redirect() as redirect:
             return replace(decided, reply=redirect.reply(request), filters=filters)
         case Forward() as forward:
-            backend = forward.choose(draw())
+            visit = route.session.visit(request, request.at_s) if route.session else None
+            backend = _visited(forward, visit, places) or forward.choose(draw())
     filters += backend.filters
     for item in filters:
         item.on_request(request)
     upstream = resolve(backend, places.program, places.directory, places.to)
     if isinstance(upstream, Reply):
         return replace(decided, reply=upstream, filters=filters)
-    return replace(decided, upstream=upstream, filters=filters)
+    decided = replace(decided, upstream=upstream, filters=filters, visit=visit)
+    return _mirrored(decided, route, places, draw) if route.mirrors else decided
+
+
+def _visited(forward: Forward, visit: Visit | None, places: Places) -> Backend | None:
+    """The backend that has the endpoint of a session."""
+    if visit is None:
+        return None
+    for backend in forward.backends:
+        upstream = resolve(backend, *places)
+        if isinstance(upstream, Upstream) and any(
+            str(target.address) == visit.address for target in upstream.targets
+        ):
+            return backend
+    return None
 
 
 def resolve(

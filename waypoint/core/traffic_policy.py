@@ -64,6 +64,10 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: Json | None = None
 
 
+DEFAULT_SETTINGS: Final = ClusterSettings()
+"""Where no DestinationRule says anything."""
+
+
 def compile_traffic_policy(
     raw: Any, field: str, owner: str, problems: list[Problem]
 ) -> TrafficPolicy | None:

@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 
 import trio
 
+from waypoint.core.cluster import Cluster
 from waypoint.core.codec import Codec
-from waypoint.core.host import Target
+from waypoint.core.host import Host
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import End, Request, Response
 from waypoint.core.reset import Reset
@@ -40,17 +41,19 @@ class Outcome(NamedTuple):
 
 
 class Attempt:
-    """Sends ``request`` to one target. The client's body may be sent by several attempts, as long
-    as it is ``replayable``."""
+    """Sends ``request`` to an endpoint of ``cluster``. The client's body may be sent by several
+    attempts, as long as it is ``replayable``."""
 
     def __init__(
         self,
         upstreams: Upstreams,
+        cluster: Cluster,
         client: Downstream,
         request: Request,
         codec: Codec = Codec.HTTP1,
     ) -> None:
         self._upstreams = upstreams
+        self._cluster = cluster
         self._codec = Codec.HTTP1 if request.upgrade else codec
         self._client = client
         self._request = request
@@ -59,7 +62,7 @@ class Attempt:
         self.upgraded_received = 0
         """Bytes that went to the endpoint after an upgrade."""
 
-    async def run(self, target: Target, judge: Judge) -> Outcome:
+    async def run(self, host: Host, judge: Judge) -> Outcome:
         """One attempt. Raises ClientGoneError and BadMessageError (of the client's body).
 
         A kept connection that ended before it can have taken notice of the request does not count:
@@ -71,7 +74,7 @@ class Attempt:
         for fresh in (False, True):
             try:
                 stream = await self._upstreams.open(
-                    target, self._codec, fresh=fresh, careful=not idempotent
+                    self._cluster, host, self._codec, fresh=fresh, careful=not idempotent
                 )
             except UpstreamResetError as error:
                 return Outcome(reset=error.reason, cause=error.cause)

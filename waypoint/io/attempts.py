@@ -20,10 +20,11 @@ from waypoint.core.plan import Plan, Upstream
 from waypoint.core.record import Record
 from waypoint.core.reset import OVERLOADED, Reset
 from waypoint.core.retry import CONNECTING, Next, Tries
-from waypoint.core.retry_policy import NONE, asked_for
+from waypoint.core.retry_policy import DEFAULT_ON, NONE, asked_for
 from waypoint.core.timeouts import Timeouts, timeouts_of
 from waypoint.io.attempt import Attempt, Outcome
-from waypoint.io.downstream import Downstream
+from waypoint.io.downstream import RETRY_BYTES, Downstream
+from waypoint.io.mirror import start_mirrors
 from waypoint.io.service import Service
 
 RETRIES_ENDED: Final = {Next.ENOUGH: "URX", Next.OVERFLOW: "UO"}
@@ -47,7 +48,9 @@ class Attempts:
         self._record = record
         assert decided.upstream is not None
         codec = decided.upstream.codec(client.head.version)
-        self._attempt = Attempt(service.upstreams, client, request, codec)
+        cluster = service.cluster(decided.upstream)
+        self._attempt = Attempt(service.upstreams, cluster, client, request, codec)
+        self._cluster = cluster
         self._limit = trio.CancelScope()
         self._this = trio.CancelScope()
         self._begun_s = 0.0
@@ -68,15 +71,27 @@ class Attempts:
         """
         if self._timeouts.total_s is not None:
             self._start_clock_at_the_end_of_the_request(self._timeouts.total_s)
-        cluster = self._service.cluster(upstream)
+        cluster = self._cluster
         policy = cluster.settings.balancer.hash_policy
         self._hash = policy.key(self._request) if policy is not None else None
+        if self._tries.policy.attempts and self._tries.policy.on & ~DEFAULT_ON:
+            self._client.body.replay_bytes = RETRY_BYTES
+        copies = start_mirrors(
+            self._service,
+            self._client,
+            self._request,
+            self._decided.mirrors,
+            self._timeouts.total_s,
+        )
         reply: Reply | None = None
         try:
             with self._limit:
                 reply = await self._until_one_counts(cluster, upstream)
         finally:
             cluster.retries -= self._retrying
+            if not self._client.body.complete:
+                for copy in copies:
+                    copy.lose()
             self._record.sent = self._attempt.sent
             self._record.received += self._attempt.upgraded_received
         if self._limit.cancelled_caught:
@@ -115,14 +130,19 @@ class Attempts:
             await trio.sleep(tries.pause_s(self._service.draw()))
 
     def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
-        policy, tries = self._tries.policy, self._tries
-        host = cluster.pick(
-            trio.current_time(),
-            self._hash.value if self._hash is not None else None,
-            tried=tries.tried if policy.avoid_tried else (),
-            allowed=upstream.allowed,
-            remote=policy.remote_localities,
-        )
+        policy, tries, now_s = self._tries.policy, self._tries, trio.current_time()
+        visit, allowed = self._decided.visit, upstream.allowed
+        host = None
+        if visit is not None and not tries.tried:
+            host = cluster.host_at(visit.address, now_s)
+        if host is None or (allowed is not None and host.key not in allowed):
+            host = cluster.pick(
+                now_s,
+                self._hash.value if self._hash is not None else None,
+                tried=tries.tried if policy.avoid_tried else (),
+                allowed=allowed,
+                remote=policy.remote_localities,
+            )
         if host is not None:
             tries.tried.append(host.key)
             self._record.target = host.target
@@ -136,18 +156,12 @@ class Attempts:
         def judge(response: Response) -> bool:
             return self._judge(cluster, host, response)
 
-        cluster.requests += 1
-        host.active += 1
-        try:
-            self._this = trio.CancelScope()
-            if self._timeouts.per_try_s is not None:
-                self._this.deadline = self._begun_s + self._timeouts.per_try_s
-            outcome = None
-            with self._this:
-                outcome = await self._attempt.run(host.target, judge)
-        finally:
-            cluster.requests -= 1
-            host.active -= 1
+        self._this = trio.CancelScope()
+        if self._timeouts.per_try_s is not None:
+            self._this.deadline = self._begun_s + self._timeouts.per_try_s
+        outcome = None
+        with cluster.request_at(host), self._this:
+            outcome = await self._attempt.run(host, judge)
         if outcome is None:
             self._noticed(cluster, host, cluster.failed(host, trio.current_time(), timeout=True))
         elif outcome.reset is not None and outcome.reset not in BY_US:
@@ -167,8 +181,7 @@ class Attempts:
         record = self._record
         self._this.deadline = math.inf
         self._decided.edit(response)
-        if self._hash is not None and self._hash.set_cookie:
-            response.headers.add("set-cookie", self._hash.set_cookie)
+        self._remember(response, host)
         self._service.stamp(response.headers)
         record.upstream_ms = round((trio.current_time() - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
@@ -177,6 +190,15 @@ class Attempts:
         if response.status == 101:
             self._limit.deadline = math.inf
         return True
+
+    def _remember(self, response: Response, host: Host) -> None:
+        """Let the client come back to the same endpoint, where the configuration wants it."""
+        if self._hash is not None and self._hash.set_cookie:
+            response.headers.add("set-cookie", self._hash.set_cookie)
+        route = self._decided.route
+        if route is not None and route.session is not None:
+            address = str(host.target.address)
+            route.session.tell(response, address, self._decided.visit, self._request.at_s)
 
     def _judge_failure(self, cluster: Cluster, outcome: Outcome | None) -> Reply | None:
         """The reply that a try without a response ends in; None where another one follows."""

@@ -14,8 +14,10 @@ from ambient.api.ports import HBONE_PORT
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.io.pool import Pool
+from waypoint.core.connection_pool import Keepalive
 from waypoint.core.host import Target
 from waypoint.core.reset import Reset
+from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 from waypoint.io.duplex import Duplex
 from waypoint.io.plain_stream import PlainStream
 from waypoint.io.upstream_stream import UpstreamResetError
@@ -54,13 +56,16 @@ class Dialler:
         self._connect_timeout_s = connect_timeout_s
         self._hbone_port = hbone_port
 
-    async def __call__(self, target: Target) -> Duplex:
+    async def __call__(
+        self, target: Target, settings: ClusterSettings = DEFAULT_SETTINGS
+    ) -> Duplex:
         """A new stream to the endpoint's application. Raises UpstreamResetError."""
-        with trio.move_on_after(self._connect_timeout_s):
+        pool = settings.pool
+        with trio.move_on_after(pool.connect_timeout_s or self._connect_timeout_s):
             try:
                 if target.hbone:
                     return await self._tunnel(target)
-                return PlainStream(plain(await connect(target.address)))
+                return PlainStream(plain(await connect(target.address, pool.keepalive)))
             except (MeshError, OSError) as error:
                 raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
         raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)
@@ -90,20 +95,32 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-async def connect(address: HostPort) -> trio.socket.SocketType:
+async def connect(address: HostPort, keepalive: Keepalive | None = None) -> trio.socket.SocketType:
     """A TCP connection to an IP address. Raises OSError."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEP_ALIVE.items():
+        for option, value in (KEEP_ALIVE | _options(keepalive)).items():
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
         await sock.connect((address.host, address.port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _options(keepalive: Keepalive | None) -> dict[int, int]:
+    """What is configured; 0 leaves our own values."""
+    if keepalive is None:
+        return {}
+    wanted = {
+        socket.TCP_KEEPCNT: keepalive.probes,
+        socket.TCP_KEEPIDLE: keepalive.time_s,
+        socket.TCP_KEEPINTVL: keepalive.interval_s,
+    }
+    return {option: value for option, value in wanted.items() if value}
 
 
 def plain(sock: trio.socket.SocketType) -> socket.socket:

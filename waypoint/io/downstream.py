@@ -12,6 +12,8 @@ from waypoint.io.duplex import Duplex
 
 REPLAY_BYTES: Final = 64 * 1024
 """A request's body up to this size can be sent again on another connection."""
+RETRY_BYTES: Final = 1 << 20
+"""The same where the route asks for more retries than those of failed connections (Envoy)."""
 
 
 class ClientGoneError(Exception):
@@ -41,6 +43,9 @@ class Body:
         self.complete = not present
         self.received = 0
         self.when_complete: Callable[[], None] | None = None
+        self.replay_bytes = REPLAY_BYTES
+        self.taps: list[Callable[[bytes | End], None]] = []
+        """Are told every piece when it is read."""
 
     @property
     def replayable(self) -> bool:
@@ -66,12 +71,14 @@ class Body:
         return event
 
     def _take(self, event: bytes | End) -> None:
+        for tap in self.taps:
+            tap(event)
         if not isinstance(event, End):
             self.received += len(event)
             self._size += len(event)
         if self._seen is not None:
             self._seen.append(event)
-            if self._size > REPLAY_BYTES:
+            if self._size > self.replay_bytes:
                 self._seen = None
         if isinstance(event, End):
             self.complete = True

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
+from ambient.hbone.core.counters import Counters
 from ambient.hbone.core.errors import HboneError
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.io.stream import HboneStream
@@ -85,21 +86,27 @@ class Copied(NamedTuple):
     broken: Exception | None
 
 
-async def relay(left: Duplex, right: Duplex, first: tuple[bytes, bytes] = (b"", b"")) -> Copied:
+async def relay(
+    left: Duplex,
+    right: Duplex,
+    first: tuple[bytes, bytes] = (b"", b""),
+    counters: Counters | None = None,
+) -> Copied:
     """Copy both ways until both directions ended; an end is passed on as an end.
 
-    ``first`` are bytes that were read already, from left and from right. Where a stream broke, both
-    should be aborted.
+    ``first`` are bytes that were read already, from left and from right. ``counters`` count from
+    left (``received``) and from right while the bytes move. Where a stream broke, both should be
+    aborted.
     """
-    counts = [0, 0]
+    counted = counters if counters is not None else Counters()
     broken: list[Exception] = []
 
-    async def copy(source: Duplex, sink: Duplex, start: bytes, index: int) -> None:
+    async def copy(source: Duplex, sink: Duplex, start: bytes, counter: str) -> None:
         try:
             data: bytes | bytearray = start or await source.receive_some(READ_BYTES)
             while data:
                 await sink.send_all(bytes(data))
-                counts[index] += len(data)
+                setattr(counted, counter, getattr(counted, counter) + len(data))
                 data = await source.receive_some(READ_BYTES)
             await sink.send_eof()
         except STREAM_ERRORS as error:
@@ -107,6 +114,6 @@ async def relay(left: Duplex, right: Duplex, first: tuple[bytes, bytes] = (b"", 
             nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(copy, left, right, first[0], 0)
-        nursery.start_soon(copy, right, left, first[1], 1)
-    return Copied(counts[0], counts[1], broken[0] if broken else None)
+        nursery.start_soon(copy, left, right, first[0], "received")
+        nursery.start_soon(copy, right, left, first[1], "sent")
+    return Copied(counted.received, counted.sent, broken[0] if broken else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import trio
 
 from waypoint.core.dispatch import Destination
@@ -101,6 +103,7 @@ class Exchange:
         request = enter(self._client.head, self._peer, self._to.address, service.request_id())
         if isinstance(request, Request):
             self._record.request_id = request.headers.first("x-request-id") or ""
+            request.at_s = time.time()
         return request
 
     def _plan(self, request: Request) -> Plan:

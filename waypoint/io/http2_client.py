@@ -25,7 +25,12 @@ class Http2Client(Http2Link):
         """Streams that were ever opened."""
         self.reserved = 0
         """Streams that are about to be opened."""
-        self.idle_since_s = trio.current_time()
+        self.opened_s = self.idle_since_s = trio.current_time()
+
+    @property
+    def streams(self) -> int:
+        """Exchanges that are under way or about to be."""
+        return len(self.http2.streams) + self.reserved
 
     @property
     def room(self) -> int:

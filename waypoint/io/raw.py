@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -10,18 +11,22 @@ from ambient.hbone.core.counters import Counters
 from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.io.stream import HboneStream
 from waypoint.core.authz import decide
+from waypoint.core.client_hello import server_name
+from waypoint.core.connection_pool import ConnectionPool
 from waypoint.core.dispatch import Destination
 from waypoint.core.host import Key
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.plan import Plan, direct, guard, resolve
-from waypoint.core.program import default_route
 from waypoint.core.record import Record
+from waypoint.core.reset import Reset
 from waypoint.core.routes import Forward
-from waypoint.io.duplex import Duplex, abort, drop_now, relay
+from waypoint.io.duplex import READ_BYTES, Duplex, abort, drop_now, relay
 from waypoint.io.plain_stream import PlainStream
 from waypoint.io.service import Service
 from waypoint.io.upstream_stream import UpstreamResetError
 
+HELLO_S: Final = 15.0
+"""How long a client may take to say its server name (Envoy's listener filters)."""
 CONNECT_ATTEMPTS: Final = 3
 """Endpoints that one connection may be tried at."""
 
@@ -34,6 +39,7 @@ class RawConnection:
         self._stream = stream
         self._to = to
         self._record = Record(peer=peer, to=to)
+        self._sni = ""
         self._request = Request(
             method="", target="", authority="", headers=Headers(), peer=peer, local=to.address
         )
@@ -52,6 +58,7 @@ class RawConnection:
     async def _serve(self, first: bytes) -> bool:
         """False where the client has to see that the connection did not end well."""
         service, record = self._service, self._record
+        first = await self._peek(first)
         verdict = decide(service.program.policies(self._to.service), self._request, http=False)
         decided = self._plan(Plan(verdict=verdict, route=None))
         record.decided = decided
@@ -77,43 +84,77 @@ class RawConnection:
             tried.append(host.key)
             record.target = host.target
             try:
-                stream = await service.upstreams.connect(host.target)
+                stream = await service.upstreams.connect(cluster, host)
             except UpstreamResetError as error:
                 record.cause = error.cause or error.reason.words
+                if error.reason is Reset.OVERFLOW:
+                    record.flag = Reset.OVERFLOW.flag
+                    return False
                 cluster.failed(host, trio.current_time())
                 continue
             cluster.answered(host, 200, trio.current_time())
             host.active += 1
             try:
-                return await self._relay(stream, first)
+                return await self._relay(stream, first, cluster.settings.pool)
             finally:
                 host.active -= 1
                 drop_now(stream)
-                service.upstreams.left(host.target)
+                service.upstreams.left(cluster, host)
         record.flag = "UF,URX" if tried else "UH"
         return False
 
+    async def _peek(self, first: bytes) -> bytes:
+        """What the client has said, with enough of it to know the server name where that counts."""
+        to = self._to
+        if to.service is None:
+            return first
+        streams = self._service.program.streams(to.service, to.address.port)
+        host, port = to.service.hostname, to.address.port
+        if not any(stream.needs_sni(host, port) for stream in streams):
+            return first
+        with trio.move_on_after(HELLO_S):
+            while (name := server_name(first)) is None:
+                more = await self._stream.receive_some(READ_BYTES)
+                if not more:
+                    break
+                first += more
+            self._sni = name or ""
+        return first
+
     def _plan(self, judged: Plan) -> Plan:
-        """Routes are for HTTP, so that the endpoints are those of the address itself."""
+        """The route of the connection: the first that applies, else the service itself."""
         to, service = self._to, self._service
         if not judged.verdict.allowed:
             return judged
         own, peer = service.own, self._request.peer
         if to.workload is not None:
-            found = Plan(verdict=judged.verdict, route=None, upstream=direct(to.workload, to))
+            found = replace(judged, upstream=direct(to.workload, to))
             return guard(found, service.directory, peer, own)
         assert to.service is not None
-        route = default_route(to.service.key, to.address.port)
-        assert isinstance(route.action, Forward)
-        upstream = resolve(route.action.choose(0.0), service.program, service.directory, to)
+        route = service.program.stream_route(to.service, to.address.port, self._sni)
+        judged = replace(judged, route=route)
+        if not isinstance(route.action, Forward):
+            return judged
+        backend = route.action.choose(service.draw())
+        upstream = resolve(backend, service.program, service.directory, to)
         if isinstance(upstream, Reply):
             return judged
-        found = Plan(verdict=judged.verdict, route=route, upstream=upstream)
-        return guard(found, service.directory, peer, own)
+        return guard(replace(judged, upstream=upstream), service.directory, peer, own)
 
-    async def _relay(self, endpoint: Duplex, first: bytes) -> bool:
-        record = self._record
+    async def _relay(self, endpoint: Duplex, first: bytes, pool: ConnectionPool) -> bool:
+        """Bytes both ways, no longer than the connection may last and not idle for too long."""
         counters = Counters()
+        done = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_idle, counters, pool.tcp_idle_s, nursery.cancel_scope)
+            if pool.max_connection_s is not None:
+                nursery.cancel_scope.deadline = trio.current_time() + pool.max_connection_s
+            done = await self._copy(endpoint, first, counters)
+            nursery.cancel_scope.cancel()
+        return done
+
+    async def _copy(self, endpoint: Duplex, first: bytes, counters: Counters) -> bool:
+        record = self._record
         try:
             if isinstance(endpoint, PlainStream):
                 if first:
@@ -121,8 +162,7 @@ class RawConnection:
                 counters.received = len(first)
                 await self._stream.couple(endpoint.detach(), counters)
             else:
-                copied = await relay(self._stream, endpoint, (first, b""))
-                counters.received, counters.sent = copied.right, copied.left
+                copied = await relay(self._stream, endpoint, (first, b""), counters)
                 if copied.broken is not None:
                     record.flag = "UC"
                     return False
@@ -133,3 +173,12 @@ class RawConnection:
         finally:
             record.received, record.sent = counters.received, counters.sent
         return True
+
+
+async def _end_when_idle(counters: Counters, idle_s: float, scope: trio.CancelScope) -> None:
+    """Cancel a relay that has moved nothing for so long."""
+    while True:
+        before = counters.received, counters.sent
+        await trio.sleep(idle_s)
+        if (counters.received, counters.sent) == before:
+            scope.cancel()

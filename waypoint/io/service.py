@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from typing import Final
@@ -55,12 +55,27 @@ class Service:
         self.program = Program(own.place)
         self.clusters = Clusters(draw)
         self.metrics = RequestMetrics()
+        self._nursery: trio.Nursery | None = None
         self.draining = False
         self.drained = trio.Event()
         """Set when draining begins."""
         self._waiting: dict[trio.CancelScope, float] = {}
         self._reported: set[Problem] = set()
         self._today, self._date_until_s = "", -math.inf
+
+    async def run(self) -> None:
+        """Look after what outlives its request, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def background(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Start a task that nobody waits for; nothing happens where the service ends already."""
+        if self._nursery is not None:
+            self._nursery.start_soon(task)
 
     def replace_program(self, program: Program) -> None:
         """Use another configuration from the next request on; new problems are logged once."""

@@ -24,10 +24,10 @@ def test_one_cluster_for_each_port_and_subset():
     assert of("") is not of("v1")
     assert len(of("").hosts) == 2
     assert len(of("v1").hosts) == 1
-    gone = "Kubernetes//Pod/shop/reviews-v1"
-    state.apply(ADDRESS_TYPE, {}, [gone])
+    (host,) = of("v1").hosts.values()
+    state.apply(ADDRESS_TYPE, {}, ["Kubernetes//Pod/shop/reviews-v1"])
     assert not of("v1").hosts
-    assert [host.target.workload.uid for host in clusters.left] == [gone]
+    assert host.gone
     assert len(of("").hosts) == 1
     of("", FORGET_AFTER_S * 2)
     of("v2", FORGET_AFTER_S * 2)

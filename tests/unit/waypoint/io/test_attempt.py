@@ -214,7 +214,7 @@ async def test_a_kept_connection_that_went_stale_is_not_noticed_by_the_client():
         assert (await caller.get()).body == b"ok"
         assert mesh.calls["127.0.1.1"] == 2
         # an idle connection is watched: a server's close is seen before the next request
-        while mesh.upstreams._idle:
+        while mesh.upstreams.kept:
             await trio.sleep(0.05)
         assert (await caller.get(method="POST", body=b"x")).body == b"ok"
 

@@ -84,7 +84,7 @@ async def test_many_requests_at_once():
             answer = await caller.answer(stream_id)
             assert answer.json["headers"][":path"] == f"/{number}"
             assert answer.json["size"] == 100
-        assert not mesh.service.upstreams._active
+        assert not mesh.service.upstreams.active
 
 
 async def test_bodies_and_trailers_pass():

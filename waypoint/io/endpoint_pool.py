@@ -1,0 +1,268 @@
+"""The connections of a cluster to one of its endpoints, within the cluster's limits.
+
+A kept connection has carried whole exchanges only. Whether its server has closed it meanwhile is
+looked at when it is taken and once a second; neither needs a task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from waypoint.core.cluster import Cluster
+from waypoint.core.host import Host, Target
+from waypoint.core.reset import Reset
+from waypoint.core.traffic_policy import ClusterSettings
+from waypoint.io.duplex import Duplex, drop_now, quiet
+from waypoint.io.http1_client import Http1Stream
+from waypoint.io.http2_client import Http2Client, Http2Stream
+from waypoint.io.upstream_stream import UpstreamResetError
+
+IDLE_S: Final = 60.0
+"""How long a connection is kept without an exchange, where nothing else is configured."""
+CAREFUL_S: Final = 1.0
+"""A request that must not be sent twice takes no connection that was idle for longer: its server
+may be about to close it (the shortest keep-alive timeouts in use are 2 s and 5 s)."""
+MAX_IDLE: Final = 128
+"""Kept connections for each endpoint."""
+
+Dial = Callable[[Target, ClusterSettings], Awaitable[Duplex]]
+"""Opens a new stream to an endpoint. Raises UpstreamResetError."""
+
+
+class Connection:
+    """A connection to an endpoint that carries one exchange at a time."""
+
+    __slots__ = ("exchanges", "idle_since_s", "opened_s", "stream")
+
+    def __init__(self, stream: Duplex) -> None:
+        self.stream = stream
+        self.exchanges = 0
+        self.opened_s = self.idle_since_s = trio.current_time()
+
+
+class EndpointPool:
+    """Connections of ``cluster`` to ``host``."""
+
+    def __init__(self, cluster: Cluster, host: Host, dial: Dial) -> None:
+        self._cluster = cluster
+        self._host = host
+        self._dial = dial
+        self._idle: list[Connection] = []
+        self._links: list[Http2Client] = []
+        self._linking = trio.Lock()
+        self._open = 0
+        self._waiting: deque[trio.Event] = deque()
+        self.active = 0
+        """Exchanges and raw connections that are under way."""
+
+    @property
+    def idle(self) -> bool:
+        """Is there nothing here to look after?"""
+        return not (self._open or self.active or self._waiting)
+
+    @property
+    def kept(self) -> int:
+        """Connections that wait for an exchange."""
+        return len(self._idle)
+
+    # HTTP/1.1
+
+    async def http1(self, *, fresh: bool, careful: bool) -> Http1Stream:
+        """A stream for one exchange. Raises UpstreamResetError."""
+        connection = None if fresh else self._kept(careful)
+        if connection is None:
+            connection = await self._admitted(careful)
+        self.active += 1
+        connection.exchanges += 1
+        found = connection
+
+        def over(usable: bool) -> None:
+            self.active -= 1
+            if usable and self._may_stay(found):
+                self._keep(found)
+            else:
+                self._drop(found)
+
+        return Http1Stream(found.stream, reused=found.exchanges > 1, over=over)
+
+    async def _admitted(self, careful: bool) -> Connection:
+        """A new connection, or one that somebody gives back while the cluster has its most."""
+        cluster, pool = self._cluster, self._cluster.settings.pool
+        self._enter_queue()
+        try:
+            while cluster.connections >= pool.max_connections and self._open:
+                freed = trio.Event()
+                self._waiting.append(freed)
+                try:
+                    await freed.wait()
+                except trio.Cancelled:
+                    self._leave(freed)
+                    raise
+                connection = self._kept(careful)
+                if connection is not None:
+                    return connection
+            return Connection(await self._dialled())
+        finally:
+            cluster.pending -= 1
+
+    def _enter_queue(self) -> None:
+        """Raises UpstreamResetError where too many wait already (``http1MaxPendingRequests``)."""
+        if self._cluster.pending >= self._cluster.settings.pool.max_pending:
+            raise UpstreamResetError(Reset.OVERFLOW)
+        self._cluster.pending += 1
+
+    def _leave(self, freed: trio.Event) -> None:
+        """Whoever stops waiting passes on what it may have been given."""
+        if freed in self._waiting:
+            self._waiting.remove(freed)
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+
+    async def _dialled(self) -> Duplex:
+        """A new stream, counted until ``_gone``. Raises UpstreamResetError."""
+        self._count(1)
+        try:
+            return await self._dial(self._host.target, self._cluster.settings)
+        except BaseException:
+            self._gone()
+            raise
+
+    def _count(self, change: int) -> None:
+        self._open += change
+        self._cluster.connections += change
+
+    def _gone(self) -> None:
+        self._count(-1)
+        self._wake()
+
+    def _may_stay(self, connection: Connection) -> bool:
+        pool = self._cluster.settings.pool
+        if pool.max_requests_per_connection and (
+            connection.exchanges >= pool.max_requests_per_connection
+        ):
+            return False
+        longest_s = pool.max_connection_s
+        age_s = trio.current_time() - connection.opened_s
+        return not self._host.gone and (longest_s is None or age_s < longest_s)
+
+    def _keep(self, connection: Connection) -> None:
+        connection.idle_since_s = trio.current_time()
+        self._idle.append(connection)
+        self._wake()
+
+    def _drop(self, connection: Connection) -> None:
+        drop_now(connection.stream)
+        self._gone()
+
+    def _kept(self, careful: bool) -> Connection | None:
+        """The connection that was used last: the likeliest to be alive."""
+        while self._idle:
+            connection = self._idle.pop()
+            if careful and trio.current_time() - connection.idle_since_s > CAREFUL_S:
+                self._idle.append(connection)
+                return None
+            if quiet(connection.stream):
+                return connection
+            self._drop(connection)
+        return None
+
+    # HTTP/2
+
+    async def http2(self, nursery: trio.Nursery, *, fresh: bool) -> Http2Stream:
+        """A stream on a shared connection; one dial at a time. Raises UpstreamResetError."""
+        found = None if fresh else self._with_room()
+        if found is None:
+            self._enter_queue()
+            try:
+                async with self._linking:
+                    found = None if fresh else self._with_room()
+                    if found is None:
+                        found = await self._new_link(nursery)
+            finally:
+                self._cluster.pending -= 1
+        self.active += 1
+        return Http2Stream(found, self._over)
+
+    def _over(self) -> None:
+        self.active -= 1
+
+    def _with_room(self) -> Http2Client | None:
+        return next((link for link in self._links if self._room(link) > 0), None)
+
+    def _room(self, link: Http2Client) -> int:
+        """How many more exchanges a connection takes, within the configured limits."""
+        pool = self._cluster.settings.pool
+        room = link.room
+        if pool.max_concurrent_streams:
+            room = min(room, pool.max_concurrent_streams - link.streams)
+        if pool.max_requests_per_connection:
+            room = min(room, pool.max_requests_per_connection - link.exchanges)
+        longest_s = pool.max_connection_s
+        if longest_s is not None and trio.current_time() - link.opened_s >= longest_s:
+            return 0
+        return room
+
+    async def _new_link(self, nursery: trio.Nursery) -> Http2Client:
+        link = Http2Client(await self._dialled())
+        self._links.append(link)
+
+        async def carry() -> None:
+            try:
+                await link.carry()
+            finally:
+                self._links.remove(link)
+                self._gone()
+
+        nursery.start_soon(carry)
+        return link
+
+    # Connections that are not HTTP
+
+    async def raw(self) -> Duplex:
+        """A stream of bytes, counted until ``left``. Raises UpstreamResetError."""
+        if self._cluster.connections >= self._cluster.settings.pool.max_connections:
+            raise UpstreamResetError(Reset.OVERFLOW)
+        stream = await self._dialled()
+        self.active += 1
+        return stream
+
+    def left(self) -> None:
+        """What ``raw`` gave is over."""
+        self.active -= 1
+        self._gone()
+
+    # Ageing
+
+    def look_after_idle(self) -> None:
+        """Close what is idle for too long, what its server has closed, and all connections to an
+        endpoint that has left or is ejected as soon as they are idle."""
+        idle_s = self._cluster.settings.pool.http_idle_s
+        too_old = trio.current_time() - (IDLE_S if idle_s is None else idle_s)
+        leaving = self._host.gone or self._host.monitor.ejected
+        good: list[Connection] = []
+        dropped: list[Connection] = []
+        for number, connection in enumerate(reversed(self._idle)):
+            young = number < MAX_IDLE and connection.idle_since_s > too_old and not leaving
+            (good if young and quiet(connection.stream) else dropped).append(connection)
+        self._idle[:] = reversed(good)
+        for connection in dropped:
+            self._drop(connection)
+        for link in list(self._links):
+            if not link.busy and (leaving or link.idle_since_s < too_old or self._room(link) < 1):
+                link.lose("it was idle")
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        while self._idle:
+            self._drop(self._idle.pop())
+        for link in list(self._links):
+            if not link.busy:
+                link.lose("it was idle")
