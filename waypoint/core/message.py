@@ -23,7 +23,7 @@ class Headers:
         return iter(self.items)
 
     def __contains__(self, name: str) -> bool:
-        return any(field == name for field, _ in self.items)
+        return self.first(name) is not None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Headers) and self.items == other.items
@@ -35,14 +35,18 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """All values of a field joined by commas (RFC 9110, section 5.3); None where absent."""
-        values = [value for field, value in self.items if field == name]
-        if not values:
-            return None
-        return values[0] if len(values) == 1 else ",".join(values)
+        found: str | None = None
+        for field, value in self.items:
+            if field == name:
+                found = value if found is None else f"{found},{value}"
+        return found
 
     def first(self, name: str) -> str | None:
         """The first value of a field; None where absent."""
-        return next((value for field, value in self.items if field == name), None)
+        for field, value in self.items:
+            if field == name:
+                return value
+        return None
 
     def set(self, name: str, value: str) -> None:
         """Exactly one line with this value, in the place of the first old one."""

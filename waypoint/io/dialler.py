@@ -65,7 +65,9 @@ class Dialler:
             try:
                 if target.hbone:
                     return await self._tunnel(target)
-                return PlainStream(plain(await connect(target.address, pool.keepalive)))
+                return PlainStream(
+                    plain(await connect(target.address, pool.keepalive)), self._pool.relay
+                )
             except (MeshError, OSError) as error:
                 raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
         raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)

@@ -19,7 +19,6 @@ from waypoint.core.http2 import Http2, HttpStream
 from waypoint.core.message import End, Response
 from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now
 from waypoint.io.duplex import send as send_all
-from waypoint.io.plain_stream import PlainStream
 
 
 class Http2Link:
@@ -85,12 +84,13 @@ class Http2Link:
         return "the peer closed the connection"
 
     def flush(self) -> None:
-        """Send what waits; where the stream is full, ``_write_what_waits`` goes on."""
+        """Send what waits: into a tunnel at once, to a socket in the next turn, when all tasks of
+        this one have had theirs. Where the stream is full, ``_write_what_waits`` goes on."""
         out = self.http2.out
         if not out or self.lost or self._blocked.is_set():
             return
         sent = 0
-        if isinstance(self.stream, HboneStream | PlainStream):
+        if isinstance(self.stream, HboneStream):  # into the tunnel's output: no system call
             try:
                 sent = self.stream.send_now(out)
             except STREAM_ERRORS:

@@ -1,39 +1,101 @@
-"""A TCP connection as a stream that can also send without waiting."""
+"""A TCP connection as a stream that the relay reads and that can send without waiting.
+
+The socket is registered once, when it is first read from, and not for every wait: what arrives is
+read in the relay's turn and wakes the task that waits for it.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections import deque
+from typing import Final
 
 import trio
+
+from ambient.hbone.io.relay import Relay
+from ambient.hbone.io.socket_end import ERR, HUP, IN, OUT
+
+READ_BYTES: Final = 64 * 1024
+"""Most that one turn of the relay reads."""
+INBOX_BYTES: Final = 256 * 1024
+"""Bytes that wait for a task; from there on the socket is not read."""
 
 
 class PlainStream(trio.abc.HalfCloseableStream):
     """Like ``trio.SocketStream``, around a non-blocking socket. Raises trio's errors."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, relay: Relay) -> None:
         self._sock = sock
+        self._fd = sock.fileno()
+        self._relay = relay
+        self._mask = 0
+        self._inbox: deque[bytes] = deque()
+        self._size = 0
+        self._reading = False
+        self._writing = False
         self._ended = False
+        self._sent_eof = False
+        self._closed = False
+        self._error = ""
+        self._arrivals = trio.lowlevel.ParkingLot()
+        self._departures = trio.lowlevel.ParkingLot()
 
     def detach(self) -> socket.socket:
-        """The socket; the stream is closed from now on."""
-        found, self._sock = self._sock, socket.socket(fileno=None)
-        self._sock.close()
-        return found
+        """The socket, if nothing was received yet; the stream is closed from now on."""
+        assert not self._reading, "it is being read from"
+        self._forget()
+        return self._sock
 
     @property
     def quiet(self) -> bool:
-        """Is it open, and has the other side said nothing that was not read?"""
+        """Is it open, and has the other side said nothing that was not received?"""
+        return not (self._inbox or self._ended or self._closed or self._error)
+
+    # The relay's turns
+
+    def _watch(self) -> None:
+        """Registered for what is waited for, and not at all for nothing (see ``Relay``)."""
+        reads = self._reading and not self._ended and self._size < INBOX_BYTES
+        mask = (IN if reads else 0) | (OUT if self._writing else 0)
+        if mask == self._mask:
+            return
+        if not mask:
+            self._relay.unwatch(self._fd)
+        elif self._mask:
+            self._relay.rewatch(self._fd, mask)
+        else:
+            self._relay.watch(self._fd, mask, self._on_event)
+        self._mask = mask
+
+    def _on_event(self, mask: int) -> None:
+        if self._writing and mask & (OUT | ERR | HUP):
+            self._writing = False
+            self._departures.unpark_all()
+        if mask & (IN | ERR | HUP) and self._reading and not self._ended:
+            self._read()
+        self._watch()
+
+    def _read(self) -> None:
         try:
-            self._sock.recv(1, socket.MSG_PEEK)
+            data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+            return
+        except OSError as error:
+            self._error = error.strerror or str(error)
+            self._ended = True
+        else:
+            if data:
+                self._inbox.append(data)
+                self._size += len(data)
+            else:
+                self._ended = True
+        self._arrivals.unpark_all()
+
+    # As a trio stream
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
         """Send what the kernel takes; returns how much that was."""
-        if self._sock.fileno() < 0 or self._ended:
+        if self._closed or self._sent_eof:
             raise trio.ClosedResourceError
         try:
             return self._sock.send(data)
@@ -54,14 +116,16 @@ class PlainStream(trio.abc.HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """See trio.abc.SendStream."""
-        await trio.lowlevel.wait_writable(self._sock)
+        self._writing = True
+        self._watch()
+        await self._departures.park()
 
     async def send_eof(self) -> None:
         """See trio.abc.HalfCloseableStream."""
         await trio.lowlevel.checkpoint()
-        if self._sock.fileno() < 0:
+        if self._closed:
             raise trio.ClosedResourceError
-        self._ended = True
+        self._sent_eof = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -69,24 +133,43 @@ class PlainStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See trio.abc.ReceiveStream."""
-        while True:
-            try:
-                data = self._sock.recv(max_bytes or 65536)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._sock)
-                continue
-            except OSError as error:
-                if self._sock.fileno() < 0:
-                    raise trio.ClosedResourceError from None
-                raise trio.BrokenResourceError(error.strerror) from error
-            await trio.lowlevel.checkpoint_if_cancelled()
-            return data
+        if not self._reading:
+            self._reading = True
+            self._watch()
+        while not self._inbox:
+            if self._closed:
+                raise trio.ClosedResourceError
+            if self._error:
+                raise trio.BrokenResourceError(self._error)
+            if self._ended:
+                await trio.lowlevel.checkpoint()
+                return b""
+            await self._arrivals.park()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = self._inbox.popleft()
+        if max_bytes is not None and len(data) > max_bytes:
+            self._inbox.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
+        full = self._size >= INBOX_BYTES
+        self._size -= len(data)
+        if full:
+            self._watch()
+        return data
 
     def close(self) -> None:
         """Close at once; whoever waits is told."""
-        if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+        if not self._closed:
+            self._forget()
+            self._relay.close_later(self._sock)
+
+    def _forget(self) -> None:
+        if self._mask:
+            self._relay.unwatch(self._fd)
+        self._mask = 0
+        self._closed = True
+        self._inbox.clear()
+        self._arrivals.unpark_all()
+        self._departures.unpark_all()
 
     async def aclose(self) -> None:
         """See trio.abc.AsyncResource."""

@@ -66,7 +66,7 @@ class Pool:
     peer's address and the identities allowed there."""
 
     def __init__(self, relay: Relay, settings: PoolSettings | None = None) -> None:
-        self._relay = relay
+        self.relay = relay
         self._settings = settings or PoolSettings()
         self._entries: dict[Hashable, _Entry] = {}
 
@@ -142,7 +142,7 @@ class Pool:
         try:
             sock = await dial()
             timing = self._settings.timing
-            connection = await connect(self._relay, sock, tls, allowed, timing)
+            connection = await connect(self.relay, sock, tls, allowed, timing)
             connection.max_streams = self._settings.max_streams
             connection.idle_s = self._settings.idle_s
             connection.on_disconnect = lambda gone: self._forget(key, gone)

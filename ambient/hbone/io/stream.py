@@ -132,13 +132,15 @@ class HboneStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Bytes, or b"" at the end. See trio.abc.ReceiveStream."""
-        await trio.lowlevel.checkpoint()
+        # Only the relay's turn fills the inbox, so that going on without a turn starves nobody.
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._inbox:
                 return self._take(RECEIVE_BYTES if max_bytes is None else max_bytes)
             if self._ended or (self._error is not None and self._error.orderly):
+                await trio.lowlevel.checkpoint()
                 return b""
             if self._error is not None:
                 raise trio.BrokenResourceError(str(self._error)) from self._error
