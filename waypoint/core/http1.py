@@ -70,6 +70,18 @@ RequestEvent = RequestHead | bytes | End
 ResponseEvent = ResponseHead | bytes | End
 
 
+_KNOWN_NAMES: Final = 1024
+_names: dict[bytes, str] = {}
+
+
+def _name(raw: bytes) -> str:
+    """A field's name in lower case; most come again and again."""
+    if len(_names) >= _KNOWN_NAMES:
+        _names.clear()
+    name = _names[raw] = raw.decode("latin-1").lower()
+    return name
+
+
 class _Message:
     """Callbacks of one parser; collects what it says about the current message."""
 
@@ -101,7 +113,8 @@ class _Message:
         found = self._fields if self.in_head else self._trailers
         if len(found) >= FIELD_LIMIT:
             self.fail(431, "http1.too_many_headers")
-        found.append((name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")))
+        known = _names.get(name) or _name(name)
+        found.append((known, value.decode("latin-1").strip(" \t")))
 
     def on_headers_complete(self) -> None:
         self.in_head = False

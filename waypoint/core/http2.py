@@ -21,6 +21,7 @@ from ambient.hbone.core.frames import (
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.streams import LinkListener, Streams
 from waypoint.core.field_block import encode
+from waypoint.core.field_decoder import FieldDecoder
 from waypoint.core.http1 import HEAD_LIMIT, BadMessageError
 from waypoint.core.http2_head import (
     Fields,
@@ -153,7 +154,7 @@ class Http2(Streams[HttpStream]):
     def __init__(self, listener: Http2Listener, limits: Limits, *, client: bool) -> None:
         super().__init__(listener, limits, client=client)
         self._listener = listener
-        self._decoder.max_header_list_size = DECODED_LIMIT
+        self._fields = FieldDecoder(DECODED_LIMIT)
 
     # Sending
 
@@ -220,7 +221,7 @@ class Http2(Streams[HttpStream]):
         """See ``Streams``: a request, a response or trailers."""
         if not self.settled:
             raise ProtocolError("the first frame is not SETTINGS")
-        fields = self.decode(block)
+        fields = self._fields.decode(block)
         stream = self.streams.get(stream_id)
         if stream is None:
             if self._admit(stream_id):
@@ -239,7 +240,7 @@ class Http2(Streams[HttpStream]):
         except (MalformedError, TooLargeError) as error:
             self.refuse(stream, str(error))
 
-    def _new_request(self, stream_id: int, fields: list[tuple[bytes, bytes]], *, end: bool) -> None:
+    def _new_request(self, stream_id: int, fields: Fields, *, end: bool) -> None:
         stream = HttpStream(self, stream_id)
         try:
             head = read_request(fields, end=end)
@@ -255,9 +256,7 @@ class Http2(Streams[HttpStream]):
         self.streams[stream_id] = stream
         self._listener.requested(stream)
 
-    def _response(
-        self, stream: HttpStream, fields: list[tuple[bytes, bytes]], *, end: bool
-    ) -> None:
+    def _response(self, stream: HttpStream, fields: Fields, *, end: bool) -> None:
         response = read_response(fields, end=end, head=stream._head_request)
         if not response.informational:
             stream.answered = True

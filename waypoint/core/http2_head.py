@@ -25,6 +25,18 @@ _REFUSED: Final = HOP_BY_HOP - {"te"}
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {"content-length", "host", "trailer"}
 
 
+_GOOD_FIELDS: Final = 4096
+_good: set[tuple[str, str]] = set()
+"""Regular fields that were found to be well-formed: most come again and again."""
+
+
+def _note(field: tuple[str, str]) -> None:
+    if len(field[1]) < 128:
+        if len(_good) >= _GOOD_FIELDS:
+            _good.clear()
+        _good.add(field)
+
+
 class MalformedError(ValueError):
     """A message that HTTP/2 forbids: its stream is reset with PROTOCOL_ERROR."""
 
@@ -38,7 +50,7 @@ class _Split(NamedTuple):
     rest: Fields
 
 
-def read_request(raw: Iterable[tuple[bytes, bytes]], *, end: bool) -> RequestHead:
+def read_request(raw: Iterable[tuple[str, str]], *, end: bool) -> RequestHead:
     """The head of a request. Raises MalformedError and TooLargeError."""
     pseudo, rest = _split(raw, _REQUEST_PSEUDO)
     method = pseudo.get(":method", "")
@@ -95,7 +107,7 @@ def _request_fields(rest: Fields) -> tuple[int | None, Fields, str | None]:
     return length, fields, host
 
 
-def read_response(raw: Iterable[tuple[bytes, bytes]], *, end: bool, head: bool) -> Response:
+def read_response(raw: Iterable[tuple[str, str]], *, end: bool, head: bool) -> Response:
     """The head of a response; ``head``: to a HEAD request. Raises as ``read_request``."""
     pseudo, rest = _split(raw, _RESPONSE_PSEUDO)
     said = pseudo.get(":status", "")
@@ -116,7 +128,7 @@ def read_response(raw: Iterable[tuple[bytes, bytes]], *, end: bool, head: bool) 
     return Response(status, Headers(fields), "", length, end)
 
 
-def read_trailers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+def read_trailers(raw: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Trailers, without what would frame a message. Raises as ``read_request``."""
     _, rest = _split(raw, _NO_PSEUDO)
     return tuple(field for field in rest if field[0] not in _NOT_IN_TRAILERS)
@@ -128,14 +140,16 @@ def _length(value: str, known: int | None) -> int:
     return int(value)
 
 
-def _split(raw: Iterable[tuple[bytes, bytes]], known: frozenset[str]) -> _Split:
+def _split(raw: Iterable[tuple[str, str]], known: frozenset[str]) -> _Split:
     pseudo: dict[str, str] = {}
     rest: Fields = []
     size = 0
-    for raw_name, raw_value in raw:
-        # latin-1 keeps every octet as it is, so a field is passed on as it came
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+    for field in raw:
+        name, value = field
         size += len(name) + len(value)
+        if field in _good:
+            rest.append(field)
+            continue
         if _BAD_VALUE.search(value):
             raise MalformedError(f"a bad value of {name!r}")
         if name[:1] == ":":
@@ -145,7 +159,8 @@ def _split(raw: Iterable[tuple[bytes, bytes]], known: frozenset[str]) -> _Split:
         elif name in _REFUSED or not _NAME.fullmatch(name):
             raise MalformedError(f"forbidden field {name!r}")
         else:
-            rest.append((name, value))
+            rest.append(field)
+            _note(field)
     if size > HEAD_LIMIT or len(rest) > FIELD_LIMIT:
         raise TooLargeError("a head above the limits")
     return _Split(pseudo, rest)
@@ -175,7 +190,10 @@ def response_fields(response: Response) -> Fields:
 
 def sendable(fields: Iterable[tuple[str, str]]) -> bool:
     """Is every field one that may be sent? (Filters may have made it.)"""
-    for name, value in fields:
+    for field in fields:
+        if field in _good:
+            continue
+        name, value = field
         if _BAD_VALUE.search(value) or (name[:1] != ":" and not _NAME.fullmatch(name)):
             return False
     return True

@@ -199,6 +199,8 @@ def _render_plain(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
 def _plain(value: object) -> str:
     """Strings are quoted as upstream quotes them; numbers, addresses and the like are bare."""
     if isinstance(value, str):
+        if value.isprintable() and '"' not in value and "\\" not in value:
+            return f'"{value}"'  # as most are: nothing to escape
         return jsonlib.dumps(str(value), ensure_ascii=False)
     if isinstance(value, (bool, int, float)) or value is None:
         return jsonlib.dumps(value)

@@ -18,11 +18,12 @@ from waypoint.core.http2_head import (
 )
 from waypoint.core.message import Headers, Peer, Request, Response
 
+TEXT = st.text(st.characters(max_codepoint=255), max_size=12)
 GET = [(":method", "GET"), (":scheme", "http"), (":path", "/a?b"), (":authority", "h:1")]
 
 
 def raw(*fields):
-    return [(n.encode("latin-1"), v.encode("latin-1")) for n, v in fields]
+    return list(fields)
 
 
 def changed(name, value):
@@ -180,7 +181,7 @@ def test_what_is_written_reads_back(fields):
     assert (response.headers.items, response.content_length) == (fields, 4)
 
 
-@given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=12)), max_size=8))
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=8))
 def test_garbage_is_malformed_or_read(fields):
     for read in (
         lambda: read_request(fields, end=False),

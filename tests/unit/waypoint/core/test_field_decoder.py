@@ -1,0 +1,74 @@
+"""HPACK blocks: the hpack library writes them, and is the judge of what is in them."""
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ambient.hbone.core.errors import CompressionError, FloodError
+from waypoint.core.field_decoder import FieldDecoder
+
+NAMES = st.sampled_from([":path", "accept", "x-a", "x-b", "content-type", "authorization"])
+VALUES = st.text(st.characters(max_codepoint=255), max_size=60)
+LISTS = st.lists(st.tuples(NAMES, VALUES), max_size=12)
+
+
+@given(blocks=st.lists(LISTS, max_size=6), huffman=st.booleans())
+def test_what_the_library_writes_is_read(blocks, huffman):
+    encoder, decoder = hpack.Encoder(), FieldDecoder(1 << 20)
+    for fields in blocks:
+        raw = [(n.encode(), v.encode("latin-1")) for n, v in fields]
+        assert decoder.decode(encoder.encode(raw, huffman=huffman)) == fields
+
+
+@given(blocks=st.lists(st.binary(max_size=60), max_size=4))
+def test_any_bytes_are_read_as_the_library_reads_them(blocks):
+    ours, theirs = FieldDecoder(1 << 20), hpack.Decoder(max_header_list_size=1 << 20)
+    for block in blocks:
+        try:
+            expected = theirs.decode(block, raw=True)
+        except hpack.HPACKError:
+            expected = None
+        try:
+            found = ours.decode(block)
+        except (CompressionError, FloodError):
+            return  # the connection ends; we may be stricter about sizes of the table
+        assert expected is not None
+        assert found == [(n.decode("latin-1"), v.decode("latin-1")) for n, v in expected]
+
+
+def test_the_table_is_bounded_and_shrinks():
+    encoder, decoder = hpack.Encoder(), FieldDecoder(1 << 20)
+    for number in range(300):
+        decoder.decode(encoder.encode([("x-a", f"{number:0100d}")]))
+    assert decoder._size <= 4096
+    encoder.header_table_size = 0
+    assert decoder.decode(encoder.encode([("x-a", "b")])) == [("x-a", "b")]
+    assert decoder._size == 0
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\x80",
+        b"\xff\xff\xff\xff\xff\xff\x7f",
+        b"\xbe",
+        b"\x40",
+        b"\x00\x01",
+        b"\x00\x05ab",
+        b"\x3f\xe2\x1f",
+        b"\x82\x20",
+        b"\x40\x81\xff\x00",
+        b"\x0f",
+    ],
+)
+def test_broken_blocks(block):
+    with pytest.raises(CompressionError):
+        FieldDecoder(1 << 20).decode(block)
+
+
+def test_a_small_block_cannot_become_a_large_list():
+    block = hpack.Encoder().encode([("x-a", "b" * 4000)] * 100)
+    assert len(block) < 4000
+    with pytest.raises(FloodError):
+        FieldDecoder(100_000).decode(block)
