@@ -35,6 +35,7 @@ from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
 from waypoint.core.dispatch import Self
 from waypoint.io.admin import admin_routes
 from waypoint.io.dialler import Dialler
+from waypoint.io.key_store import KeySettings
 from waypoint.io.listener import Listener, bind
 from waypoint.io.service import Service
 from waypoint.io.upstream import Upstreams
@@ -102,7 +103,10 @@ class Waypoint:
         dialler = Dialler(self._pool, self._certs, settings.identity, settings.connect_timeout_s)
         self._upstreams = Upstreams(dialler)
         own = Self(settings.place, frozenset({NetworkAddress(settings.network, ip)}))
-        self.service = Service(own, self._state, self._upstreams, network=settings.network)
+        jwks = KeySettings(settings.jwks_refresh_s, settings.jwks_extra_root_ca)
+        self.service = Service(
+            own, self._state, self._upstreams, network=settings.network, jwks=jwks
+        )
         self._listener = Listener(
             self.service, self._relay, self._certs, settings.identity, settings.sniff_timeout_s
         )
@@ -129,7 +133,6 @@ class Waypoint:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._relay.run)
                 nursery.start_soon(self._certs.run)
-                nursery.start_soon(self._upstreams.run)
                 nursery.start_soon(self.service.run)
                 await self._serve_endpoints(nursery)
                 nursery.start_soon(self._session.run)

@@ -54,6 +54,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     workers: str = field(default="1", name="WAYPOINT_WORKERS")
     """Processes: a number, 0 for one a core, or 50%."""
+    jwks_refresh_s: Seconds = field(default=1200.0, name="JWKS_REFRESH_INTERVAL")
+    """How old keys of token issuers may become (Istio: 20 minutes)."""
+    jwks_extra_root_ca: str = ""
+    """File with CA certificates that are believed beside the system's when keys are fetched."""
+
     hbone_port: Port = HBONE_PORT
     admin_port: Port = ADMIN_PORT
     """On localhost."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from ambient.api.config import ConfigObject
@@ -13,7 +13,7 @@ from waypoint.core.authz_rules import Policy, compile_policy
 from waypoint.core.mesh_settings import MeshSettings, compile_mesh
 from waypoint.core.objects import Problem
 from waypoint.core.place import Place
-from waypoint.core.request_authentication import Authentication, RequestAuthentication
+from waypoint.core.request_authentication import Authentication, KeySource, RequestAuthentication
 
 PolicyPart = Policy | RequestAuthentication | MeshSettings
 POLICY_KINDS: Final = ("AuthorizationPolicy", "RequestAuthentication", mesh_settings.KIND)
@@ -42,6 +42,12 @@ class Policies:
         self.mesh = next((one for one in found if isinstance(one, MeshSettings)), MeshSettings())
         self._sets: dict[NamespacedHostname | None, PolicySet] = {}
         self._authentications: dict[NamespacedHostname | None, Authentication] = {}
+
+    @property
+    def key_sources(self) -> Iterator[KeySource]:
+        """Where keys of tokens come from."""
+        rules = (rule for one in self._tokens for rule in one.providers)
+        return (rule.source for rule in rules if rule.source is not None)
 
     def authorization(self, service: Service | None) -> PolicySet:
         """Who may call a service; None means a pod's own address."""

@@ -52,6 +52,10 @@ class Body:
         """Can everything that was read be sent again?"""
         return self._seen is not None
 
+    def keep(self, size: int) -> None:
+        """Somebody looks at the first ``size`` bytes, which are sent on nevertheless."""
+        self.replay_bytes = max(self.replay_bytes, size + REPLAY_BYTES)
+
     def seen(self) -> list[bytes | End]:
         """What was read before, to start another attempt with (only if ``replayable``)."""
         assert self._seen is not None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import trio
 
 from waypoint.core.dispatch import Destination
 from waypoint.core.entry import enter
 from waypoint.core.fault import DELAY_FLAG
+from waypoint.core.filters import HeaderEdits, HeaderFilter, Pairs
 from waypoint.core.grpc import is_grpc, trailers_only
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.local_reply import bad_request
 from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead, Response
 from waypoint.core.plan import Plan, plan
+from waypoint.core.program import Program
 from waypoint.core.record import Record
 from waypoint.io.attempts import Attempts
 from waypoint.io.downstream import ClientGoneError, Downstream
@@ -88,7 +91,13 @@ class Exchange:
         request = self._enter()
         if isinstance(request, Reply):
             return request
-        decided = self._plan(request)
+        program = self._service.program  # one configuration from here to the end
+        reply, added = await self._service.safeguards.admit(
+            program.guards, self._to, request, self._client.body, self._record.protocol
+        )
+        if reply is not None:
+            return reply
+        decided = self._plan(program, request, added)
         if decided.delay_s:
             self._record.add_flag(DELAY_FLAG)
             await trio.sleep(decided.delay_s)
@@ -106,11 +115,12 @@ class Exchange:
             request.at_s = time.time()
         return request
 
-    def _plan(self, request: Request) -> Plan:
+    def _plan(self, program: Program, request: Request, added: Pairs) -> Plan:
         service = self._service
-        decided = plan(
-            request, service.program, service.directory, self._to, service.draw, service.own
-        )
+        decided = plan(request, program, service.directory, self._to, service.draw, service.own)
+        if added:  # an authorizer's, for the response
+            more = HeaderFilter(response=HeaderEdits(add=added))
+            decided = replace(decided, filters=(*decided.filters, more))
         self._record.decided = decided
         return decided
 

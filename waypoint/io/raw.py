@@ -14,6 +14,7 @@ from waypoint.core.authz import decide
 from waypoint.core.client_hello import server_name
 from waypoint.core.connection_pool import ConnectionPool
 from waypoint.core.dispatch import Destination
+from waypoint.core.ext_authz import DENIED
 from waypoint.core.host import Key
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.plan import Plan, direct, guard, resolve
@@ -59,7 +60,11 @@ class RawConnection:
         """False where the client has to see that the connection did not end well."""
         service, record = self._service, self._record
         first = await self._peek(first)
-        verdict = decide(service.program.policies(self._to.service), self._request, http=False)
+        program = service.program
+        if not await service.safeguards.admit_connection(program.guards, self._to, self._request):
+            record.flag, record.details = "UAEX", DENIED
+            return False
+        verdict = decide(program.policies(self._to.service), self._request, http=False)
         decided = self._plan(Plan(verdict=verdict, route=None))
         record.decided = decided
         if decided.upstream is None:

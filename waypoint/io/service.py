@@ -24,7 +24,11 @@ from waypoint.core.objects import Problem
 from waypoint.core.plan import Upstream
 from waypoint.core.program import Program
 from waypoint.core.record import Record
+from waypoint.io.ext_authz import Authorizers
+from waypoint.io.key_store import KeySettings, KeyStore
+from waypoint.io.mesh_call import MeshCalls
 from waypoint.io.request_metrics import RequestMetrics
+from waypoint.io.safeguards import Safeguards
 from waypoint.io.upstream import Upstreams
 
 access_log = get_logger(ACCESS_SCOPE)
@@ -47,12 +51,16 @@ class Service:
         upstreams: Upstreams,
         *,
         network: str = "",
+        jwks: KeySettings | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.own = own
         self.directory = directory
         self.upstreams = upstreams
         self.network = network
+        calls = MeshCalls(self)
+        self.keys = KeyStore(calls, jwks or KeySettings())
+        self.safeguards = Safeguards(Authorizers(calls, str(own.place.identity)), self.keys)
         self.draw = draw
         self.program = Program(own.place)
         self.clusters = Clusters(draw)
@@ -69,6 +77,8 @@ class Service:
         """Look after what outlives its request, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self.upstreams.run)
+            nursery.start_soon(self.keys.run)
             try:
                 await trio.sleep_forever()
             finally:
@@ -82,6 +92,7 @@ class Service:
     def replace_program(self, program: Program) -> None:
         """Use another configuration from the next request on; new problems are logged once."""
         self.program = program
+        self.keys.want(program.guards.key_sources)
         current = set(program.problems)
         for problem in sorted(current - self._reported):
             log.warning(

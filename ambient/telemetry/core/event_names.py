@@ -129,6 +129,9 @@ class Event(StrEnum):
 
     # waypoint
     REQUEST_COMPLETE = "request complete"
+    AUTHORIZER_FAILED = "authorizer.failed"
+    JWKS_FAILED = "jwks.failed"
+    JWKS_FETCHED = "jwks.fetched"
     CONFIG_NOT_ENFORCED = "config.not_enforced"
     CONNECT_REFUSED = "connect.refused"
     ENDPOINT_EJECTED = "endpoint.ejected"

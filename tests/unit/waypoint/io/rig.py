@@ -263,7 +263,6 @@ async def rig(*, hbone: bool = True, apps: bool = True):
         await nursery.start(relay.run)
         made = Rig(nursery, relay, TestCa())
         made.waypoint(state)
-        nursery.start_soon(made.upstreams.run)
         nursery.start_soon(made.service.run)
         for ip, version in (("127.0.1.1", "v1"), ("127.0.1.2", "v2")):
             await made.ztunnel(ip)

@@ -1,0 +1,115 @@
+"""Envoy's ``envoy.service.auth.v3`` messages: a request as a check, an answer as a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from ambient.api.address import HostPort
+from waypoint.core.ext_authz import PARTIAL, Decision, Pairs, denial, failed
+from waypoint.core.message import Request
+from waypoint.core.providers import ExtAuthz
+
+METHOD: Final = "/envoy.service.auth.v3.Authorization/Check"
+_STATUSES: Final = range(200, 600)
+
+
+def check(
+    request: Request, own_principal: str, now_s: float, protocol: str = ""
+) -> external_auth_pb2.CheckRequest:
+    """A request, or (without a method) a raw connection."""
+    made = external_auth_pb2.CheckRequest()
+    attributes = made.attributes
+    peer = request.peer
+    _peer(attributes.source, HostPort(str(peer.ip), peer.port), str(peer.identity or ""))
+    _peer(attributes.destination, request.local, own_principal)
+    attributes.request.time.FromNanoseconds(int(now_s * 1e9))
+    if request.sni:
+        attributes.tls_session.sni = request.sni
+    if request.method:
+        _http(attributes.request.http, request, protocol)
+    return made
+
+
+def set_body(
+    made: external_auth_pb2.CheckRequest, body: bytes, *, partial: bool, as_bytes: bool
+) -> None:
+    """Put the request's body in."""
+    http = made.attributes.request.http
+    http.headers[PARTIAL] = "true" if partial else "false"
+    if as_bytes:
+        http.raw_body = body
+    else:
+        http.body = body.decode(errors="replace")
+
+
+def _peer(peer: Any, at: HostPort, principal: str) -> None:
+    socket = address_pb2.SocketAddress(address=at.host, port_value=at.port)
+    peer.address.CopyFrom(address_pb2.Address(socket_address=socket))
+    peer.principal = principal
+
+
+def _http(http: attribute_context_pb2.AttributeContext.HttpRequest, request: Request,
+          protocol: str) -> None:  # fmt: skip
+    http.id = request.headers.first("x-request-id") or ""
+    http.method = request.method
+    http.path = request.target
+    http.host = request.authority
+    http.scheme = request.scheme
+    http.protocol = protocol
+    http.size = -1 if request.content_length is None else request.content_length
+    headers = http.headers
+    headers[":method"], headers[":path"] = request.method, request.target
+    headers[":authority"], headers[":scheme"] = request.authority, request.scheme
+    for name, value in request.headers:
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+
+
+def decision(provider: ExtAuthz, raw: bytes) -> Decision:
+    """What the answer means."""
+    try:
+        answer = external_auth_pb2.CheckResponse.FromString(raw)
+    except DecodeError:
+        return failed(provider)
+    if answer.status.code == 0:
+        return _allowed(answer)
+    denied = answer.denied_response
+    status = denied.status.code if denied.HasField("status") else 403
+    if status not in _STATUSES:
+        status = 403
+    put, add = _options(denied.headers)
+    return denial(status, (*put, *add), denied.body)
+
+
+def _allowed(answer: external_auth_pb2.CheckResponse) -> Decision:
+    ok = answer.ok_response
+    put, add = _options(ok.headers)
+    noted = answer.dynamic_metadata if answer.HasField("dynamic_metadata") else ok.dynamic_metadata
+    response = _options(ok.response_headers_to_add)
+    return Decision(
+        put=put,
+        add=add,
+        remove=tuple(name.lower() for name in ok.headers_to_remove),
+        response=(*response[0], *response[1]),
+        put_query=tuple((one.key, one.value) for one in ok.query_parameters_to_set),
+        remove_query=tuple(ok.query_parameters_to_remove),
+        noted=json_format.MessageToDict(noted),
+    )
+
+
+def _options(found: Iterable[base_pb2.HeaderValueOption]) -> tuple[Pairs, Pairs]:
+    """Fields to overwrite and fields to append; what no header can carry is left out."""
+    put: list[tuple[str, str]] = []
+    add: list[tuple[str, str]] = []
+    for one in found:
+        value = one.header.value or one.header.raw_value.decode("latin-1")
+        name = one.header.key.lower()
+        if not name or set(value) & set("\r\n\0") or set(name) & set(" \r\n\0"):
+            continue
+        (add if one.append.value else put).append((name, value))
+    return tuple(put), tuple(add)

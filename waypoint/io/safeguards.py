@@ -1,0 +1,74 @@
+"""What a request has to pass before it is routed: external authorizers, then its token."""
+
+from __future__ import annotations
+
+import time
+
+from waypoint.core.authenticate import Judged, accept, judge, refusal, wanted
+from waypoint.core.authz import Question, questions
+from waypoint.core.dispatch import Destination
+from waypoint.core.ext_authz import Pairs
+from waypoint.core.message import Reply, Request
+from waypoint.core.policies import Policies
+from waypoint.core.providers import ExtAuthz
+from waypoint.io.downstream import Body
+from waypoint.io.ext_authz import Authorizers
+from waypoint.io.key_store import KeyStore
+
+
+class Safeguards:
+    """The stages of one waypoint; they change nothing but the request."""
+
+    def __init__(self, authorizers: Authorizers, keys: KeyStore) -> None:
+        self._authorizers = authorizers
+        self._keys = keys
+
+    async def admit(
+        self, guards: Policies, to: Destination, request: Request, body: Body, protocol: str
+    ) -> tuple[Reply | None, Pairs]:
+        """The answer where the request must not go on, and header fields for the response."""
+        response: Pairs = ()
+        for question in questions(guards.authorization(to.service), request):
+            reply, more = await self._ask(guards, question, request, body, protocol)
+            if reply is not None:
+                return reply, ()
+            response += more
+        return await self._authenticate(guards, to, request), response
+
+    async def admit_connection(self, guards: Policies, to: Destination, request: Request) -> bool:
+        """The same for a raw connection: only gRPC providers can be asked about one."""
+        for question in questions(guards.authorization(to.service), request, http=False):
+            provider = guards.mesh.providers[question.provider]
+            if isinstance(provider, ExtAuthz) and provider.grpc:
+                decision = await self._authorizers.ask(provider, request)
+                if decision.refusal is not None and not question.dry_run:
+                    return False
+        return True
+
+    async def _ask(
+        self, guards: Policies, question: Question, request: Request, body: Body, protocol: str
+    ) -> tuple[Reply | None, Pairs]:
+        provider = guards.mesh.providers[question.provider]
+        assert isinstance(provider, ExtAuthz)
+        decision = await self._authorizers.ask(provider, request, body, protocol)
+        if question.dry_run:
+            return None, ()
+        if decision.refusal is None:
+            decision.apply(request)
+        return decision.refusal, decision.response
+
+    async def _authenticate(
+        self, guards: Policies, to: Destination, request: Request
+    ) -> Reply | None:
+        rules = guards.authentication(to.service)
+        if not rules:
+            return None
+        for source in wanted(rules, request):
+            await self._keys.ensure(source)
+        judged: Judged = judge(rules, request, self._keys.keys, time.time())
+        if judged.stale is not None and await self._keys.renew(judged.stale):
+            judged = judge(rules, request, self._keys.keys, time.time())
+        if judged.error:
+            return refusal(judged.error, request)
+        accept(rules, judged, request)
+        return None
