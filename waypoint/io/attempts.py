@@ -75,7 +75,8 @@ class Attempts:
         policy = cluster.settings.balancer.hash_policy
         self._hash = policy.key(self._request) if policy is not None else None
         if self._tries.policy.attempts and self._tries.policy.on & ~DEFAULT_ON:
-            self._client.body.replay_bytes = RETRY_BYTES
+            body = self._client.body
+            body.replay_bytes = max(body.replay_bytes, RETRY_BYTES)
         copies = start_mirrors(
             self._service,
             self._client,

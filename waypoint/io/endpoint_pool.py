@@ -220,6 +220,7 @@ class EndpointPool:
             finally:
                 self._links.remove(link)
                 self._gone()
+                drop_now(link.stream)  # also where we are cancelled
 
         nursery.start_soon(carry)
         return link

@@ -133,7 +133,7 @@ class MeshCalls:
         if host is None:
             raise CallError(f"{at}: no healthy endpoint")
         codec = Codec.HTTP2 if http2 else Codec.HTTP1
-        stream = await self._mesh.upstreams.open(host.target, codec)
+        stream = await self._mesh.upstreams.open(cluster, host, codec)
         try:
             stream.begin(request)
             if body:

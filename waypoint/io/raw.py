@@ -14,7 +14,7 @@ from waypoint.core.authz import decide
 from waypoint.core.client_hello import server_name
 from waypoint.core.connection_pool import ConnectionPool
 from waypoint.core.dispatch import Destination
-from waypoint.core.ext_authz import DENIED
+from waypoint.core.ext_authz import DENIED, FLAG
 from waypoint.core.host import Key
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.plan import Plan, direct, guard, resolve
@@ -60,12 +60,9 @@ class RawConnection:
         """False where the client has to see that the connection did not end well."""
         service, record = self._service, self._record
         first = await self._peek(first)
-        program = service.program
-        if not await service.safeguards.admit_connection(program.guards, self._to, self._request):
-            record.flag, record.details = "UAEX", DENIED
+        decided = await self._judge()
+        if decided is None:
             return False
-        verdict = decide(program.policies(self._to.service), self._request, http=False)
-        decided = self._plan(Plan(verdict=verdict, route=None))
         record.decided = decided
         if decided.upstream is None:
             verdict = decided.verdict
@@ -125,6 +122,15 @@ class RawConnection:
                 first += more
             self._sni = name or ""
         return first
+
+    async def _judge(self) -> Plan | None:
+        """Where the connection goes; None where an authorizer refuses it."""
+        guards, record = self._service.program.guards, self._record
+        if not await self._service.safeguards.admit_connection(guards, self._to, self._request):
+            record.flag, record.details = FLAG, DENIED
+            return None
+        verdict = decide(guards.authorization(self._to.service), self._request, http=False)
+        return self._plan(Plan(verdict=verdict, route=None))
 
     def _plan(self, judged: Plan) -> Plan:
         """The route of the connection: the first that applies, else the service itself."""
