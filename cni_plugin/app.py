@@ -21,6 +21,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
 from ambient.telemetry.io.logs import get_logger
 from ambient.telemetry.io.metrics_http import serve_metrics
+from cni_plugin.core.backend import Backend
 from cni_plugin.core.reconcile import Phase
 from cni_plugin.io import event_server, own_daemon_set
 from cni_plugin.io.agent import Agent
@@ -82,12 +83,13 @@ class _State(Collector):
 
     def summary(self) -> dict[str, object]:
         """The node in one object, for ``/status``."""
-        counts = Counter(self._agent.phases())
+        counts, by_backend = Counter(self._agent.phases()), Counter(self._agent.backends())
         return {
-            "backend": self._agent.probes.backend,
+            "backend": self._agent.backend,
             "installed": self.installed,
             "ztunnels": self._zds.connected,
             "pods": {str(phase): counts[phase] for phase in Phase},
+            "redirected": {str(each): by_backend[each] for each in Backend},
             "labelled_not_redirected": self._agent.not_redirected(),
             "probed_addresses": len(self._agent.probes),
         }
@@ -116,8 +118,17 @@ class _State(Collector):
         backend = GaugeMetricFamily(
             "ambient_cni_backend", "What redirects on this node.", labels=["backend"]
         )
-        backend.add_metric([self._agent.probes.backend], 1)
+        backend.add_metric([self._agent.backend], 1)
         yield backend
+        redirected = GaugeMetricFamily(
+            "ambient_cni_redirected_pods",
+            "Enrolled pods by what redirects them.",
+            labels=["backend"],
+        )
+        by_backend = Counter(self._agent.backends())
+        for each in Backend:
+            redirected.add_metric([each], by_backend[each])
+        yield redirected
         repairs = CounterMetricFamily(
             "istio_cni_repair_pods_repaired",
             "Pods that were started without the plugin.",

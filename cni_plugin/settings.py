@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ambient.net.io.bpf_flows import FOLDER
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -47,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ambient_dns_capture: bool = False
     """Redirect DNS to the tunnel, which must then answer it."""
     ambient_ipv6: bool = True
+    redirection_backend: Literal["nftables", "ebpf", "auto"] = "nftables"
+    """What redirects pods; ``auto`` and ``ebpf``: eBPF where the node can, else nftables."""
+    bpf_dir: str = FOLDER
+    """Where the eBPF redirection's programs and maps are kept; ztunnel must see it too."""
     proc_dir: str = "/proc"
     """Where the node's processes are seen."""
     allow_switch_to_host_ns: bool = False

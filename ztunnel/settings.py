@@ -19,6 +19,7 @@ from ambient.api.ports import (
     SOCKS_PORT,
     STATS_PORT,
 )
+from ambient.net.io.bpf_flows import FOLDER
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -110,6 +111,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_threads: str = field(default="1", name="ZTUNNEL_WORKER_THREADS")
     """How many processes share this node's pods: a number, 0 for one a core, or 50% of the cores.
     Istio's counts threads and is 2 or more by default."""
+
+    bpf_dir: str = FOLDER
+    """Where the node agent keeps what its eBPF redirection makes; absent where there is none."""
 
     admin_port: Port = ADMIN_PORT
     """On localhost."""

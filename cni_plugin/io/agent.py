@@ -10,8 +10,7 @@ rules goes. A ztunnel cuts what it still carries when it is told earlier.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -21,13 +20,14 @@ from ambient.kube.core.errors import NotFound
 from ambient.kube.core.objects import REDIRECTION_ANNOTATION, Namespace, Pod, decode
 from ambient.kube.core.resources import NAMESPACES, PODS
 from ambient.kube.io.client import KubeClient
-from ambient.net.core import rules
-from ambient.net.io import nft, tunnel_flows
+from ambient.net.core.rules import Options
+from ambient.net.io import tunnel_flows
 from ambient.net.io.netns import Netns
 from ambient.net.io.zds_link import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from cni_plugin.core import enrol
+from cni_plugin.core.backend import Backend, Capture, capture_of
 from cni_plugin.core.event import Added
 from cni_plugin.core.reconcile import (
     ENABLED,
@@ -38,9 +38,11 @@ from cni_plugin.core.reconcile import (
     retry_after_s,
 )
 from cni_plugin.io import kube_reports, pod_netns
+from cni_plugin.io.blocking import EnrolError, on_thread
 from cni_plugin.io.entry import Entry
 from cni_plugin.io.guest_files import is_guest
 from cni_plugin.io.host_probes import HostProbes
+from cni_plugin.io.redirector import Redirector
 from cni_plugin.io.remarks import Remarks
 from cni_plugin.io.repairs import Repairs
 from cni_plugin.io.zds_server import ZdsServer
@@ -52,14 +54,7 @@ LEAST_DRAIN_S: Final = 2.0
 """Other nodes send to the tunnel until the control plane has told them; that takes this long."""
 PODS_AT_ONCE: Final = 8
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 log = get_logger("agent")
-
-
-class EnrolError(MeshError):
-    """A pod cannot be brought into the mesh now."""
 
 
 class Answer(NamedTuple):
@@ -84,6 +79,7 @@ class Agent:
         self._nursery: trio.Nursery | None = None
         self._limit = trio.CapacityLimiter(PODS_AT_ONCE)
         self.probes: Final = HostProbes(settings)
+        self._redirector: Final = Redirector(settings, zds)
         self._remarks: Final = Remarks(kube, settings.node_name)
         self.repairs: Final = Repairs(settings.repair, kube, self._remarks)
         self.annotate_guest: Callable[[str, str | None], Awaitable[None]] | None = None
@@ -100,6 +96,17 @@ class Agent:
             for entry in self._entries.values()
             if entry.pod is not None and entry.pod.ips and self._reason(entry.pod).wanted
         )
+
+    @property
+    def backend(self) -> Backend:
+        """What redirects pods whose annotations say nothing else."""
+        return self._redirector.backend
+
+    def backends(self) -> Iterator[Backend]:
+        """What redirects each pod that is in the mesh."""
+        for entry in self._entries.values():
+            if entry.phase is Phase.ENROLLED and entry.backend is not None:
+                yield entry.backend
 
     def phase(self, uid: str) -> Phase:
         """How far one pod is in; a pod that is not known is out."""
@@ -164,6 +171,7 @@ class Agent:
         Called when the first lists are complete, and before any ztunnel is served.
         """
         entries = list(self._entries.values())
+        await self._redirector.open()
         await self.probes.start({e.uid: e.addresses for e in entries if self._is_member(e)})
         for entry in entries:
             try:
@@ -171,7 +179,9 @@ class Agent:
             except MeshError as error:
                 entry.phase = Phase.OUT  # so that it is tried again
                 log.warning(Event.ENROL_FAILED, pod=entry.name, error=str(error))
+        await self._redirector.forget_strangers(entries)
         nursery.start_soon(self.probes.keep)
+        nursery.start_soon(self._redirector.keep, self._entries, self._wake)
         self._nursery = nursery  # not earlier: a pod that changes now must be adopted first
         self._remarks.start(nursery)
         for namespace in self._namespaces.values():
@@ -185,6 +195,7 @@ class Agent:
     def close(self) -> None:
         """Release the namespaces. Rules and tunnels stay: the pods go on without us."""
         self.probes.close()
+        self._redirector.close()
         for entry in self._entries.values():
             entry.release_netns()
 
@@ -199,12 +210,12 @@ class Agent:
         pod = entry.pod
         if pod is None or pod.finished or pod.spec.host_network:
             return
-        entry.netns = await _on_thread(pod_netns.recorded, self._settings, pod)
+        entry.netns = await on_thread(pod_netns.recorded, self._settings, pod)
         entry.seen_by_plugin = entry.netns is not None
         if self._is_member(entry):
             await self._adopt_member(entry, pod)
         elif entry.netns is not None:
-            if await _on_thread(nft.read, entry.netns) != rules.ABSENT:
+            if await self._redirector.present(entry.netns):
                 entry.phase = Phase.DRAINING
                 self._zds.adopt(_workload(pod, entry.netns))
             else:
@@ -216,11 +227,10 @@ class Agent:
         self._zds.adopt(_workload(pod, entry.netns))  # a ztunnel that has it goes on with it
         if entry.netns is None:
             return  # and then it counts as outside, and is looked for until it is found
-        if await _on_thread(nft.read, entry.netns) == rules.ABSENT:
+        if not await self._redirector.present(entry.netns):
             return  # started without the plugin, after a reboot for example
         entry.phase = Phase.ENROLLED
-        entry.options, entry.probed = self._options(pod), entry.addresses
-        await _apply(entry.netns, rules.enrolled(entry.options))
+        await self._redirector.redirect(entry, entry.netns, self._capture(pod))
 
     # The plugin's call.
 
@@ -319,6 +329,7 @@ class Agent:
                 await entry.woken.wait()
         entry.working = False
         if entry.pod is None and entry.phase is Phase.OUT and not entry.lock.locked():
+            self._redirector.gone(entry.netns)
             entry.release_netns()
             self._entries.pop(entry.uid, None)
 
@@ -352,16 +363,16 @@ class Agent:
 
     async def _locate(self, entry: Entry, pod: Pod) -> None:
         """Find the namespace, again where the pod has got another sandbox since."""
-        if entry.netns is not None and not await _on_thread(
+        if entry.netns is not None and not await on_thread(
             pod_netns.belongs, entry.netns, entry.addresses
         ):
             entry.release_netns()
             entry.phase = Phase.OUT
         if entry.netns is None:
-            entry.netns = await _on_thread(pod_netns.recorded, self._settings, pod)
+            entry.netns = await on_thread(pod_netns.recorded, self._settings, pod)
             entry.seen_by_plugin = entry.netns is not None
         if entry.netns is None:
-            entry.netns = await _on_thread(pod_netns.discovered, self._settings, pod)
+            entry.netns = await on_thread(pod_netns.discovered, self._settings, pod)
 
     def _facts(self, entry: Entry) -> Facts:
         pod = entry.pod
@@ -373,8 +384,9 @@ class Agent:
             has_address=bool(pod.ips),
             phase=entry.phase,
             annotation=pod.metadata.annotation(REDIRECTION_ANNOTATION),
-            rules_fit=entry.options in (None, self._options(pod))
-            and entry.probed == entry.addresses,
+            rules_fit=entry.capture in (None, self._capture(pod))
+            and entry.probed == entry.addresses
+            and not entry.could_have_ebpf,
             leaving=entry.evicted,
         )
 
@@ -388,13 +400,14 @@ class Agent:
             )
         outside = 0
         if entry.phase is Phase.OUT:
-            outside = await _on_thread(tunnel_flows.outside, netns)
+            outside = await on_thread(tunnel_flows.outside, netns)
+        capture = self._capture(pod)
+        await self._redirector.admit(netns, capture)
         await self._zds.add(_workload(pod, netns))
         try:
-            entry.options, entry.probed = self._options(pod), entry.addresses
             # Before the rules: no probe of the kubelet may meet them under its usual address.
-            await self.probes.put(entry.uid, entry.probed)
-            await _apply(netns, rules.enrolled(entry.options))
+            await self.probes.put(entry.uid, entry.addresses)
+            await self._redirector.redirect(entry, netns, capture)
         except MeshError:
             await self._zds.remove(entry.uid)
             raise
@@ -404,6 +417,7 @@ class Agent:
             pod=entry.name,
             uid=entry.uid,
             netns=netns.key[1],
+            backend=entry.backend,
             connections_outside=outside,
         )
         self._remarks.joined(pod, outside)
@@ -411,7 +425,7 @@ class Agent:
     async def _unenrol(self, entry: Entry, pod: Pod) -> None:
         await self._locate(entry, pod)
         if entry.netns is not None:
-            await _apply(entry.netns, rules.draining(self._options(pod)))
+            await self._redirector.drain(entry.netns, self._capture(pod))
         await self._forget_probes(entry)
         entry.phase = Phase.DRAINING
         entry.drains_until = trio.current_time() + LEAST_DRAIN_S
@@ -423,13 +437,13 @@ class Agent:
         netns = entry.netns
         if trio.current_time() < entry.drains_until:
             return False
-        if netns is not None and await _on_thread(tunnel_flows.count, netns) > 0:
+        if netns is not None and await on_thread(tunnel_flows.count, netns) > 0:
             return False
         if self._zds.holds(entry.uid):
             await self._zds.remove(entry.uid)
             return False  # what it took on in the last moment still needs the rules
         if netns is not None:
-            await _apply(netns, rules.ABSENT)
+            await self._redirector.clear(netns)
         entry.release_netns()
         entry.phase = Phase.OUT
         log.info(Event.POD_DRAINED, pod=entry.name, uid=entry.uid)
@@ -442,6 +456,7 @@ class Agent:
     async def _release(self, entry: Entry) -> None:
         await self._forget_probes(entry)
         await self._zds.remove(entry.uid)
+        self._redirector.gone(entry.netns)
         entry.release_netns()
         entry.phase = Phase.OUT
         pod = entry.pod
@@ -470,27 +485,10 @@ class Agent:
     def _reason(self, pod: Pod) -> enrol.Reason:
         return enrol.decide(pod, self._namespaces.get(pod.metadata.namespace), self._exclusions)
 
-    def _options(self, pod: Pod) -> rules.Options:
-        wishes = enrol.capture_wishes(pod)
-        default_dns = self._settings.ambient_dns_capture
-        return rules.Options(
-            ipv6=self._settings.ambient_ipv6,
-            inbound=wishes.inbound,
-            dns=default_dns if wishes.dns is None else wishes.dns,
-            virtual_interfaces=wishes.virtual_interfaces,
-        )
-
-
-async def _apply(netns: Netns, wanted: rules.Ruleset) -> None:
-    await _on_thread(nft.apply, netns, wanted)
-
-
-async def _on_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call what blocks; a refusal of the kernel becomes an EnrolError."""
-    try:
-        return await trio.to_thread.run_sync(partial(function, *args, **kwargs))
-    except OSError as error:
-        raise EnrolError(f"{error.filename or 'the kernel'}: {error.strerror or error}") from None
+    def _capture(self, pod: Pod) -> Capture:
+        settings = self._settings
+        dns, wish = settings.ambient_dns_capture, settings.redirection_backend
+        return capture_of(pod, Capture(Options(ipv6=settings.ambient_ipv6, dns=dns), wish))
 
 
 def _workload(pod: Pod, netns: Netns | None) -> Workload:

@@ -15,12 +15,13 @@ from ambient.kube.core.objects import REDIRECTION_ANNOTATION, Pod, decode
 from ambient.kube.core.resources import PODS
 from ambient.kube.io.client import KubeClient
 from ambient.net.core import host_rules, rules
-from ambient.net.io import nft, tunnel_flows
+from ambient.net.io import bpf_programs, nft, tunnel_flows
 from ambient.net.io.netns import Netns
 from cni_plugin.io import install, kube_reports, records, starter
 from cni_plugin.io.agent_client import EVENT_SOCKET
 from cni_plugin.io.host_probes import node_netns
 from cni_plugin.io.installer import find_folders
+from cni_plugin.io.redirection import Redirection
 from cni_plugin.settings import Settings
 
 DRAIN_S: Final = 30.0
@@ -63,25 +64,28 @@ def remove_installation(settings: Settings) -> None:
 def of_pods(settings: Settings) -> list[Trace]:
     """Rules in network namespaces of pods, and the agent's files. Raises MeshError."""
     found = []
-    with _namespaces(settings) as namespaces:
+    with _namespaces(settings) as namespaces, _backends(settings) as backends:
         for place, netns in namespaces:
-            if nft.read(netns) != rules.ABSENT:
+            if backends.present(netns):
                 found.append(Trace("rules of a pod", place))
+    if os.path.isdir(settings.bpf_dir):
+        found.append(Trace("eBPF programs", settings.bpf_dir))
     return found + [Trace("files of the agent", path) for path in _files(settings)]
 
 
 async def remove_from_pods(settings: Settings, say: Callable[[str], None]) -> None:
     """New connections go direct at once; those in the tunnel have ``DRAIN_S`` to end."""
-    with _namespaces(settings) as namespaces:
-        ours = [(place, ns) for place, ns in namespaces if nft.read(ns) != rules.ABSENT]
+    with _namespaces(settings) as namespaces, _backends(settings) as backends:
+        ours = [(place, netns) for place, netns in namespaces if backends.present(netns)]
         for _, netns in ours:
-            nft.apply(netns, rules.draining(rules.Options()))
+            backends.drain(netns, rules.Options())
         with trio.move_on_after(DRAIN_S):
             while open_ones := sum(tunnel_flows.count(netns) for _, netns in ours):
                 say(f"waiting for {open_ones} connections in the tunnel to end")
                 await trio.sleep(DRAIN_LOOK_S)
         for _, netns in ours:
-            nft.apply(netns, rules.ABSENT)
+            backends.clear(netns)
+    bpf_programs.remove_programs(settings.bpf_dir)
     _remove_files(settings)
 
 
@@ -110,6 +114,17 @@ def _remove_files(settings: Settings) -> None:
             shutil.rmtree(path)
         else:
             os.unlink(path)
+
+
+@contextmanager
+def _backends(settings: Settings) -> Iterator[Redirection]:
+    """For taking away only: nothing has to be compiled for it."""
+    backends = Redirection(settings)
+    backends.open(wanted=False)
+    try:
+        yield backends
+    finally:
+        backends.close()
 
 
 @contextmanager

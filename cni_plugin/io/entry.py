@@ -9,8 +9,8 @@ import trio
 
 from ambient.api.address import IPAddress, canonical
 from ambient.kube.core.objects import Pod
-from ambient.net.core import rules
 from ambient.net.io.netns import Netns
+from cni_plugin.core.backend import Backend, Capture
 from cni_plugin.core.reconcile import Phase
 
 
@@ -22,8 +22,11 @@ class Entry:
         self.pod: Pod | None = None
         self.phase = Phase.OUT
         self.netns: Netns | None = None
-        self.options: rules.Options | None = None
-        """What the rules in the pod were made from, while it is enrolled."""
+        self.capture: Capture | None = None
+        """What the redirection of the pod was made from, while it is enrolled."""
+        self.backend: Backend | None = None
+        self.could_have_ebpf = False
+        """What stood in its way has gone."""
         self.probed: frozenset[IPAddress] = frozenset()
         """Its addresses in the node's set, while it is enrolled."""
         self.told_ips: tuple[str, ...] = ()

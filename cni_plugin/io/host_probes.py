@@ -98,16 +98,10 @@ class HostProbes:
         await trio.to_thread.run_sync(self._reconcile)
         log.info(
             Event.PROBES_READY,
-            backend=self.backend,
             kubelet_uid=self._uid,
             kubelet_found=found is not None,
             addresses=len(self._probed),
         )
-
-    @property
-    def backend(self) -> str:
-        """What redirects on this node."""
-        return "nftables"
 
     async def put(self, uid: str, addresses: frozenset[IPAddress]) -> None:
         """Exactly these addresses are the pod's. Raises MeshError."""

@@ -77,6 +77,14 @@ class ZdsServer:
                 hint="ztunnel's log on this node says more",
             )
 
+    async def repeat(self, uid: str) -> None:
+        """Name a pod once more to every ztunnel; see ``ZdsLink.repeat``."""
+        for connection in list(self._connections):
+            try:
+                await connection.repeat(uid)
+            except ConnectionLostError:
+                continue
+
     async def remove(self, uid: str) -> None:
         """Tell every ztunnel that the pod has left; one that is gone need not be told."""
         self._workloads.pop(uid, None)

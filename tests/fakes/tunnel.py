@@ -17,6 +17,7 @@ from ambient.api.errors import UnavailableError
 from ambient.api.ports import OUTBOUND_PORT, PLAINTEXT_PORT, PROXY_MARK
 from ambient.net.core import wire
 from ambient.net.io.agent_socket import AgentSocket
+from ambient.net.io.bpf_flows import announce
 from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, original_destination
 
@@ -24,8 +25,11 @@ from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, origina
 class FakeTunnel:
     """One ztunnel process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, announces: bool = True) -> None:
         self.path = path
+        self.announces = announces
+        """As our ztunnel does, and Istio's does not; see ``ambient.net.io.bpf_flows``."""
+        self._listeners: dict[str, tuple[Netns, socket.socket]] = {}
         self.sessions: list[list[wire.Request]] = []
         self.captured: list[tuple[int, str]] = []  # listener port, original destination
         self.refuse: str = ""
@@ -57,6 +61,9 @@ class FakeTunnel:
             if isinstance(message, wire.Add) and message.uid not in self.pods and not self.refuse:
                 assert fd is not None
                 await nursery.start(self._serve, message.uid, Netns.from_fd(os.dup(fd)))
+            elif isinstance(message, wire.Add) and message.uid in self.pods and self.announces:
+                netns, listener = self._listeners[message.uid]
+                announce(netns, PLAINTEXT_PORT, listener)
             if fd is not None:
                 os.close(fd)
             if isinstance(message, wire.Del) and message.uid in self.pods:
@@ -97,6 +104,8 @@ class FakeTunnel:
                 self.pods[uid] = scope
                 for port in (OUTBOUND_PORT, PLAINTEXT_PORT):
                     listener = listen_in(netns, port, options).socket
+                    if port == PLAINTEXT_PORT:
+                        self._listeners[uid] = (netns, listener)
                     nursery.start_soon(self._accept, netns, port, listener)
                 task_status.started()
 

@@ -18,6 +18,11 @@ from typing import Any
 import pytest
 import trio
 
+from ambient.net.core import bpf_pods
+from ambient.net.core.bpf_pods import Flag, PodValue
+from ambient.net.io import bpf_programs
+from ambient.net.io.bpf import Link
+from ambient.net.io.bpf_flows import FOLDER, netns_cookie
 from ambient.net.io.netns import Netns
 from cni_plugin import app
 from cni_plugin.settings import Settings
@@ -27,6 +32,8 @@ CNI_BIN = Path("/usr/lib/cni")
 NODE = "node-1"
 PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"
 DEADLINE_S = 30.0
+backend = "nftables"
+"""What agents redirect with; see the fixture ``each_backend``."""
 
 needs_cni = pytest.mark.skipif(
     not (CNI_BIN / "ptp").exists() or os.geteuid() != 0,
@@ -47,6 +54,41 @@ class Pod:
     def ruleset(self) -> str:
         """What nft itself finds in the pod."""
         return inside(self.path, "nft", "-a", "list", "ruleset")
+
+    def captured(self) -> set[int]:
+        """Ports of the tunnel that new connections and queries of the pod are sent to."""
+        rules = self.ruleset()
+        return self.captured_by_ebpf() | {
+            port for port in (15001, 15006, 15053) if f"redirect to :{port}" in rules
+        }
+
+    def captured_by_ebpf(self) -> set[int]:
+        """Those of them to which no rule, but a program sends."""
+        flags = self._flags()
+        ports = ((Flag.OUTBOUND, 15001), (Flag.INBOUND, 15006), (Flag.DNS, 15053))
+        return {port for flag, port in ports if flags & flag}
+
+    def untouched(self) -> bool:
+        """Whether nothing of the mesh is in the pod."""
+        return self.ruleset() == "" and "100" not in self.routing() and not self._flags()
+
+    def capture_marks(self) -> list[str]:
+        """What is another thing when the redirection was made again: handles and numbers."""
+        handles = [line.rpartition("# handle ")[2] for line in self.ruleset().splitlines()]
+        links = []
+        for path in sorted(Path(FOLDER, "pods").glob(f"{netns_cookie(self.netns)}-*")):
+            with Link.pinned(path) as link:
+                links.append(f"{path.name} {link.program_id}")
+        return [*(handle for handle in handles if handle.isdigit()), *links]
+
+    def _flags(self) -> int:
+        maps = bpf_programs.open_maps()
+        if maps is None:
+            return 0
+        data = maps["PODS"].get(bpf_pods.pod_key(netns_cookie(self.netns)))
+        for each in maps.values():
+            each.close()
+        return 0 if data is None else PodValue.decode(data).flags
 
     def routing(self) -> str:
         """Routing rules and the reply table of both IP versions."""
@@ -103,6 +145,7 @@ class World:
             "health_port": 0,
             "monitoring_host": "127.0.0.1",
             "monitoring_port": 0,
+            "redirection_backend": backend,
         }
         return Settings(**{**values, **changes})
 
@@ -262,9 +305,11 @@ def bridge_chain(folder: Path) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def node(folder: Path, chain: Any = ptp_chain) -> AsyncIterator[World]:
+async def node(
+    folder: Path, chain: Any = ptp_chain, deadline_s: float = DEADLINE_S
+) -> AsyncIterator[World]:
     """A world for the duration of the block; every test is bounded by it."""
-    with trio.fail_after(DEADLINE_S):
+    with trio.fail_after(deadline_s):
         async with FakeKubeApi().serving() as api:
             world = World(folder, api, chain(folder))
             try:

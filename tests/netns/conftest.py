@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+from ambient.net.io import bpf_programs
+from tests.bpf import mount_bpf_fs, unavailable
+from tests.netns import cni_world
 from tests.netns.lan import Lan
 
 
@@ -15,3 +18,16 @@ def lan():
     made = Lan()
     yield made
     made.close()
+
+
+EBPF = pytest.param("ebpf", marks=pytest.mark.skipif(bool(unavailable()), reason=unavailable()))
+
+
+@pytest.fixture(params=["nftables", EBPF])
+def each_backend(request, monkeypatch):
+    """The test runs once with each redirection; agents of ``cni_world`` are set to it."""
+    if not unavailable():
+        mount_bpf_fs()  # also where a test goes over from nftables
+    monkeypatch.setattr(cni_world, "backend", request.param)
+    yield request.param
+    bpf_programs.remove_programs()

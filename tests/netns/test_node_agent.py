@@ -18,7 +18,7 @@ from tests.fakes.tunnel import FakeTunnel
 from tests.netns.cni_world import NODE, PODS, Pod, World, needs_cni, node, run, until
 from tests.netns.test_enrol import Echo, dial, echoes
 
-pytestmark = [pytest.mark.netns, needs_cni]
+pytestmark = [pytest.mark.netns, needs_cni, pytest.mark.usefixtures("each_backend")]
 
 DAEMON_SETS = "/apis/apps/v1/daemonsets"
 HEALTH, METRICS = 8000, 15014
@@ -72,7 +72,7 @@ async def test_pain_08_a_pod_that_says_enabled_but_is_not_redirected_is_mended(
             # No ztunnel yet, so it cannot be mended yet; but it is seen.
             await until_metric("ambient_cni_pods_not_redirected", 1)
             await nursery.start(FakeTunnel(world.zds).run)
-            await until(lambda: "redirect to :15006" in web.ruleset())
+            await until(lambda: 15006 in web.captured())
             await until_metric("ambient_cni_pods_not_redirected", 0)
             mended = 'istio_cni_repair_pods_repaired_total{result="success",type="repair"}'
             await until_metric(mended, 1)
@@ -129,7 +129,7 @@ async def test_a_new_sandbox_that_the_plugin_missed_is_found_by_its_address(
         world.api.remove(PODS, "shop", "again")
         web.ip = web.ip6 = again.ip
         world.declare(web)
-        await until(lambda: "redirect to :15006" in again.ruleset())
+        await until(lambda: 15006 in again.captured())
         nursery.cancel_scope.cancel()
 
 
@@ -169,12 +169,13 @@ async def test_pain_38_host_network_is_not_eligible_and_says_so(tmp_path: Path) 
         assert text.startswith("not eligible: hostNetwork")
 
 
-async def test_pain_43_the_node_shows_its_backend(tmp_path: Path) -> None:
+async def test_pain_43_the_node_shows_its_backend(tmp_path: Path, each_backend: str) -> None:
     async with node(tmp_path) as world:
         async with world.agent(monitoring_port=METRICS, health_port=HEALTH):
-            assert await metric('ambient_cni_backend{backend="nftables"}') == 1
+            assert await metric(f'ambient_cni_backend{{backend="{each_backend}"}}') == 1
             status = json.loads(await answer(HEALTH, "/status"))
-            assert status["backend"] == "nftables"
+            assert status["backend"] == each_backend
+            assert status["redirected"] == {"nftables": 0, "ebpf": 0}
             assert status["installed"] is True
 
 
@@ -286,7 +287,7 @@ async def test_an_upgrade_leaves_the_plugin_and_a_removal_takes_it_along(tmp_pat
 
 
 async def test_pain_11_uninstall_lists_cleans_and_proves_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], each_backend: str
 ) -> None:
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         world.namespace("shop", "ambient")
@@ -302,20 +303,22 @@ async def test_pain_11_uninstall_lists_cleans_and_proves_it(
             f"plugin: {world.bin_dir}/ambient-cni",
             "rules of the node: table inet istio-ambient-nat",
             f"rules of a pod: shop/web ({web.path})",
+            *(["eBPF programs: /sys/fs/bpf/ambient"] if each_backend == "ebpf" else ()),
             f"files of the agent: {world.run_dir}/pods",
             "annotation: shop/web",
         ]
         assert await output(uninstall.dry_run, world, capsys) == [
             f"would remove {trace}" for trace in expected
         ]
-        assert "redirect to" in web.ruleset(), "a dry run changes nothing"
+        assert web.captured(), "a dry run changes nothing"
 
         *removed, last = await output(uninstall.uninstall, world, capsys)
         assert removed == [f"removed {trace}" for trace in expected]
         assert last == CLEAN
         assert await output(uninstall.dry_run, world, capsys) == [CLEAN]
         assert json.loads(world.conflist_text()) == original
-        assert web.ruleset() == run("nft", "list", "ruleset") == ""
+        assert web.untouched()
+        assert run("nft", "list", "ruleset") == ""
         assert web.annotation is None
         nursery.cancel_scope.cancel()
 

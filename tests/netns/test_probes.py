@@ -13,7 +13,7 @@ from tests.fakes.tunnel import FakeTunnel
 from tests.netns.cni_world import Pod, World, dual_chain, inside, needs_cni, node, run, until
 from tests.netns.test_enrol import APP_PORT, Echo, dial, echoes
 
-pytestmark = [pytest.mark.netns, needs_cni]
+pytestmark = [pytest.mark.netns, needs_cni, pytest.mark.usefixtures("each_backend")]
 
 PROBE = "169.254.7.127"
 PROBE_V6 = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"

@@ -18,6 +18,7 @@ from ambient.api.address import HostPort
 from ambient.api.errors import MeshError
 from ambient.api.ports import DNS_PORT
 from ambient.hbone.core.counters import Counters
+from ambient.net.io.bpf_flows import DatagramNotes
 from ambient.net.io.conntrack import UdpFlows
 from ambient.net.io.datagrams import bind_in, is_free_in, loopbacks_in
 from ambient.net.io.sockets import (
@@ -97,6 +98,7 @@ class DnsProxy:
         )
         self._upstream = Upstream(pod.netns, settings.packet_mark)
         self._flows = UdpFlows(pod.netns)
+        self._notes = DatagramNotes(pod.netns, settings.bpf_dir)
         self._forwarded = 0
         self._reading: set[trio.CancelScope] = set()
 
@@ -127,6 +129,7 @@ class DnsProxy:
             if all(is_free_in(self._pod.netns, host, DNS_PORT) for host in self._hosts):
                 self._flows.forget(DNS_PORT)
         self._flows.close()
+        self._notes.close()
 
     # UDP
 
@@ -169,13 +172,17 @@ class DnsProxy:
         call = self._called(query, "udp")
         reply = self._from_mesh(call)
         if reply is None:
-            client = host_port(*peer[:2])
-            original = _usable(self._flows.original_destination(client, local_address(sock)))
+            original = self._asked(host_port(*peer[:2]), local_address(sock))
             reply = self._refusal(call, original)
             if reply is None:
                 work.start_soon(self._forward_datagram, sock, call, original, peer)
                 return
         _send(sock, reply, peer)
+
+    def _asked(self, client: HostPort, reached: HostPort) -> HostPort | None:
+        """The resolver that the client asked, by whichever redirection brought it here."""
+        translated = _usable(self._flows.original_destination(client, reached))
+        return translated or _usable(self._notes.original_destination(client))
 
     async def _forward_datagram(
         self, sock: socket.socket, call: _Call, original: HostPort | None, peer: tuple[str, int]

@@ -21,6 +21,7 @@ from ambient.api.ports import (
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.server import Drain
 from ambient.net.core.wire import Add
+from ambient.net.io.bpf_flows import announce
 from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import Listener, listen_in
 from ambient.telemetry.core.event_names import Event
@@ -54,6 +55,7 @@ class Pod:
         self._identity = PodIdentity(node.view, info, netns)
         self._stopping = trio.Event()
         self._drain_s = 0.0
+        self._plaintext: socket.socket | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Listen, serve, drain. Raises PodStartError where a port cannot be bound."""
@@ -99,6 +101,12 @@ class Pod:
         self._drain_s = drain_s
         self._stopping.set()
 
+    def announce(self) -> None:
+        """Name the listener for inbound connections to the eBPF redirection, if there is one."""
+        if self._plaintext is not None and not self._stopping.is_set():
+            folder = self._node.settings.bpf_dir
+            announce(self.netns, PLAINTEXT_PORT, self._plaintext, folder)
+
     @contextmanager
     def _listeners(self) -> Iterator[dict[int, Listener]]:
         with ExitStack() as opened:
@@ -115,7 +123,9 @@ class Pod:
                 opened.callback(listener.socket.close)
                 listeners[port] = listener
             self._check_transparency(listeners[HBONE_PORT])
+            self._plaintext = listeners[PLAINTEXT_PORT].socket
             yield listeners
+            self._plaintext = None
 
     def _dns(self, parts: PodParts) -> AbstractContextManager[DnsProxy | None]:
         if not self._node.settings.dns_proxy:

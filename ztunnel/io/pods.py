@@ -45,6 +45,9 @@ class PodProxy(Protocol):
     def stop(self, drain_s: float) -> None:
         """Accept no more; open connections get ``drain_s`` to end."""
 
+    def announce(self) -> None:
+        """The agent has changed how it redirects, and may not know the listeners."""
+
 
 class Pods:
     """Owner of every pod's proxy. Between sessions with the agent all of them live on."""
@@ -129,6 +132,7 @@ class Pods:
         if present is not None:
             if present.netns.key == netns.key:
                 netns.close()
+                present.announce()
                 return
             self._stop(info.uid, 0.0)
         try:

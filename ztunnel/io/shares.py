@@ -47,12 +47,13 @@ class Shares:
         self._named.add(info.uid)
         worker = self._worker(info.uid)
         present = worker.books.get(info.uid)
-        if present is not None and present.key == netns.key:
+        again = present is not None and present.key == netns.key
+        if again:
             netns.close()
         else:
             worker.books[info.uid] = Workload(*info, netns)
             _release(present)
-        error = await worker.sync(info.uid)
+        error = await worker.sync(info.uid, again=again)
         if error:
             raise PodStartError(error.removeprefix(FAILURE))
 

@@ -85,8 +85,8 @@ class Worker:
         """End it now."""
         self._signal(signal.SIGKILL)
 
-    async def sync(self, uid: str) -> str:
-        """Tell it what is true now about a pod; its refusal, or empty.
+    async def sync(self, uid: str, *, again: bool = False) -> str:
+        """Tell it what is true now about a pod; its refusal, or empty. ``again``: even if it knows.
 
         Raises PodStartError where there is no worker now; the next one is told everything.
         """
@@ -95,7 +95,8 @@ class Worker:
         if self._link is None:
             raise PodStartError(f"worker {self.number} is being started again")
         try:
-            return await self._link.sync(uid)
+            link = self._link
+            return await (link.repeat(uid) if again else link.sync(uid))
         except ConnectionLostError as lost:
             raise PodStartError(f"worker {self.number} has ended: {lost}") from None
 

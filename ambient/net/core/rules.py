@@ -222,7 +222,7 @@ def enrolled(options: Options) -> Ruleset:
     tables = [_mangle(_input_guard(options)), Table(NAT_TABLE, chains)]
     if options.dns:
         tables.append(_raw())
-    return Ruleset(tuple(tables), _routing(options))
+    return Ruleset(tuple(tables), routing(options))
 
 
 def draining(options: Options) -> Ruleset:
@@ -235,10 +235,11 @@ def draining(options: Options) -> Ruleset:
         Chain("prerouting", "nat", "prerouting", _DSTNAT),
         Chain("output", "nat", "output", _DSTNAT),
     )
-    return Ruleset((_mangle(()), Table(NAT_TABLE, chains)), _routing(options))
+    return Ruleset((_mangle(()), Table(NAT_TABLE, chains)), routing(options))
 
 
-def _routing(options: Options) -> frozenset[ReplyRouting]:
+def routing(options: Options) -> frozenset[ReplyRouting]:
+    """What brings the application's replies to the tunnel."""
     versions: tuple[Literal[4, 6], ...] = (4, 6) if options.ipv6 else (4,)
     halves: tuple[Literal["rule", "route"], ...] = ("rule", "route")
     return frozenset(ReplyRouting(half, version) for half in halves for version in versions)

@@ -284,6 +284,12 @@ class Link(_Owned):
         found: int = _info(self.fd, "=III")[2]
         return found
 
+    @property
+    def netns_inode(self) -> int:
+        """Of a link to a network namespace: which one; 0 when that has ended. Raises OSError."""
+        found: int = _info(self.fd, "=IIIII")[4]
+        return found
+
 
 def program_id(program: Program) -> int:
     """The kernel's number of a program. Raises OSError."""

@@ -36,11 +36,12 @@ _ATTRIBUTE: Final = struct.Struct("=HH")  # struct nlattr: length, type
 
 
 class FoundSocket(NamedTuple):
-    """One socket; a wildcard address is ``0.0.0.0`` or ``::``."""
+    """One socket; a wildcard address is ``0.0.0.0`` or ``::``, and a mapped one stays mapped."""
 
     family: int
     source: str
     source_port: int
+    destination: str
     destination_port: int
     mark: int
     """0 where it has none, or where the caller may not see it (needs NET_ADMIN)."""
@@ -85,10 +86,10 @@ def _answers(netlink: socket.socket, number: int) -> Iterator[FoundSocket]:
 
 
 def _read(body: bytes) -> FoundSocket:
-    family, _, source_port, destination_port, source, _ = _FOUND.unpack_from(body)
+    family, _, source_port, destination_port, source, destination = _FOUND.unpack_from(body)
     size = 4 if family == socket.AF_INET else 16
-    address = socket.inet_ntop(family, source[:size])
-    return FoundSocket(family, address, source_port, destination_port, _mark(body))
+    near, far = (socket.inet_ntop(family, raw[:size]) for raw in (source, destination))
+    return FoundSocket(family, near, source_port, far, destination_port, _mark(body))
 
 
 def _mark(body: bytes) -> int:

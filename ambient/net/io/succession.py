@@ -19,6 +19,7 @@ import socket
 import struct
 from typing import Final
 
+from ambient.api.ports import MARK_MASK, PLAINTEXT_PORT, PROXY_MARK
 from ambient.net.io import sock_diag
 from ambient.net.io.netns import Netns
 
@@ -67,12 +68,17 @@ def _address(found: sock_diag.FoundSocket) -> tuple[int, str, int]:
 
 
 def handshakes(netns: Netns, ports: frozenset[int]) -> int:
-    """Handshakes of TCP connections to ``ports`` that have begun and not ended.
+    """Handshakes of TCP connections with listeners on ``ports`` that have begun and not ended.
 
-    0 where the kernel does not tell.
+    0 where the kernel does not tell. The eBPF redirection leaves the port that the client asked
+    for; then the mark tells that it is the tunnel's.
     """
     try:
         found = netns.run(sock_diag.sockets, sock_diag.SYN_RECEIVED)
     except OSError:
         return 0
-    return sum(one.source_port in ports for one in found)
+    captures = PLAINTEXT_PORT in ports
+    return sum(
+        one.source_port in ports or (captures and one.mark & MARK_MASK == PROXY_MARK)
+        for one in found
+    )

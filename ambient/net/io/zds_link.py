@@ -126,6 +126,15 @@ class ZdsLink:
             self._told[uid] = None if error else workload.key
             return error
 
+    async def repeat(self, uid: str) -> str:
+        """Name a pod once more; to a ztunnel that serves it already that changes nothing.
+
+        Ours then tells the eBPF redirection where it listens. As ``sync`` otherwise.
+        """
+        if self._told.get(uid) is not None:
+            del self._told[uid]
+        return await self.sync(uid)
+
     async def _request(self, message: wire.Request, fd: int | None = None) -> str:
         """Send one message and wait for its answer; the lock is held."""
         if self.ended.is_set():

@@ -22,7 +22,7 @@ class FakeWorker:
         self.connected = True
         self.refusal = ""
 
-    async def sync(self, uid):
+    async def sync(self, uid, *, again=False):
         await trio.lowlevel.checkpoint()
         if not self.connected:
             raise PodStartError("worker 0 is being started again")
