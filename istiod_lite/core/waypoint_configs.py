@@ -32,6 +32,8 @@ class WaypointConfigs:
         self._interests: dict[str, frozenset[Hashable]] = {}
         self._interested: defaultdict[Hashable, dict[str, None]] = defaultdict(dict)
         self._dirty: dict[str, None] = {}
+        self._leaves: dict[str, frozenset[str]] = {}
+        self._roots: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def of(self, waypoint: ObjectKey) -> Iterable[str]:
         """Names of the objects that a waypoint needs."""
@@ -53,7 +55,21 @@ class WaypointConfigs:
         if interests:
             self._interests[name] = interests
         self._dirty[name] = None
+        self._leave_rules(name, config)
         return self._waypoints.get(name, frozenset())
+
+    def _leave_rules(self, name: str, config: ConfigObject | None) -> None:
+        """Note to whom a VirtualService leaves rules."""
+        now = frozenset(_delegates(config)) if config is not None else frozenset()
+        before = self._leaves.pop(name, frozenset())
+        if now:
+            self._leaves[name] = now
+        for delegate in before - now:
+            self._roots[delegate].pop(name)
+        for delegate in now - before:
+            self._roots[delegate][name] = None
+        for delegate in before ^ now:
+            self.touch_name(delegate)
 
     def touch(self, *things: Hashable) -> None:
         """Something that objects name has changed: an ObjectRef, a hostname, a namespace's
@@ -70,21 +86,30 @@ class WaypointConfigs:
     def settle(self) -> set[ObjectKey]:
         """Look at what is open; the waypoints that gained or lost an object."""
         changed: set[ObjectKey] = set()
-        for name in self._dirty:
-            config = self._world.inputs.configs.get(name)
-            before = self._waypoints.pop(name, frozenset())
-            after = frozenset(self._waypoints_of(config)) if config is not None else frozenset()
-            if after:
-                self._waypoints[name] = after
-            for waypoint in before - after:
-                del self._names[waypoint][name]
-                if not self._names[waypoint]:
-                    del self._names[waypoint]
-            for waypoint in after - before:
-                self._names[waypoint][name] = None
-            changed |= before ^ after
-        self._dirty = {}
+        while self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for name in dirty:
+                moved = self._look_at(name)
+                changed |= moved
+                if moved:
+                    for delegate in self._leaves.get(name, ()):
+                        self.touch_name(delegate)  # goes where its roots go
         return changed
+
+    def _look_at(self, name: str) -> frozenset[ObjectKey]:
+        """Decide anew who needs an object; the waypoints for which that changed."""
+        config = self._world.inputs.configs.get(name)
+        before = self._waypoints.pop(name, frozenset())
+        after = frozenset(self._waypoints_of(config)) if config is not None else frozenset()
+        if after:
+            self._waypoints[name] = after
+        for waypoint in before - after:
+            del self._names[waypoint][name]
+            if not self._names[waypoint]:
+                del self._names[waypoint]
+        for waypoint in after - before:
+            self._names[waypoint][name] = None
+        return before ^ after
 
     # What an object names, and which waypoints that makes.
 
@@ -120,6 +145,9 @@ class WaypointConfigs:
                 found = self._of_policy(config)
             case kind if kind in ROUTE_KINDS:
                 found = self._of_route(config)
+            case "VirtualService" if not _hosts(config):
+                roots = self._roots.get(config.key, {})
+                found = (key for root in roots for key in self._waypoints.get(root, ()))
             case "VirtualService":
                 found = self._of_hosts(config, everywhere=False)
             case _:
@@ -216,6 +244,15 @@ def _parents(config: ConfigObject) -> Iterator[ObjectRef]:
         namespace = str(parent.get("namespace") or config.namespace)
         key = ObjectKey(namespace, str(parent.get("name")))
         yield ObjectRef(str(parent.get("kind") or "Gateway"), key)
+
+
+def _delegates(config: ConfigObject) -> Iterator[str]:
+    """Keys of the VirtualServices that a VirtualService leaves rules to."""
+    if config.kind != "VirtualService":
+        return
+    for rule in _mappings(_items(_spec(config).get("http"))):
+        for spec in _mappings([rule.get("delegate")]):
+            yield f"VirtualService/{spec.get('namespace') or config.namespace}/{spec.get('name')}"
 
 
 def _hosts(config: ConfigObject) -> list[str]:

@@ -65,6 +65,13 @@ class PolicySet(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.denying or self.allowing or self.dry_run or self.custom or self.auditing)
 
+    def asks_for(self, attribute: str) -> bool:
+        """Does any rule have a condition (``when``) on this attribute?"""
+        every = (*self.custom, *self.auditing, *self.denying, *self.allowing, *self.dry_run)
+        clauses = (clause for policy in every for rule in policy.rules for clause in rule.clauses)
+        tests = (test for clause in clauses for group in clause for test in group)
+        return any(test.field == f"when {attribute}" for test in tests)
+
 
 def select(
     policies: Iterable[Policy],

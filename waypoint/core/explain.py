@@ -6,7 +6,7 @@ Nothing here decides: it runs the same functions as live traffic and reports the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from waypoint.core.authz import NearMiss, Verdict, decide, near_misses
 from waypoint.core.balance import Draw
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
-from waypoint.core.host import Target, candidates
+from waypoint.core.host import Target
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.objects import Problem
 from waypoint.core.path import normalise_target
@@ -26,6 +26,10 @@ from waypoint.core.place import Place
 from waypoint.core.plan import Plan, plan, resolve
 from waypoint.core.program import Program
 from waypoint.core.routes import Forward, Route
+
+
+BEFORE_ROUTING: Final = ("fault_filter_abort", "cors_response")
+"""Details of answers that are given whatever the route's backends are."""
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +116,10 @@ def explain_with(
     notes += _injected(decided.route)
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
     allowed = decided.verdict.allowed
-    shares = _shares(program, directory, to, decided, request.peer, own) if allowed else ()
+    answered = decided.reply is not None and decided.reply.details in BEFORE_ROUTING
+    shares: tuple[Share, ...] = ()
+    if allowed and not answered:
+        shares = _shares(program, directory, to, decided, request.peer, own)
     status = 0 if shares or decided.reply is None else decided.reply.status
     return Explanation(
         allowed=decided.verdict.allowed,
@@ -130,23 +137,58 @@ def explain_with(
 def _explain_raw(
     program: Program, directory: Directory, to: Destination, request: Request, own: Self
 ) -> Explanation:
-    """A connection that is not HTTP/1.1: judged once by what is known without reading it."""
+    """A connection that is not HTTP: judged once by what is known without reading it."""
     verdict = decide(program.policies(to.service), request, http=False)
+    route: Route | None = None
     shares: tuple[Share, ...] = ()
+    notes: list[str] = []
     if to.service is not None and verdict.allowed:
-        targets = candidates(directory, to.service, to.address.port, None)
-        found = admitted(targets, directory, request.peer, own)
-        if isinstance(found, Verdict):
-            verdict = found
-        else:
-            shares = (Share(str(to.service.key), 1.0, found),)
+        streams = program.streams(to.service, to.address.port)
+        host, port = to.service.hostname, to.address.port
+        notes += [
+            f"{stream.source} applies to some server names only"
+            for stream in streams
+            if stream.needs_sni(host, port)
+        ]
+        route = program.stream_route(to.service, port, "")
+        judged = Plan(verdict=verdict, route=route)
+        shares = _shares(program, directory, to, judged, request.peer, own)
+        verdict = _refusal(program, directory, to, route, Facts(request.peer, own)) or verdict
     return Explanation(
         allowed=verdict.allowed,
         verdict=verdict,
-        shares=shares,
+        route="" if route is None or route.source == "default" else _name(route),
+        route_source=route.source if route is not None else "",
+        shares=shares if verdict.allowed else (),
+        notes=tuple(notes),
         problems=program.problems,
         raw=True,
     )
+
+
+class Facts(NamedTuple):
+    """Who asks, and who answers."""
+
+    peer: Peer
+    own: Self
+
+
+def _refusal(
+    program: Program, directory: Directory, to: Destination, route: Route, facts: Facts
+) -> Verdict | None:
+    """The refusal of endpoints that do not admit the client, where no backend is left to it."""
+    if not isinstance(route.action, Forward):
+        return None
+    refusal: Verdict | None = None
+    for backend in route.action.backends:
+        upstream = resolve(backend, program, directory, to)
+        if isinstance(upstream, Reply):
+            return None
+        found = admitted(upstream.targets, directory, facts.peer, facts.own)
+        if not isinstance(found, Verdict):
+            return None
+        refusal = found
+    return refusal
 
 
 def _shares(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from waypoint.core import claims
 from waypoint.core.message import Request
 from waypoint.core.objects import Json, UnusableError, integer, mapping, string, strings
 from waypoint.core.predicate import Predicate, Test, string_match
@@ -77,9 +78,26 @@ def header_value(request: Request, name: str) -> str | None:
             return request.headers.get(name)
 
 
+def _claim(key: str, raw: Any, field: str) -> Callable[[Request], bool] | None:
+    """The test of a claim of the verified token; None where ``key`` is a real header."""
+    path = claims.routing_path(key, f"{field}[{key}]")
+    if path is None:
+        if key.startswith("@"):
+            raise UnusableError(f"{field}[{key}]", "is no header")
+        return None
+    test = string_match(raw, f"{field}[{key}]") or _anything
+    holds = claims.matcher(path, test)
+    return lambda request: holds(request.claims)
+
+
+def _anything(_: str) -> bool:
+    return True
+
+
 def _header(key: str, raw: Any, field: str) -> Predicate:
-    if key.startswith("@"):
-        raise UnusableError(f"{field}[{key}]", "claims of a token are not available")
+    claim = _claim(key, raw, field)
+    if claim is not None:
+        return Predicate(f"headers[{key}]", claim)
     name = key.lower()
     test = string_match(raw, f"{field}[{key}]")
 
@@ -91,8 +109,9 @@ def _header(key: str, raw: Any, field: str) -> Predicate:
 
 
 def _without_header(key: str, raw: Any, field: str) -> Predicate:
-    if key.startswith("@"):
-        raise UnusableError(f"{field}[{key}]", "claims of a token are not available")
+    claim = _claim(key, raw, field)
+    if claim is not None:
+        return Predicate(f"withoutHeaders[{key}]", lambda request: not claim(request))
     name = key.lower()
     test = string_match(raw, f"{field}[{key}]")
 

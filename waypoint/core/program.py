@@ -79,6 +79,7 @@ class Program:
         )
         self._tables: dict[tuple[NamespacedHostname, int], RouteTable] = {}
         self._streams: dict[tuple[NamespacedHostname, int], tuple[StreamRoute, ...]] = {}
+        self._needs_sni: dict[tuple[NamespacedHostname | None, int], bool] = {}
         self._traffic: dict[NamespacedHostname, Traffic] = {}
         self._settings: dict[tuple[NamespacedHostname, int, str], ClusterSettings] = {}
         self._endpoints: dict[
@@ -167,6 +168,17 @@ class Program:
             found = found if now == found else now
             self._endpoints[key] = (directory.generation, found)
         return found
+
+    def needs_sni(self, service: Service | None, port: int) -> bool:
+        """Does anything depend on the server name that a client of this port asks for?"""
+        key = (service.key if service is not None else None, port)
+        if key not in self._needs_sni:
+            streams = self.streams(service, port) if service is not None else ()
+            host = service.hostname if service is not None else ""
+            self._needs_sni[key] = self.policies(service).asks_for("connection.sni") or any(
+                stream.needs_sni(host, port) for stream in streams
+            )
+        return self._needs_sni[key]
 
     def stream_route(self, service: Service, port: int, sni: str) -> Route:
         """Where a connection goes that is not HTTP; without a route, to the service itself."""

@@ -40,7 +40,6 @@ class RawConnection:
         self._stream = stream
         self._to = to
         self._record = Record(peer=peer, to=to)
-        self._sni = ""
         self._request = Request(
             method="", target="", authority="", headers=Headers(), peer=peer, local=to.address
         )
@@ -107,12 +106,7 @@ class RawConnection:
 
     async def _peek(self, first: bytes) -> bytes:
         """What the client has said, with enough of it to know the server name where that counts."""
-        to = self._to
-        if to.service is None:
-            return first
-        streams = self._service.program.streams(to.service, to.address.port)
-        host, port = to.service.hostname, to.address.port
-        if not any(stream.needs_sni(host, port) for stream in streams):
+        if not self._service.program.needs_sni(self._to.service, self._to.address.port):
             return first
         with trio.move_on_after(HELLO_S):
             while (name := server_name(first)) is None:
@@ -120,7 +114,7 @@ class RawConnection:
                 if not more:
                     break
                 first += more
-            self._sni = name or ""
+            self._request.sni = name or ""
         return first
 
     async def _judge(self) -> Plan | None:
@@ -142,7 +136,7 @@ class RawConnection:
             found = replace(judged, upstream=direct(to.workload, to))
             return guard(found, service.directory, peer, own)
         assert to.service is not None
-        route = service.program.stream_route(to.service, to.address.port, self._sni)
+        route = service.program.stream_route(to.service, to.address.port, self._request.sni)
         judged = replace(judged, route=route)
         if not isinstance(route.action, Forward):
             return judged

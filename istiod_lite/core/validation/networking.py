@@ -17,13 +17,28 @@ BALANCERS: Final = (
     "UNSPECIFIED", "RANDOM", "PASSTHROUGH", "ROUND_ROBIN", "LEAST_REQUEST", "LEAST_CONN",
 )  # fmt: skip
 TLS_MODES: Final = ("DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL")
+HASH_KEYS: Final = ("httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName")
+RETRY_CONDITIONS: Final = (
+    "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure",
+    "envoy-ratelimited", "retriable-4xx", "refused-stream", "retriable-status-codes",
+    "retriable-headers", "http3-post-connect-failure", "cancelled", "deadline-exceeded",
+    "internal", "resource-exhausted", "unavailable",
+)  # fmt: skip
+GRPC_STATUSES: Final = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
+    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
 MATCHES: Final = ("exact", "prefix", "regex")
 
 
 def virtual_service(spec: Field) -> None:
     """Routes of hosts."""
     spec.known({"hosts", "gateways", "http", "tls", "tcp", "exportTo"})
-    _hosts(spec["hosts"])
+    if spec["hosts"].given:
+        _hosts(spec["hosts"])
+    elif spec["tls"].given or spec["tcp"].given:
+        spec["hosts"].wrong("is missing", "only a delegate has no hosts, and it has http alone")
     if not any(spec[name].given for name in ("http", "tls", "tcp")):
         spec.wrong("has no routes", "give it http, tls or tcp")
     seen_all = ""
@@ -167,7 +182,31 @@ def _http(route: Field) -> None:
     if len(actions) != 1 and not route["delegate"].given:
         said = " and ".join(actions) if actions else "neither"
         route.wrong(f"has {said}", "give it exactly one of route, redirect, directResponse")
-    for match in route["match"].items():
+    _http_matches(route["match"])
+    _destinations(route["route"])
+    route["timeout"].duration()
+    _retries(route["retries"])
+    if route["rewrite"]["uriRegexRewrite"].given:
+        route["rewrite"]["uriRegexRewrite"]["match"].pattern()
+        if route["rewrite"]["uri"].given:
+            route["rewrite"].wrong("has uri and uriRegexRewrite", "keep one of them")
+    for origin in route["corsPolicy"]["allowOrigins"].items():
+        _string_match(origin)
+    route["corsPolicy"]["maxAge"].duration()
+    status = route["directResponse"]
+    if status.given:
+        status["status"].integer(200, 599)
+    _fault(route["fault"])
+    if route["mirror"].given:
+        route["mirror"]["host"].required("name the service that gets the copy")
+        _percentage(route["mirrorPercentage"])
+    for mirror in route["mirrors"].items():
+        mirror["destination"]["host"].required("name the service that gets the copy")
+        _percentage(mirror["percentage"])
+
+
+def _http_matches(matches: Field) -> None:
+    for match in matches.items():
         for name in ("uri", "scheme", "method", "authority"):
             _string_match(match[name])
         for name in ("headers", "queryParams", "withoutHeaders"):
@@ -175,25 +214,34 @@ def _http(route: Field) -> None:
                 _string_match(one)
         if match["port"].present:
             match["port"].port()
-    _destinations(route["route"])
-    route["timeout"].duration()
-    route["retries"]["attempts"].integer(0, 1000)
-    route["retries"]["perTryTimeout"].duration()
-    status = route["directResponse"]
-    if status.given:
-        status["status"].integer(200, 599)
-    _fault(route["fault"])
-    if route["mirror"].given:
-        route["mirror"]["host"].required("name the service that gets the copy")
+
+
+def _retries(retries: Field) -> None:
+    retries["attempts"].integer(0, 1000)
+    retries["perTryTimeout"].duration()
+    retries["backoff"].duration()
+    for token in (part.strip() for part in retries["retryOn"].text().split(",")):
+        code = token.isascii() and token.isdigit() and 100 <= int(token) <= 599
+        if token and token not in RETRY_CONDITIONS and not code:
+            retries["retryOn"].wrong(
+                f"{token!r} is no condition", f"use {', '.join(RETRY_CONDITIONS)}, or HTTP statuses"
+            )
+
+
+def _percentage(spec: Field) -> None:
+    share = spec["value"]
+    if share.present and not (isinstance(share.value, int | float) and 0 <= share.value <= 100):
+        share.wrong(f"is {share.value!r}", "use a percentage from 0 to 100")
 
 
 def _fault(fault: Field) -> None:
     for name in ("delay", "abort"):
-        share = fault[name]["percentage"]["value"]
-        if share.present and not (isinstance(share.value, int | float) and 0 <= share.value <= 100):
-            share.wrong(f"is {share.value!r}", "use a percentage from 0 to 100")
+        _percentage(fault[name]["percentage"])
+        if fault[name].given and not fault[name]["percentage"].given:
+            fault[name].warn("has no percentage, so that nothing happens", "say percentage")
     fault["delay"]["fixedDelay"].duration()
     fault["abort"]["httpStatus"].integer(200, 599)
+    fault["abort"]["grpcStatus"].one_of(GRPC_STATUSES)
 
 
 def _destinations(routes: Field) -> None:
@@ -240,3 +288,22 @@ def _settings(policy: Field) -> None:
         policy["outlierDetection"][name].duration()
     policy["outlierDetection"]["maxEjectionPercent"].integer(0, 100)
     policy["outlierDetection"]["minHealthPercent"].integer(0, 100)
+    _consistent_hash(balancer["consistentHash"])
+    http = policy["connectionPool"]["http"]
+    for name in ("http1MaxPendingRequests", "http2MaxRequests", "maxRequestsPerConnection"):
+        http[name].integer(0, 2**31 - 1)
+    http["maxRetries"].integer(0, 2**31 - 1)
+    http["idleTimeout"].duration()
+    http["h2UpgradePolicy"].one_of(("DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"))
+    balancer["warmup"]["duration"].duration()
+
+
+def _consistent_hash(hashed: Field) -> None:
+    if not hashed.given:
+        return
+    if len([name for name in HASH_KEYS if hashed[name].given]) != 1:
+        hashed.wrong("needs exactly one key", f"use one of {', '.join(HASH_KEYS)}")
+    if hashed["httpCookie"].given:
+        hashed["httpCookie"]["name"].required("name the cookie")
+        hashed["httpCookie"]["ttl"].duration()
+    hashed["maglev"]["tableSize"].integer(1, 5000011)

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
+import re2
+
 MAX_PROBLEMS: Final = 20
 """One answer need not list a thousand mistakes of a generated file."""
 SHOWN_CHARS: Final = 60
@@ -164,11 +166,15 @@ class Field:
             self.wrong(f"is {_shown(self.value)}", f"use a whole number from {least} to {most}")
 
     def pattern(self) -> None:
-        """A regular expression."""
+        """A regular expression of RE2, as waypoints compile it."""
+        options = re2.Options()
+        options.log_errors = False
         try:
-            re.compile(self.text())
-        except (re.error, RecursionError, OverflowError) as error:
-            self.wrong(f"is no regular expression: {error}")
+            re2.compile(self.text(), options)
+        except re2.error as error:
+            words = error.args[0] if error.args else error
+            told = words.decode() if isinstance(words, bytes) else words
+            self.wrong(f"is no regular expression of RE2: {told}")
 
     def selector(self) -> None:
         """Labels that choose workloads."""

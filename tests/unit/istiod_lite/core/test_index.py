@@ -367,3 +367,25 @@ def test_configs_for_a_waypoint(index):
         "AuthorizationPolicy/istio-system/all",
         "DestinationRule/other/far",
     }
+
+
+def test_a_delegate_goes_where_its_roots_go(index):
+    index.apply("Gateway", gateway("wp", "shop", HOSTNAME))
+    index.apply("Service", web_service(use_waypoint="wp"))
+    rule = [{"delegate": {"name": "inner", "namespace": "other"}}]
+    inner = config("VirtualService", "inner", "other", http=[{"route": []}])
+    root = config("VirtualService", "root", "shop", hosts=["web"], http=rule)
+
+    def known():
+        return set(index.configs_for_waypoint("shop", "wp"))
+
+    index.apply("VirtualService", inner)
+    assert known() == set()
+    index.apply("VirtualService", root)
+    assert known() == {"VirtualService/shop/root", "VirtualService/other/inner"}
+    index.apply("Service", web_service())  # the service does not use the waypoint any more
+    assert known() == set()
+    index.apply("Service", web_service(use_waypoint="wp"))
+    assert "VirtualService/other/inner" in known()
+    index.apply("VirtualService", config("VirtualService", "root", "shop", hosts=["web"], http=[]))
+    assert known() == {"VirtualService/shop/root"}

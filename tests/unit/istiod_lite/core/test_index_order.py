@@ -55,6 +55,17 @@ def everything():
         ),
         ("VirtualService", config("VirtualService", "v", "shop", hosts=["web"])),
         ("VirtualService", config("VirtualService", "w", "shop", hosts=["*.example.com"])),
+        (
+            "VirtualService",
+            config(
+                "VirtualService",
+                "root",
+                "shop",
+                hosts=["web"],
+                http=[{"delegate": {"name": "inner"}}],
+            ),
+        ),
+        ("VirtualService", config("VirtualService", "inner", "shop", http=[{"route": []}])),
         ("DestinationRule", config("DestinationRule", "d", "shop", host="one.example.com")),
         *outside(),
         *attached(),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from ambient.api.service import AppProtocol, Port
 from tests.unit.waypoint.sample import (
     CURL,
     INTRUDER,
     OWN,
     WAYPOINT,
+    config,
     mesh,
     policy,
+    service,
     subsets,
     to_subset,
     virtual_service,
@@ -22,6 +25,13 @@ from waypoint.core.explain import RequestFacts, explain
 def facts(**changes):
     given = {"source": CURL, "source_ip": ip_address("10.0.9.9"), "authority": "10.96.0.10:9080"}
     return RequestFacts(**(given | changes))
+
+
+TO_REVIEWS = {"route": [{"destination": {"host": "reviews"}}]}
+
+
+def told(*objects, state=None):
+    return explain(objects, state or mesh(), OWN, facts())
 
 
 SPLIT = (
@@ -100,3 +110,37 @@ def test_dry_runs_are_mentioned():
     found = explain([dry], mesh(), OWN, facts())
     assert found.allowed
     assert found.notes == ("dry-run shop/p would deny",)
+
+
+def test_faults_and_copies_are_told_not_guessed():
+    rule = {
+        "fault": {"abort": {"httpStatus": 418, "percentage": {"value": 50}}},
+        "mirrors": [{"destination": {"host": "ratings"}}],
+        **TO_REVIEWS,
+    }
+    found = told(virtual_service(rule))
+    assert found.status == 0
+    assert "50.0000% of requests are answered 418" in found.notes
+    assert any(
+        note.startswith("100.0000% of requests are copied to ratings") for note in found.notes
+    )
+    rule["fault"]["abort"]["percentage"]["value"] = 100
+    assert told(virtual_service(rule)).status == 418
+
+
+def test_connections_that_are_not_http_have_routes_too():
+    tcp = service(ports=(Port(9080, 9080, AppProtocol.TCP),))
+    spec = {
+        "hosts": ["reviews"],
+        "tls": [{"match": [{"sniHosts": ["a"]}], **TO_REVIEWS}],
+        "tcp": [{"route": [{"destination": {"host": "ratings"}}]}],
+    }
+    found = told(config("VirtualService", "s", spec), state=mesh(tcp))
+    assert found.raw
+    assert found.route_source == "VirtualService/shop/s tcp[0]"
+    assert [t.workload.name for share in found.shares for t in share.targets] == ["ratings-v1"]
+    assert found.notes == (
+        "VirtualService/shop/s tls[0] match[0] applies to some server names only",
+    )
+    found = told(state=mesh(tcp))
+    assert (found.route, len(found.shares[0].targets)) == ("", 2)

@@ -407,3 +407,29 @@ def test_a_response_says_who_may_read_it():
 def test_direct_response_of_bytes():
     direct = {"directResponse": {"status": 200, "body": {"bytes": "dGVh"}}}
     assert go([virtual_service(direct)])[0].reply.body == "tea"
+
+
+@pytest.mark.parametrize(
+    ("match", "claims", "found"),
+    [
+        ({"headers": {"@request.auth.claims.group": {"exact": "dev"}}}, {"group": "dev"}, True),
+        (
+            {"headers": {"@request.auth.claims.group": {"exact": "dev"}}},
+            {"group": ["a", "dev"]},
+            True,
+        ),
+        ({"headers": {"@request.auth.claims[a][b]": {"prefix": "x"}}}, {"a": {"b": "xy"}}, True),
+        ({"headers": {"@request.auth.claims.group": {"exact": "dev"}}}, None, False),
+        ({"withoutHeaders": {"@request.auth.claims.group": {"exact": "dev"}}}, None, True),
+        (
+            {"withoutHeaders": {"@request.auth.claims.group": {"exact": "dev"}}},
+            {"group": "dev"},
+            False,
+        ),
+    ],
+)
+def test_claims(match, claims, found):
+    asked = request()
+    asked.claims = claims
+    decided, _ = go([subsets(), virtual_service({"match": [match], **TO_V1})], asked)
+    assert (decided.upstream is not None) is found

@@ -209,7 +209,55 @@ def test_what_is_right_is_admitted(kind, text):
             "no URL",
         ),
         # VirtualService
-        ("VirtualService", "{http: [{redirect: {uri: /}}]}", "spec.hosts", "missing"),
+        (
+            "VirtualService",
+            "{tcp: [{route: [{destination: {host: a}}]}]}",
+            "spec.hosts",
+            "delegate",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [a], http: [{redirect: {uri: /}, retries: {retryOn: often}}]}",
+            "spec.http[0].retries.retryOn",
+            "no condition",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [a], http: [{redirect: {uri: /}, mirrors: [{percentage: {value: 1}}]}]}",
+            "spec.http[0].mirrors[0].destination.host",
+            "copy",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [a], http: [{redirect: {uri: /}, fault: {abort: {grpcStatus: BAD}}}]}",
+            "spec.http[0].fault.abort.grpcStatus",
+            "UNAVAILABLE",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [a], http: [{redirect: {uri: /}, "
+            "rewrite: {uri: /, uriRegexRewrite: {match: a}}}]}",
+            "spec.http[0].rewrite",
+            "keep one",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [a], http: [{match: [{uri: {regex: '(?=a)'}}], redirect: {uri: /}}]}",
+            "spec.http[0].match[0].uri.regex",
+            "RE2",
+        ),
+        (
+            "DestinationRule",
+            "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {maglev: {}}}}}",
+            "spec.trafficPolicy.loadBalancer.consistentHash",
+            "exactly one",
+        ),
+        (
+            "DestinationRule",
+            "{host: a, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: MAYBE}}}}",
+            "spec.trafficPolicy.connectionPool.http.h2UpgradePolicy",
+            "UPGRADE",
+        ),
         ("VirtualService", "{hosts: [a]}", "spec", "no routes"),
         ("VirtualService", "{hosts: ['a b'], tcp: [{}]}", "spec.hosts[0]", "no host name"),
         ("VirtualService", "{hosts: [a], http: [{}]}", "spec.http[0]", "exactly one"),
