@@ -27,7 +27,6 @@ from waypoint.core.plan import Plan, plan, resolve
 from waypoint.core.program import Program
 from waypoint.core.routes import Forward, Route
 
-
 BEFORE_ROUTING: Final = ("fault_filter_abort", "cors_response")
 """Details of answers that are given whatever the route's backends are."""
 
