@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit fuzz soak lint format proto chart lock system kube-apiserver clean
+.PHONY: help demo test unit fuzz soak lint format proto chart dashboards lock system kube-apiserver clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
@@ -16,6 +16,7 @@ help:
 	@echo "make format  let ruff lay out the code"
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
 	@echo "make chart   make the Helm chart from manifests/"
+	@echo "make dashboards  make Grafana's JSON from manifests/observability/dashboards"
 	@echo "make lock    choose newer dependencies"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -105,6 +106,9 @@ proto: $(VENV)/.dev
 
 chart: $(VENV)/.runtime
 	$(BIN)/python -m ambientctl.manifests.chart
+
+dashboards: $(VENV)/.dev
+	$(BIN)/python -m manifests.observability.dashboards
 
 lock: $(VENV)/.dev
 	$(PIP) uv

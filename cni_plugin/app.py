@@ -18,6 +18,7 @@ from ambient.kube.core.watch import EventKind, WatchEvent
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.build import describe_process
 from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
 from ambient.telemetry.io.logs import get_logger
 from ambient.telemetry.io.metrics_http import serve_metrics
@@ -215,6 +216,7 @@ async def _serve_metrics(
 ) -> None:
     registry = CollectorRegistry()
     registry.register(state)
+    describe_process(registry, "cni")
     try:
         await serve_metrics(
             settings.monitoring_host, settings.monitoring_port, registry, task_status=task_status
