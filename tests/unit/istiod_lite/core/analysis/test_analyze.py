@@ -105,9 +105,9 @@ MISTAKES = [
         "host: reviews", "host: reviews, trafficPolicy: {loadBalancer: {simple: LEAST_CONN}}")),
     ("IST0002 VirtualService shop/reviews", BOUND, WAYPOINT, VIRTUAL_SERVICE.replace(
         "[{route", "[{mirrorPercent: 5, route")),
-    ("AMB0002 EnvoyFilter shop/tune", """
-        apiVersion: networking.istio.io/v1alpha3
-        kind: EnvoyFilter
+    ("AMB0002 Sidecar shop/tune", """
+        apiVersion: networking.istio.io/v1
+        kind: Sidecar
         metadata: {name: tune}
         """),
     # Annotations.
