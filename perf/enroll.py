@@ -32,11 +32,13 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
+from cni_plugin.core.backend import BACKEND_ANNOTATION  # noqa: E402
 from perf.hbone import SANDBOXED, machine  # noqa: E402
+from tests.bpf import mount_bpf_fs, unavailable  # noqa: E402
 from tests.fakes.kube_api import FakeKubeApi  # noqa: E402
 from tests.fakes.tunnel import FakeTunnel  # noqa: E402
-from tests.netns.cni_world import Pod, World, ptp_chain, until  # noqa: E402
-from tests.netns.test_nothing_drops import Talk, agent_process  # noqa: E402
+from tests.netns.cni_world import PODS, Pod, World, ptp_chain, until  # noqa: E402
+from tests.netns.test_nothing_drops import Talk, agent_process, redirected_by  # noqa: E402
 
 PORT = 8080
 NGINX = """
@@ -235,29 +237,65 @@ def set_up(source: Pod, target: Pod, seconds: float) -> float:
 
 
 async def redirection(rig: Rig) -> list[Row]:
+    """Into the pod and out of it, with each backend that this machine has, and without the mesh.
+
+    The stand-in dials from the pod's own address, and both ends of what it relays are on this
+    machine; it is the same with every backend.
+    """
     world = rig.world
     world.namespace("load")
     app, peer = await world.start("app", "load"), await world.start("peer", "kube-system")
-    config = rig.folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=rig.folder, port=PORT))
-    process = subprocess.Popen(  # noqa: ASYNC220
-        ["nsenter", f"--net={app.path}", "nginx", "-c", str(config)], stderr=subprocess.DEVNULL
-    )
-    try:
-        await until(lambda: listens(app))
-        plain_rate = await measured(wrk, peer, app, rig)
-        plain_set_up = await measured(set_up, peer, app, rig)
+    ways = {"inbound": (peer, app), "outbound": (app, peer)}
+    backends = ["nftables"] if unavailable() else ["nftables", "ebpf"]
+    with ExitStack() as closing:
+        for pod in (app, peer):
+            closing.callback(serve_hello(pod, rig.folder))
+            await until(lambda pod=pod: listens(pod))
+        plain = {way: await both(*ends, rig) for way, ends in ways.items()}
         world.namespace("load", "ambient")
-        await until(lambda: app.annotation == "enabled")
-        rate = await measured(wrk, peer, app, rig)
-        connecting = await measured(set_up, peer, app, rig)
-    finally:
+        rows = []
+        for backend in backends:
+            annotate(world, app, backend)
+            await until(lambda backend=backend: redirected_by(app) == backend)
+            for way, ends in ways.items():
+                for kind, one, without in zip(
+                    KINDS, await both(*ends, rig), plain[way], strict=True
+                ):
+                    work, unit = kind
+                    rows.append(Row(f"{work}, {way}, {backend}", unit, one, without))
+        return rows
+
+
+KINDS = (("connection to first byte", "ms"), ("requests, 16 connections", "1/s"))
+
+
+async def both(source: Pod, target: Pod, rig: Rig) -> tuple[float, float]:
+    """One value for each of ``KINDS``."""
+    return await measured(set_up, source, target, rig), await measured(wrk, source, target, rig)
+
+
+def annotate(world: World, pod: Pod, backend: str) -> None:
+    present = world.api.get(PODS, pod.namespace, pod.name)
+    assert present is not None
+    before = present["metadata"].get("annotations") or {}
+    metadata = {**present["metadata"], "annotations": {**before, BACKEND_ANNOTATION: backend}}
+    world.api.put(PODS, {**present, "metadata": metadata})
+
+
+def serve_hello(pod: Pod, folder: Path) -> Callable[[], None]:
+    """nginx in the pod; what ends it."""
+    own = folder / f"nginx-{pod.name}"
+    own.mkdir()
+    config = own / "nginx.conf"
+    config.write_text(NGINX.format(folder=own, port=PORT))
+    command = ["nsenter", f"--net={pod.path}", "nginx", "-c", str(config)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def end() -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return [
-        Row("connection to first byte, redirected", "ms", connecting, plain_set_up),
-        Row("requests, 16 connections, redirected", "1/s", rate, plain_rate),
-    ]
+
+    return end
 
 
 def listens(pod: Pod) -> bool:
@@ -373,6 +411,10 @@ def main() -> None:
         sandbox = str(ROOT / "tests" / "sandbox")
         os.execv(sandbox, [sandbox, sys.executable, *sys.argv])
     before = machine()
+    if unavailable():
+        print(f"without eBPF: {unavailable()}")
+    else:
+        mount_bpf_fs()
     with tempfile.TemporaryDirectory() as folder:
         rows = trio.run(run, arguments, Path(folder))
     if arguments.json:
