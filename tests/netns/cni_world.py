@@ -27,13 +27,12 @@ from ambient.net.io.netns import Netns
 from cni_plugin import app
 from cni_plugin.settings import Settings
 from tests.fakes.kube_api import FakeKubeApi
+from tests.netns import backends
 
 CNI_BIN = Path("/usr/lib/cni")
 NODE = "node-1"
 PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"
 DEADLINE_S = 30.0
-backend = "nftables"
-"""What agents redirect with; see the fixture ``each_backend``."""
 
 needs_cni = pytest.mark.skipif(
     not (CNI_BIN / "ptp").exists() or os.geteuid() != 0,
@@ -145,7 +144,7 @@ class World:
             "health_port": 0,
             "monitoring_host": "127.0.0.1",
             "monitoring_port": 0,
-            "redirection_backend": backend,
+            "redirection_backend": backends.chosen,
         }
         return Settings(**{**values, **changes})
 

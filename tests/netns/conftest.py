@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from ambient.net.io import bpf_programs
 from tests.bpf import mount_bpf_fs, unavailable
-from tests.netns import cni_world
+from tests.netns import backends
 from tests.netns.lan import Lan
 
 
@@ -28,6 +27,6 @@ def each_backend(request, monkeypatch):
     """The test runs once with each redirection; agents of ``cni_world`` are set to it."""
     if not unavailable():
         mount_bpf_fs()  # also where a test goes over from nftables
-    monkeypatch.setattr(cni_world, "backend", request.param)
+    monkeypatch.setattr(backends, "chosen", request.param)
     yield request.param
-    bpf_programs.remove_programs()
+    backends.close()

@@ -18,6 +18,7 @@ import trio
 from ambient.api.address import HostPort
 from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, peer_address
+from tests.netns import backends
 
 BRIDGE = "lan0"
 FOLDER = Path("/run/netns")
@@ -84,6 +85,7 @@ class Lan:
             "route add default via 10.77.0.1",
             netns=name,
         )
+        backends.admit(pod.netns)
         return pod
 
     def remove(self, pod):

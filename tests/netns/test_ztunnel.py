@@ -11,17 +11,16 @@ import trio
 from ambient.api.address import NetworkAddress
 from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, StringMatch
 from ambient.api.service import GatewayAddress, NamespacedHostname, Port, Service
-from ambient.net.core import rules
 from ambient.net.core.wire import Add
-from ambient.net.io import nft
 from ambient.net.io.netns import Netns
 from ambient.telemetry.io import logs
+from tests.netns import backends
 from tests.netns.lan import echo, exchange, read_all, tell_peer
 from tests.netns.tunnel import Tunnel, capture_log, running, workload
 from ztunnel.io import pod_identity
 from ztunnel.io.pods import PodStartError
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("each_backend")]
 
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/"
 ANY = StringMatch(MatchKind.PRESENCE)
@@ -235,7 +234,7 @@ async def test_a_connection_waits_for_its_workload(web, api):
         await api.serve(8080, echo, nursery)
         await tunnel.enrol(api)
         await tunnel.serve(web)
-        nft.apply(web.netns, rules.enrolled(rules.Options()))
+        backends.enrol(web.netns)
         async with await web.dial(api.ip, 8080) as stream:
             await stream.send_all(b"early")
             tunnel.know(workload(web))

@@ -14,16 +14,16 @@ from dnslib import EDNS0, QTYPE, RCODE, DNSRecord
 from ambient.api.address import NetworkAddress
 from ambient.api.ports import DNS_PORT
 from ambient.api.service import NamespacedHostname, Port, Service
-from ambient.net.core import rules
-from ambient.net.io import nft
+from ambient.net.core.rules import Options
 from ambient.telemetry.io import logs
 from tests.fakes.dns_server import DnsServer
+from tests.netns import backends
 from tests.netns.lan import read_all
 from tests.netns.tunnel import Tunnel, capture_log, running
 from ztunnel.io import dns, dns_upstream
 from ztunnel.io.resolver import Resolver
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("each_backend")]
 
 API = "api.shop.svc.cluster.local"
 WWW = {("www.example.com", "A"): ["192.0.2.1"]}
@@ -60,7 +60,7 @@ async def capturing(pod, *servers, **settings):
 
 
 def capture(pod):
-    nft.apply(pod.netns, rules.enrolled(rules.Options(dns=True)))
+    backends.enrol(pod.netns, Options(dns=True))
 
 
 def client(pod, server="127.0.0.1"):

@@ -10,16 +10,15 @@ import httpx
 import pytest
 import trio
 
-from ambient.net.core import rules
 from ambient.net.core.wire import Del
-from ambient.net.io import nft
 from tests.fakes.xds_server import FakeControlPlane
 from tests.fakes.zds_agent import ZdsAgent
+from tests.netns import backends
 from tests.netns.lan import echo, exchange, read_all
 from tests.netns.program import ztunnel
 from tests.netns.tunnel import workload
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("each_backend")]
 
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/"
 
@@ -41,7 +40,7 @@ async def join(link, control, *pods):
     control.xds.put(*map(workload, pods))
     for pod in pods:
         assert await link.add(pod.netns, f"uid-{pod.name}", pod.name, "shop", pod.name) == ""
-        nft.apply(pod.netns, rules.enrolled(rules.Options()))
+        backends.enrol(pod.netns)
 
 
 async def get(url):

@@ -11,16 +11,15 @@ from ambient.api.address import NetworkAddress
 from ambient.api.errors import MeshError
 from ambient.api.service import Port, Service
 from ambient.api.workload import NamespacedHostname
-from ambient.net.core import rules
-from ambient.net.io import nft
 from ambient.net.io.zds_link import Workload
 from cni_plugin.io.zds_server import ZdsServer
 from tests.fakes.xds_server import FakeControlPlane
+from tests.netns import backends
 from tests.netns.lan import echo, exchange
 from tests.netns.program import ztunnel
 from tests.netns.tunnel import Tunnel, running, workload
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("each_backend")]
 
 VIP = "10.96.0.7"
 HOSTNAME = "api.shop.svc.cluster.local"
@@ -54,7 +53,7 @@ class Node:
         for pod in (self.web, self.api):
             known = Workload(f"uid-{pod.name}", pod.name, "shop", pod.name, pod.netns)
             await self.agent.add(known)
-            nft.apply(pod.netns, rules.enrolled(rules.Options()))
+            backends.enrol(pod.netns)
 
     async def until_connected(self, count):
         with trio.fail_after(30):

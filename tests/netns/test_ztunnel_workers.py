@@ -9,17 +9,16 @@ import pytest
 import trio
 
 from ambient.api.errors import MeshError
-from ambient.net.core import rules
-from ambient.net.io import nft
 from ambient.net.io.zds_link import Workload
 from cni_plugin.io.zds_server import ZdsServer
 from tests.fakes.xds_server import FakeControlPlane
+from tests.netns import backends
 from tests.netns.lan import echo, exchange, read_all
 from tests.netns.program import ztunnel
 from tests.netns.tunnel import workload
 from ztunnel.core.shares import worker_of
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("each_backend")]
 
 
 class Node:
@@ -39,7 +38,7 @@ class Node:
         for pod in self.pods:
             known = Workload(f"uid-{pod.name}", pod.name, "shop", pod.name, pod.netns)
             await self.agent.add(known)
-            nft.apply(pod.netns, rules.enrolled(rules.Options()))
+            backends.enrol(pod.netns)
 
     async def connect(self, share):
         client, server = self.shares[share]

@@ -16,15 +16,14 @@ from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from ambient.api.workload import TunnelProtocol, Workload
 from ambient.hbone.io.relay import Relay
 from ambient.identity.io.cert_store import CertStore
-from ambient.net.core import rules
 from ambient.net.core.wire import Add
-from ambient.net.io import nft
 from ambient.net.io.netns import Netns
 from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io import logs
 from ambient.telemetry.io.metrics_http import TrafficMetrics
 from tests.fakes.ca_server import Authority
+from tests.netns import backends
 from ztunnel.io.connections import Connections
 from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.node import IdentityUse, Node
@@ -95,7 +94,7 @@ class Tunnel:
         """The pod joins: the control plane knows it, its rules are set, its proxy listens."""
         self.know(workload(pod, **more))
         await self.serve(pod)
-        nft.apply(pod.netns, rules.enrolled(rules.Options()))
+        backends.enrol(pod.netns)
 
     async def serve(self, pod):
         """Only the listeners."""
@@ -104,7 +103,7 @@ class Tunnel:
 
     def leave(self, pod):
         """The pod leaves: first the redirects go, then the tunnel is told."""
-        nft.apply(pod.netns, rules.draining(rules.Options()))
+        backends.drain(pod.netns)
         self.pods.delete(pod.name)
 
 

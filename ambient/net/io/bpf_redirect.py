@@ -31,7 +31,7 @@ _NETLINK_ROUTE: Final = 0
 _GETROUTE: Final = 26  # linux/rtnetlink.h
 _TABLE_OFFSET: Final = 16 + 4
 _LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
-_ACCEPT_MARK: Final = "sys/net/ipv4/tcp_fwmark_accept"
+_FOLLOW_MARKS: Final = ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect")
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same on all architectures
 _CMD_CREATE: Final = 6  # FSCONFIG_CMD_CREATE
 
@@ -134,7 +134,7 @@ class BpfRedirect:
         value = PodValue(bpf_pods.enrolled(options), *bpf_pods.sources(addresses, own))
         if self.pods.read(number) is None:
             self.pods.write(number, PodValue(bpf_pods.ADMITTED))
-        accept_marks(netns, True)
+        follow_marks(netns, True)
         self.pods.tell_own(number, own)
         self._link(netns, number)
         self.pods.write(number, value)
@@ -169,7 +169,7 @@ def step_back(pods: PodMaps, netns: Netns) -> None:
     if present is not None and present.flags != bpf_pods.ADMITTED:
         pods.write(number, present._replace(flags=bpf_pods.ADMITTED))
         pods.unlink(number)
-        accept_marks(netns, False)
+        follow_marks(netns, False)
 
 
 def clear(pods: PodMaps, netns: Netns) -> None:
@@ -179,7 +179,7 @@ def clear(pods: PodMaps, netns: Netns) -> None:
     if present is not None:
         pods.forget(number)
         if present.flags != bpf_pods.ADMITTED:
-            accept_marks(netns, False)
+            follow_marks(netns, False)
 
 
 def is_capturing(value: PodValue | None) -> bool:
@@ -216,15 +216,15 @@ def _in_local_table(body: bytes) -> bool:
     return body[_TABLE_OFFSET] == _LOCAL_TABLE
 
 
-def accept_marks(netns: Netns, wanted: bool) -> None:
-    """Whether a connection that is accepted takes the mark of its first packet.
+def follow_marks(netns: Netns, wanted: bool) -> None:
+    """Whether answers have the mark of what they answer.
 
     The tunnel's connections to the application carry the mark for replies; by it the application's
-    answers are routed back to the tunnel, whatever client's address it speaks from. Raises
-    BpfError.
+    answers are routed back to the tunnel, whatever client's address it speaks from. A connection
+    that is accepted takes the mark, and so does the kernel's own refusal. Raises BpfError.
     """
     try:
-        netns.run(_write_accept_mark, b"1" if wanted else b"0")
+        netns.run(_write_settings, b"1" if wanted else b"0")
     except OSError as error:
         raise BpfError(
             f"cannot set net.ipv4.tcp_fwmark_accept in the pod: {error.strerror}",
@@ -232,17 +232,26 @@ def accept_marks(netns: Netns, wanted: bool) -> None:
         ) from None
 
 
-def _write_accept_mark(value: bytes) -> None:
+def _write_settings(value: bytes) -> None:
     try:
-        _write(f"/proc/{_ACCEPT_MARK}", value, None)
+        _write_all("/proc/sys/net", value, None)
         return
     except OSError:
         pass  # a container sees it read-only; a file system of our own is not
     folder = _own_proc()
     try:
-        _write(_ACCEPT_MARK, value, folder)
+        _write_all("sys/net", value, folder)
     finally:
         os.close(folder)
+
+
+def _write_all(base: str, value: bytes, folder: int | None) -> None:
+    for name in _FOLLOW_MARKS:
+        try:
+            _write(f"{base}/{name}", value, folder)
+        except FileNotFoundError:
+            if not name.startswith("ipv6"):  # which may be missing
+                raise
 
 
 def _write(path: str, value: bytes, folder: int | None) -> None:
