@@ -9,7 +9,6 @@ from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.kube.io.client import KubeClient
 from ambientctl.analyze.reading import Reading, read_cluster
-from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.snapshot import mesh_of
 from istiod_lite.core.analysis.analyze import analyze
@@ -47,7 +46,7 @@ class View:
     @cached_property
     def findings(self) -> list[Finding]:
         """What the analyzers say of the whole cluster."""
-        return analyze(self.corpus, analyzers=ANALYZERS)
+        return analyze(self.corpus)
 
     def findings_about(self, refs: set[ObjectRef]) -> list[Finding]:
         """Of these objects only."""

@@ -98,13 +98,12 @@ def analyze(
     *,
     only: Iterable[str] = (),
     suppressed: Iterable[Suppression] = (),
-    analyzers: Mapping[str, Analyzer] = ANALYZERS,
 ) -> list[Finding]:
     """Findings without repetition, the worst first."""
-    names = set(only) or set(analyzers)
+    names = set(only) or set(ANALYZERS)
     hidden = tuple(suppressed)
     found: dict[Finding, None] = {}
-    for name, analyzer in analyzers.items():
+    for name, analyzer in ANALYZERS.items():
         if name not in names:
             continue
         for finding in analyzer(corpus):

@@ -1,1 +1,0 @@
-"""What watches the mesh: dashboards as code, recording rules, alerts, and a Prometheus to try."""
