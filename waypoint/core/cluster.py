@@ -34,6 +34,9 @@ class Cluster:
         self.settings = ClusterSettings()
         self.hosts: dict[Key, Host] = {}
         self.used_s = 0.0
+        self.source: object = None
+        self.own: object = None
+        """Together: what it was last brought up to date with."""
         self.requests = 0
         self.retries = 0
         self.pending = 0

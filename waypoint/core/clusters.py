@@ -32,9 +32,12 @@ class Clusters:
         if cluster is None:
             self._forget(now_s)
             cluster = self._known[upstream.key] = Cluster(upstream.cluster, self._draw)
+        cluster.used_s = now_s
+        if cluster.source is upstream and cluster.own is own:
+            return cluster
+        cluster.source, cluster.own = upstream, own
         service = upstream.service
         preference = service.load_balancing if service is not None else NO_PREFERENCE
-        cluster.used_s = now_s
         cluster.update(upstream.targets, upstream.settings, own, preference, now_s)
         return cluster
 

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from waypoint.core.header_value import Template
 from waypoint.core.message import Headers, Reply, Request, Response
 from waypoint.core.path import normalise_target
 
-Pairs = tuple[tuple[str, str], ...]
+Pairs = tuple[tuple[str, str | Template], ...]
 
 
 class Filter(Protocol):
@@ -37,30 +38,57 @@ class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.put or self.add or self.remove)
 
+    @property
+    def dynamic(self) -> bool:
+        """Does any value depend on the request?"""
+        return any(isinstance(value, Template) for _, value in (*self.put, *self.add))
+
+    def for_request(self, request: Request) -> HeaderEdits:
+        """The same with the values that a request gives it."""
+        return HeaderEdits(
+            put=tuple((name, _text(value, request)) for name, value in self.put),
+            add=tuple((name, _text(value, request)) for name, value in self.add),
+            remove=self.remove,
+        )
+
     def apply(self, headers: Headers) -> None:
-        """Edit ``headers`` in place."""
+        """Edit ``headers`` in place; values that depend on a request need ``for_request``."""
         for name, value in self.put:
-            headers.set(name, value)
+            headers.set(name, str(value))
         for name, value in self.add:
-            headers.add(name, value)
+            headers.add(name, str(value))
         if self.remove:
             headers.remove(*self.remove)
+
+
+def _text(value: str | Template, request: Request) -> str:
+    return value if isinstance(value, str) else value.render(request)
 
 
 class HeaderFilter(msgspec.Struct, frozen=True, kw_only=True):
     """RequestHeaderModifier, ResponseHeaderModifier, and VirtualService ``headers``.
 
-    ``authority`` is a new Host; None keeps it.
+    ``authority`` is a new Host; None keeps it. ``dynamic`` says that ``for_request`` is needed.
     """
 
     request: HeaderEdits = HeaderEdits()
     response: HeaderEdits = HeaderEdits()
-    authority: str | None = None
+    authority: str | Template | None = None
+    dynamic: bool = False
+
+    def for_request(self, request: Request) -> HeaderFilter:
+        """The same with the values that a request gives it."""
+        authority = self.authority
+        return HeaderFilter(
+            request=self.request.for_request(request),
+            response=self.response.for_request(request),
+            authority=None if authority is None else _text(authority, request),
+        )
 
     def on_request(self, request: Request) -> Reply | None:
         """Edit the request's fields."""
         if self.authority is not None:
-            request.authority = self.authority
+            request.authority = str(self.authority)
         self.request.apply(request.headers)
         return None
 

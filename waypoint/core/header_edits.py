@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from waypoint.core.filters import HeaderEdits, HeaderFilter
+from waypoint.core.header_value import Template, compile_value
 from waypoint.core.objects import mapping, string, strings
 
 
@@ -15,16 +16,18 @@ def header_filter(raw: Any, field: str) -> HeaderFilter | None:
         return None
     request, authority = _edits(spec.get("request"), f"{field}.request")
     response, _ = _edits(spec.get("response"), f"{field}.response")
-    return HeaderFilter(request=request, response=response, authority=authority)
+    dynamic = request.dynamic or response.dynamic or isinstance(authority, Template)
+    return HeaderFilter(request=request, response=response, authority=authority, dynamic=dynamic)
 
 
-def _edits(raw: Any, field: str) -> tuple[HeaderEdits, str | None]:
+def _edits(raw: Any, field: str) -> tuple[HeaderEdits, str | Template | None]:
     spec = mapping(raw, field)
-    authority: str | None = None
-    lists: dict[str, list[tuple[str, str]]] = {"add": [], "set": []}
+    authority: str | Template | None = None
+    lists: dict[str, list[tuple[str, str | Template]]] = {"add": [], "set": []}
     for kind, pairs in lists.items():  # set comes last, so that its Host wins
         for key, value in sorted(mapping(spec.get(kind), f"{field}.{kind}").items()):
-            text = string(value, f"{field}.{kind}[{key}]").replace("%%", "%")
+            where = f"{field}.{kind}[{key}]"
+            text = compile_value(string(value, where), where)
             if key.lower() in (":authority", "host"):
                 authority = text
             elif not key.startswith(":"):

@@ -16,7 +16,8 @@ from waypoint.core.balance import Draw
 from waypoint.core.codec import Codec, upstream_codec
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Self
-from waypoint.core.filters import Filter, Redirect
+from waypoint.core.fault import Fault
+from waypoint.core.filters import Filter, HeaderFilter, Redirect
 from waypoint.core.host import Key, Target
 from waypoint.core.load_balancer import Balancing
 from waypoint.core.local_reply import NO_ROUTE, denied, unknown_cluster
@@ -26,6 +27,7 @@ from waypoint.core.routes import Backend, DirectResponse, Forward, Route
 from waypoint.core.session import Visit
 from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 
+NOT_RESOLVED = (-1, None, None)
 DIRECT = "direct"
 """Name of the one route of a pod's own address."""
 
@@ -110,7 +112,9 @@ def plan(
     elif route is None:
         return Plan(verdict=verdict, route=None, reply=NO_ROUTE)
     else:
-        decided = _faulted(Plan(verdict=verdict, route=route), route, draw)
+        decided = Plan(verdict=verdict, route=route)
+        if route.fault is not None:
+            decided = _faulted(decided, route.fault, draw)
         if decided.reply is None:
             decided = _follow(decided, route, request, Places(program, directory, to), draw)
     if own is not None and decided.upstream is not None:
@@ -161,10 +165,7 @@ class Places(NamedTuple):
     to: Destination
 
 
-def _faulted(decided: Plan, route: Route, draw: Draw) -> Plan:
-    fault = route.fault
-    if fault is None:
-        return decided
+def _faulted(decided: Plan, fault: Fault, draw: Draw) -> Plan:
     return replace(decided, delay_s=fault.delay_for(draw()), reply=fault.abort_for(draw()))
 
 
@@ -187,13 +188,27 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
             visit = route.session.visit(request, request.at_s) if route.session else None
             backend = _visited(forward, visit, places) or forward.choose(draw())
     filters += backend.filters
+    if any(isinstance(item, HeaderFilter) and item.dynamic for item in filters):
+        filters = tuple(_bound(item, request) for item in filters)
     for item in filters:
         item.on_request(request)
     upstream = resolve(backend, places.program, places.directory, places.to)
     if isinstance(upstream, Reply):
         return replace(decided, reply=upstream, filters=filters)
-    decided = replace(decided, upstream=upstream, filters=filters, visit=visit)
+    decided = Plan(
+        verdict=decided.verdict,
+        route=route,
+        upstream=upstream,
+        filters=filters,
+        delay_s=decided.delay_s,
+        visit=visit,
+    )
     return _mirrored(decided, route, places, draw) if route.mirrors else decided
+
+
+def _bound(item: Filter, request: Request) -> Filter:
+    """Values that depend on the request are those that it came with."""
+    return item.for_request(request) if isinstance(item, HeaderFilter) and item.dynamic else item
 
 
 def _visited(forward: Forward, visit: Visit | None, places: Places) -> Backend | None:
@@ -212,7 +227,25 @@ def _visited(forward: Forward, visit: Visit | None, places: Places) -> Backend |
 def resolve(
     backend: Backend, program: Program, directory: Directory, to: Destination
 ) -> Upstream | Reply:
-    """The endpoints of a backend, or the answer where it leads nowhere."""
+    """The endpoints of a backend, or the answer where it leads nowhere.
+
+    The same object each time, until the mesh changes.
+    """
+    key = (id(backend), to.address.port)
+    generation, _, found = program.resolved.get(key, NOT_RESOLVED)
+    if generation == directory.generation and isinstance(found, Upstream | Reply):
+        return found
+    fresh = _resolve(backend, program, directory, to)
+    if not isinstance(fresh, Upstream) or fresh.settings.balancer.balancing is not (
+        Balancing.PASSTHROUGH
+    ):
+        program.resolved[key] = (directory.generation, backend, fresh)
+    return fresh
+
+
+def _resolve(
+    backend: Backend, program: Program, directory: Directory, to: Destination
+) -> Upstream | Reply:
     if backend.invalid is not None:
         return backend.invalid
     service = directory.service(backend.service) or directory.service_by_hostname(

@@ -26,12 +26,11 @@ from waypoint.core.gateway_stream import GatewayStreams, compile_gateway_streams
 from waypoint.core.grpc_route import compile_grpc_route
 from waypoint.core.host import Target, candidates
 from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
-from waypoint.core.local_reply import BACKEND_INVALID
 from waypoint.core.mesh_settings import MeshSettings
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.place import Place
 from waypoint.core.policies import POLICY_KINDS, Policies, PolicyPart, compile_part
-from waypoint.core.routes import Backend, DirectResponse, Forward, Route, RouteTable
+from waypoint.core.routes import Backend, Forward, Route, RouteTable
 from waypoint.core.stream_route import StreamRoute
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_service
@@ -82,6 +81,9 @@ class Program:
         self._needs_sni: dict[tuple[NamespacedHostname | None, int], bool] = {}
         self._traffic: dict[NamespacedHostname, Traffic] = {}
         self._settings: dict[tuple[NamespacedHostname, int, str], ClusterSettings] = {}
+        self.resolved: dict[tuple[int, int], tuple[int, Backend | None, object]] = {}
+        """What backends lead to, by their ids; kept by ``plan.resolve``."""
+        self._defaults: dict[tuple[NamespacedHostname, int], Route] = {}
         self._endpoints: dict[
             tuple[NamespacedHostname, int, str], tuple[int, tuple[Target, ...]]
         ] = {}
@@ -184,9 +186,11 @@ class Program:
         """Where a connection goes that is not HTTP; without a route, to the service itself."""
         for stream in self.streams(service, port):
             if stream.applies(service.hostname, port, sni):
-                action = stream.forward or DirectResponse(BACKEND_INVALID)
-                return Route(name="", source=stream.source, predicates=(), action=action)
-        return default_route(service.key, port)
+                return stream.route
+        key = (service.key, port)
+        if key not in self._defaults:
+            self._defaults[key] = default_route(*key)
+        return self._defaults[key]
 
     def _build_table(self, service: Service, port: int) -> RouteTable:
         """Gateway API's routes first, then VirtualServices; without any, the service itself."""

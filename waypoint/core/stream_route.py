@@ -8,9 +8,10 @@ import msgspec
 
 from waypoint.core.http_match import MESH
 from waypoint.core.http_rule import RuleReader
+from waypoint.core.local_reply import BACKEND_INVALID
 from waypoint.core.objects import Json, UnusableError, integer, mapping, sequence, strings
 from waypoint.core.place import host_matches
-from waypoint.core.routes import Forward
+from waypoint.core.routes import DirectResponse, Forward, Route
 
 TLS: Final = 0
 TCP: Final = 1
@@ -24,6 +25,12 @@ class StreamRoute(msgspec.Struct, frozen=True, kw_only=True):
     forward: Forward | None
     port: int | None = None
     sni_hosts: tuple[str, ...] = ()
+
+    @property
+    def route(self) -> Route:
+        """As a route of the table."""
+        action = self.forward or DirectResponse(BACKEND_INVALID)
+        return Route(name="", source=self.source, predicates=(), action=action)
 
     def applies(self, hostname: str, port: int, sni: str) -> bool:
         """Does it take a connection for a service port; ``sni`` is empty where it is not known?

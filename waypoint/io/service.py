@@ -66,6 +66,7 @@ class Service:
         self.clusters = Clusters(draw)
         self.metrics = RequestMetrics()
         self._nursery: trio.Nursery | None = None
+        self._standing: tuple[int, Workload | None] = (-1, None)
         self.draining = False
         self.drained = trio.Event()
         """Set when draining begins."""
@@ -110,8 +111,12 @@ class Service:
 
     def _own_workload(self) -> Workload | None:
         """The waypoint's own entry in the mesh, which says where it stands."""
-        found = (self.directory.workload_by_address(at) for at in self.own.addresses)
-        return next((workload for workload in found if workload is not None), None)
+        generation, found = self._standing
+        if generation != self.directory.generation:
+            all_of_them = (self.directory.workload_by_address(at) for at in self.own.addresses)
+            found = next((workload for workload in all_of_them if workload is not None), None)
+            self._standing = self.directory.generation, found
+        return found
 
     def request_id(self) -> str:
         """A new x-request-id: a random UUID (RFC 9562, version 4)."""
