@@ -177,6 +177,8 @@ class Http1Exchange:
             return False
         self._wire.reader.resume()  # an upgrade that did not happen
         body = self.body
+        if body.complete:
+            return True
         start = body.received
         with trio.move_on_after(DISCARD_S):
             try:

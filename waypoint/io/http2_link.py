@@ -15,10 +15,14 @@ from ambient.hbone.core.errors import ConnectionLostError, PeerError
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.io.stream import HboneStream
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import Http2, HttpStream
 from waypoint.core.message import End, Response
 from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now
 from waypoint.io.duplex import send as send_all
+
+log = get_logger("waypoint")
 
 
 class Http2Link:
@@ -81,6 +85,9 @@ class Http2Link:
             return str(violation)
         except STREAM_ERRORS as error:
             return f"the connection broke: {error}"
+        except Exception:  # one connection must not end the others
+            log.exception(Event.CONN_CRASHED)
+            return "an error of our own"
         return "the peer closed the connection"
 
     def flush(self) -> None:

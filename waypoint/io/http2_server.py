@@ -8,12 +8,16 @@ from typing import Final
 import trio
 
 from ambient.hbone.core.frames import ErrorCode
+from ambient.telemetry.core.event_names import Event
+from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import SERVER_LIMITS, HttpStream
 from waypoint.core.message import End, Response
 from waypoint.io.downstream import Body, ClientGoneError
 from waypoint.io.duplex import Duplex
 from waypoint.io.http2_link import Flow, Http2Link
 from waypoint.io.service import Service
+
+log = get_logger("waypoint")
 
 LEAVE_S: Final = 0.5
 """Between the first GOAWAY and the last: new requests may be on their way (RFC 9113, 6.8)."""
@@ -135,6 +139,8 @@ class Http2Server(Http2Link):
             await self._serve(exchange)
         except ClientGoneError:
             pass
+        except Exception:  # one request must not end the others
+            log.exception(Event.REQUEST_CRASHED, path=exchange.head.target)
         finally:
             exchange.settle()
 

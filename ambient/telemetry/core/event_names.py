@@ -50,6 +50,7 @@ class Event(StrEnum):
     POD_LEFT = "pod.left"
     POD_FAILED = "pod.failed"
     CONN_CRASHED = "conn.crashed"
+    REQUEST_CRASHED = "request.crashed"
     CONN_RETRIED = "conn.retried"
     LOCAL_STATE_READ = "local_state.read"
     LOCAL_STATE_REFUSED = "local_state.refused"

@@ -320,3 +320,18 @@ async def test_draining_says_goodbye_and_finishes():
         while not busy.closed:
             await trio.sleep(0.01)
         assert b"\0\0\x02\0\x01\0\0\0\x01ok" in busy.behind_goaway  # DATA, END_STREAM
+
+
+async def test_one_request_that_crashes_does_not_end_the_others():
+    async with rig() as mesh:
+        caller = await http2_caller(mesh)
+        draw = mesh.service.request_id
+
+        def crashing() -> str:
+            raise ZeroDivisionError
+
+        mesh.service.request_id = crashing
+        answer = await caller.get()
+        assert answer.reset == 2  # INTERNAL_ERROR
+        mesh.service.request_id = draw
+        assert (await caller.get()).status == 200
