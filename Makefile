@@ -5,17 +5,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit fuzz soak lint format proto chart lock system kube-apiserver clean
+.PHONY: help demo test optional unit fuzz soak lint format proto chart dashboards lock system kube-apiserver clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
 	@echo "make test    lint, types, layers and all tests"
+	@echo "make optional  as root: Debian packages without which some tests are skipped"
 	@echo "make fuzz    every parser against random input, a minute each (FUZZ_SECONDS=60)"
 	@echo "make soak    ten minutes of traffic while everything changes (SOAK_SECONDS=600)"
 	@echo "make kube-apiserver  a real API server, built once, for the tests that are skipped without it"
 	@echo "make format  let ruff lay out the code"
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
 	@echo "make chart   make the Helm chart from manifests/"
+	@echo "make dashboards  make Grafana's JSON from manifests/observability/dashboards"
 	@echo "make lock    choose newer dependencies"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -86,6 +88,13 @@ system:
 	  echo "hint: sudo apt-get install --no-install-recommends $$missing" >&2; exit 1; \
 	fi
 
+# What some tests need and `make test` can do without: it names each that is missing.
+optional:
+	@missing=$$(for p in $$(cat optional-packages.txt); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done | tr '\n' ' '); \
+	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $$missing; }
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -105,6 +114,9 @@ proto: $(VENV)/.dev
 
 chart: $(VENV)/.runtime
 	$(BIN)/python -m ambientctl.manifests.chart
+
+dashboards: $(VENV)/.dev
+	$(BIN)/python -m manifests.observability.dashboards
 
 lock: $(VENV)/.dev
 	$(PIP) uv

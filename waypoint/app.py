@@ -107,6 +107,8 @@ class Waypoint:
         self.service = Service(
             own, self._state, self._upstreams, network=settings.network, jwks=jwks
         )
+        if settings.xfcc_include_client_identity:
+            self.service.told_by = settings.identity
         self._listener = Listener(
             self.service, self._relay, self._certs, settings.identity, settings.sniff_timeout_s
         )

@@ -58,7 +58,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How old keys of token issuers may become (Istio: 20 minutes)."""
     jwks_extra_root_ca: str = ""
     """File with CA certificates that are believed beside the system's when keys are fetched."""
-
+    xfcc_include_client_identity: bool = False
+    """Tell applications the client's identity in X-Forwarded-Client-Cert (the Gateway's annotation
+    ``ambient.istio.io/xfcc-include-client-identity``)."""
     hbone_port: Port = HBONE_PORT
     admin_port: Port = ADMIN_PORT
     """On localhost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class HostPort(NamedTuple):
         return parse_ip(self.host)
 
 
+@lru_cache(4096)  # every connection names the same few addresses several times
 def parse_ip(text: str) -> IPAddress | None:
     """Read an IP address; IPv4-mapped IPv6 becomes IPv4; None where ``text`` is none."""
     try:

@@ -12,12 +12,13 @@ import click
 from ambient.api.errors import UsageError
 from ambientctl.analyze.output import show
 from ambientctl.analyze.reading import Reading, read_cluster
+from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.object_files import files_of, read_files
 from ambientctl.printing import output_option, table, warn
 from istiod_lite.core.analysis import codes
-from istiod_lite.core.analysis.analyze import ANALYZERS, Suppression, analyze
+from istiod_lite.core.analysis.analyze import Suppression, analyze
 from istiod_lite.core.analysis.corpus import Corpus, Item
 from istiod_lite.core.analysis.finding import Finding, Severity
 from istiod_lite.core.facts import MeshFacts
@@ -145,7 +146,7 @@ def find(
     def look(objects: Iterable[Item]) -> list[Finding]:
         facts = MeshFacts(root_namespace=system)
         corpus = Corpus(objects, now=moment, facts=facts, listed=reading.listed)
-        return analyze(corpus, only=scope.only, suppressed=scope.suppressed)
+        return analyze(corpus, only=scope.only, suppressed=scope.suppressed, analyzers=ANALYZERS)
 
     before = set(map(_identity, look(reading.items))) if items and reading.items else set()
     written = {item.ref for item in items}

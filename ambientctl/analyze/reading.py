@@ -23,12 +23,8 @@ VALIDATING_WEBHOOKS: Final = Resource(
     "ValidatingWebhookConfiguration",
     namespaced=False,
 )
-REQUEST_AUTHENTICATIONS: Final = Resource(
-    resources.SECURITY_GROUP, "v1", "requestauthentications", "RequestAuthentication"
-)
 SIDECAR_KINDS: Final = (
     Resource(resources.NETWORKING_GROUP, "v1", "sidecars", "Sidecar"),
-    Resource(resources.NETWORKING_GROUP, "v1alpha3", "envoyfilters", "EnvoyFilter"),
     Resource("extensions.istio.io", "v1alpha1", "wasmplugins", "WasmPlugin"),
 )
 READ: Final = (
@@ -48,7 +44,9 @@ READ: Final = (
     resources.REFERENCE_GRANTS,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
-    REQUEST_AUTHENTICATIONS,
+    resources.REQUEST_AUTHENTICATIONS,
+    resources.TELEMETRIES,
+    resources.ENVOY_FILTERS,
     resources.VIRTUAL_SERVICES,
     resources.DESTINATION_RULES,
     resources.SERVICE_ENTRIES,

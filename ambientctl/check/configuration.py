@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ambient.api.workload import TunnelProtocol
+from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.check.facts import Facts
 from ambientctl.check.result import Result, error, ok, warning
 from istiod_lite.core.analysis import codes
@@ -55,7 +56,7 @@ def corpus_of(facts: Facts) -> Corpus:
 def configuration(facts: Facts) -> Iterator[Result]:
     """Findings by category, the rest counted; Info is not worth a line here."""
     corpus = corpus_of(facts)
-    found = [one for one in analyze(corpus) if one.severity > Severity.INFO]
+    found = [one for one in analyze(corpus, analyzers=ANALYZERS) if one.severity > Severity.INFO]
     left = list(found)
     for category, those in CATEGORIES.items():
         mine = [one for one in found if one.code in those]

@@ -9,6 +9,7 @@ from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.kube.io.client import KubeClient
 from ambientctl.analyze.reading import Reading, read_cluster
+from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.snapshot import mesh_of
 from istiod_lite.core.analysis.analyze import analyze
@@ -46,7 +47,7 @@ class View:
     @cached_property
     def findings(self) -> list[Finding]:
         """What the analyzers say of the whole cluster."""
-        return analyze(self.corpus)
+        return analyze(self.corpus, analyzers=ANALYZERS)
 
     def findings_about(self, refs: set[ObjectRef]) -> list[Finding]:
         """Of these objects only."""

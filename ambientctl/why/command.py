@@ -2,61 +2,149 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import click
 import msgspec
-import yaml
 from rich.console import Console
 
-from ambient.api.errors import UsageError
+from ambient.api.errors import MeshError, UsageError
+from ambient.kube.core.resources import KubeObject
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.object_files import files_of, read_files
+from ambientctl.options import grouped
+from ambientctl.printing import dump, output_option, warn
+from ambientctl.why.mesh import Mesh
+from ambientctl.why.observed import observed
 from ambientctl.why.parties import read_source, read_target
-from ambientctl.why.snapshot import read_mesh
+from ambientctl.why.replay import Seen, Turned, turned
+from ambientctl.why.snapshot import index_mesh, overlaid, read_objects
 from ambientctl.why.walk import Http, Walk, walk
+
+SHOWN = 20
+"""Connections that are listed; the rest is counted."""
+
+
+class Trial(NamedTuple):
+    """Policies that are not applied yet."""
+
+    dry_run: bool
+    files: tuple[str, ...]
+    since_s: int
+
+
+class Answer(NamedTuple):
+    """``after`` is the answer with the files of a trial, ``turned`` what that does to others."""
+
+    walk: Walk | None
+    after: Walk | None = None
+    looked_at: int = 0
+    turned: tuple[Turned, ...] = ()
+    silent: tuple[str, ...] = ()
+
+
+def seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """``90``, ``90s``, ``10m``, ``2h``."""
+    found = re.fullmatch(r"(\d+)([smh]?)", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no span of time; write 90s, 10m or 2h")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+trial_options = grouped(
+    "trial",
+    lambda dry_run, files, since: Trial(dry_run, files, since),
+    click.option("--dry-run", is_flag=True, help="Judge with the policies of -f."),
+    click.option("-f", "--file", "files", multiple=True, help="Policies that are not applied yet."),
+    click.option(
+        "--since", default="10m", callback=seconds, show_default=True,
+        help="With --dry-run: connections seen in this time are judged again.",
+    ),
+)  # fmt: skip
+http_options = grouped(
+    "request",
+    lambda method, path, headers: Http(method.upper(), path, tuple(map(read_header, headers))),
+    click.option("--method", default="GET", show_default=True, help="HTTP method, for L7 rules."),
+    click.option("--path", default="/", show_default=True, help="HTTP path, for L7 rules."),
+    click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="HTTP header."),
+)
 
 
 @click.command()
-@click.argument("src")
-@click.argument("dst")
-@click.option("--method", default="GET", show_default=True, help="HTTP method, for L7 rules.")
-@click.option("--path", default="/", show_default=True, help="HTTP path, for L7 rules.")
-@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="HTTP header.")
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="Format."
-)
+@click.argument("src", required=False)
+@click.argument("dst", required=False)
+@http_options
+@trial_options
+@output_option("text", "json", "yaml")
 @cluster_options
 def why(
-    cluster: Cluster, src: str, dst: str, headers: tuple[str, ...], output: str, **http: str
+    cluster: Cluster, src: str | None, dst: str | None, request: Http, trial: Trial, output: str
 ) -> None:
     """Say which way a connection from SRC to DST takes, and which rule lets it pass or not.
 
-    SRC is a pod or app (NAMESPACE/NAME), an IP address, or a SPIFFE id. DST is a service
-    (NAME.NAMESPACE), a pod (NAMESPACE/NAME) or an IP address, with :PORT where it has several.
-    The answer is worked out from the cluster's objects with the functions that the proxies use;
-    no traffic is sent.
+    SRC is a pod, app or service (NAMESPACE/NAME, NAME.NAMESPACE), an IP address, or a SPIFFE id.
+    DST is a service (NAME.NAMESPACE), a pod (NAMESPACE/NAME) or an IP address, with :PORT where it
+    has several. The answer is worked out from the cluster's objects with the functions that the
+    proxies use; no traffic is sent.
+
+    With --dry-run -f policy.yaml nothing is applied: the answer is that with these policies, and
+    the connections of the last minutes (live ones and those in access logs) are judged again.
+    Exit status 1 where a connection would be refused by them that passes now.
     """
-    request = Http(http["method"].upper(), http["path"], tuple(map(read_header, headers)))
-
-    async def task() -> Walk:
-        async with cluster.connect() as kube:
-            namespace = cluster.namespace or kube.namespace
-            mesh = await read_mesh(kube)
-        source = read_source(mesh, src, namespace)
-        return walk(
-            mesh, source, read_target(mesh, dst, source.workload.namespace or namespace), request
-        )
-
-    answer = run(task)
+    if trial.dry_run is not bool(trial.files):
+        raise UsageError("--dry-run and -f go together", hint="why --dry-run -f policy.yaml")
+    if (src is None) is not (dst is None) or (src is None and not trial.dry_run):
+        raise UsageError("who calls whom?", hint="ambientctl why SRC DST[:PORT]")
+    answer = run(lambda: _answer(cluster, (src, dst), request, trial))
     if output == "text":
-        show(answer)
+        show(answer, trial)
     else:
-        built = msgspec.to_builtins(answer)
-        print(
-            msgspec.json.format(msgspec.json.encode(built), indent=2).decode()
-            if output == "json"
-            else yaml.safe_dump(built, sort_keys=False),
-            end="\n" if output == "json" else "",
-        )
+        dump(_object(answer), output)
+    if any(not one.after.allowed for one in answer.turned):
+        raise SystemExit(1)
+
+
+async def _answer(
+    cluster: Cluster, parties: tuple[str | None, str | None], request: Http, trial: Trial
+) -> Answer:
+    async with cluster.connect() as kube:
+        namespace = cluster.namespace or kube.namespace
+        objects = await read_objects(kube)
+        written = read_trial(trial.files, namespace)
+        seen: list[Seen] = []
+        silent: list[str] = []
+        if trial.dry_run:
+            seen, silent = await observed(kube, trial.since_s)
+    mesh = index_mesh(objects)
+    found = _walk(mesh, parties, namespace, request)
+    if not trial.dry_run:
+        return Answer(found)
+    after = index_mesh(overlaid(objects, written))
+    differences = tuple(turned(mesh, after, seen))
+    again = _walk(after, parties, namespace, request)
+    return Answer(found, again, len(seen), differences, tuple(silent))
+
+
+def _walk(
+    mesh: Mesh, parties: tuple[str | None, str | None], namespace: str, request: Http
+) -> Walk | None:
+    src, dst = parties
+    if src is None or dst is None:
+        return None
+    source = read_source(mesh, src, namespace)
+    target = read_target(mesh, dst, source.workload.namespace or namespace)
+    return walk(mesh, source, target, request)
+
+
+def read_trial(files: Sequence[str], namespace: str) -> list[KubeObject]:
+    """Objects of files. Raises MeshError for what cannot be read."""
+    items, bad = read_files(files_of(files), namespace)
+    if bad:
+        raise MeshError(str(bad[0]))
+    return [item.obj for item in items]
 
 
 def read_header(text: str) -> tuple[str, str]:
@@ -67,9 +155,67 @@ def read_header(text: str) -> tuple[str, str]:
     return name.strip().lower(), value.strip()
 
 
-def show(answer: Walk) -> None:
-    """Print the walk for a person."""
+def _object(answer: Answer) -> Any:
+    made = msgspec.to_builtins(answer.walk) if answer.walk is not None else {}
+    if answer.after is not None:
+        made["dryRun"] = msgspec.to_builtins(answer.after)
+    if answer.looked_at or answer.turned:
+        made["connections"] = {
+            "judged": answer.looked_at,
+            "turned": [_turned_object(one) for one in answer.turned],
+            "unanswered": list(answer.silent),
+        }
+    return made
+
+
+def _turned_object(one: Turned) -> dict[str, Any]:
+    return {
+        "source": one.seen.source or one.seen.ip,
+        "target": one.target,
+        "authority": one.seen.authority,
+        **({"method": one.seen.method, "path": one.seen.path} if one.seen.method else {}),
+        "times": one.seen.times,
+        "before": one.before._asdict(),
+        "after": one.after._asdict(),
+    }
+
+
+def show(answer: Answer, trial: Trial) -> None:
+    """Print the answer for a person."""
     console = Console(highlight=False, soft_wrap=True)
+    if answer.walk is not None and answer.after is not None:
+        console.print("now:", style="bold", markup=False)
+        show_walk(console, answer.walk)
+        console.print(f"with {', '.join(trial.files)}:", style="bold", markup=False)
+        show_walk(console, answer.after)
+    elif answer.walk is not None:
+        show_walk(console, answer.walk)
+    if trial.dry_run:
+        _show_turned(console, answer, trial)
+
+
+def _show_turned(console: Console, answer: Answer, trial: Trial) -> None:
+    for line in answer.silent:
+        warn(f"not asked: {line}", "what it saw is not judged")
+    broken = [one for one in answer.turned if not one.after.allowed]
+    opened = [one for one in answer.turned if one.after.allowed]
+    minutes = f"{trial.since_s / 60:g} minutes"
+    console.print(
+        f"{answer.looked_at} kinds of connections seen in the last {minutes}: "
+        f"{len(broken)} would break, {len(opened)} would begin to work",
+        markup=False,
+    )
+    for title, several, style in (("would break", broken, "red"), ("would pass", opened, "green")):
+        for one in several[:SHOWN]:
+            by = f" by AuthorizationPolicy {one.after.by}" if one.after.by else ""
+            text = f"  {title}: {one.seen} ({one.target}, {one.seen.times} times){by}: "
+            console.print(text + one.after.reason, style=style, markup=False)
+        if len(several) > SHOWN:
+            console.print(f"  and {len(several) - SHOWN} more", markup=False)
+
+
+def show_walk(console: Console, answer: Walk) -> None:
+    """Print a walk, hop by hop."""
     console.print(f"{answer.source} -> {answer.destination}", style="bold", markup=False)
     width = max(len(hop.at) for hop in answer.hops)
     for number, hop in enumerate(answer.hops, 1):
@@ -82,3 +228,5 @@ def show(answer: Walk) -> None:
     console.print(f"{verdict}{decided}", style=style, markup=False)
     if answer.change:
         console.print(f"to let it pass: {answer.change}", markup=False)
+    if answer.allowed and answer.refuse:
+        console.print(f"to refuse it: {answer.refuse}", style="dim", markup=False)

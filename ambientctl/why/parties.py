@@ -45,7 +45,7 @@ UNKNOWN_IP = parse_ip("0.0.0.0")
 
 
 def read_source(mesh: Mesh, text: str, namespace: str) -> Source:
-    """A pod or app (``ns/name`` or ``name``), an address, or a SPIFFE id.
+    """A pod, app or service (``ns/name``, ``name``, ``name.ns``), an address, or a SPIFFE id.
 
     Raises UsageError that says what was looked for.
     """
@@ -58,7 +58,15 @@ def read_source(mesh: Mesh, text: str, namespace: str) -> Source:
             return Source(f"{found.namespace}/{found.name}", found)
         outside = Workload(uid="", name=text, namespace="", addresses=(ip,))
         return Source(f"{text} (outside the cluster)", outside, hypothetical=True)
-    workload = find_workload(mesh, text, namespace)
+    try:
+        workload = find_workload(mesh, text, namespace)
+    except UsageError:
+        found_service = find_service(mesh, text, namespace) if "/" not in text else None
+        pods = mesh.state.endpoints(found_service) if found_service is not None else ()
+        if not pods:
+            raise
+        workload = pods[0].workload
+        return Source(f"{workload.namespace}/{workload.name} (of service {text})", workload)
     return Source(f"{workload.namespace}/{workload.name}", workload)
 
 

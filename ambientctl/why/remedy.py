@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ambient.api.policy import Action
+from ambient.api.spiffe import SCHEME
 from ambient.api.workload import Workload
 from ambient.policy.core.explain import Explanation, explain
+from ambient.policy.core.match import facts_of
 from ambient.state.core.mesh import MeshState
 from istiod_lite.core.peer_authentication import CONVERTED_PREFIX, STATIC_STRICT
 from waypoint.core.authz import NearMiss, Verdict
-from ztunnel.core.admit import Denial
+from ztunnel.core.admit import Denial, Permit
 
 STRICT_REMEDY = (
     "put the source into the mesh (label istio.io/dataplane-mode=ambient), "
@@ -47,6 +49,32 @@ def _nearest_allow(explanations: Sequence[Explanation]) -> str:
     _, policy, rule, misses = min(rules, key=lambda entry: entry[:3])
     wanted = "; ".join(str(miss).partition(": ")[2] for miss in misses)
     return f"widen rule {rule} of AuthorizationPolicy {policy}: {wanted}"
+
+
+def refuse_l4(state: MeshState, workload: Workload, permit: Permit) -> str:
+    """What would make the node tunnel of ``workload`` refuse a connection that it lets pass."""
+    connection = permit.connection
+    if permit.verdict.policy:
+        matching = [
+            one for one in state.policies_for(workload).allow if one.matches(facts_of(connection))
+        ]
+        if len(matching) == 1:
+            return f"narrow or remove the rule of AuthorizationPolicy {permit.verdict.policy}"
+    who = connection.source
+    source = (
+        f"principals: [{str(who).removeprefix(SCHEME)}]"
+        if who is not None
+        else f"ipBlocks: [{connection.source_ip}]"
+    )
+    where = f"{workload.namespace}, selector app={workload.canonical_name}"
+    return f"an AuthorizationPolicy with action DENY in {where}, from {source}"
+
+
+def refuse_l7(verdict: Verdict, asked: str) -> str:
+    """The same for a request at a waypoint."""
+    if verdict.by is not None:
+        return f"narrow or remove rule {verdict.by.rule} of AuthorizationPolicy {verdict.by.policy}"
+    return f"an AuthorizationPolicy with action DENY and targetRefs to the service, for {asked}"
 
 
 def flip_l7(verdict: Verdict, misses: Sequence[NearMiss]) -> str:

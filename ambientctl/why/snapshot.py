@@ -27,6 +27,7 @@ READ: Final = (
     resources.REFERENCE_GRANTS,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
+    resources.REQUEST_AUTHENTICATIONS,
     resources.VIRTUAL_SERVICES,
     resources.DESTINATION_RULES,
     *resources.ROUTES,
@@ -40,6 +41,11 @@ READ: Final = (
 
 async def read_mesh(kube: KubeClient) -> Mesh:
     """List everything that a verdict can depend on, and index it."""
+    return index_mesh(await read_objects(kube))
+
+
+async def read_objects(kube: KubeClient) -> dict[str, list[KubeObject]]:
+    """Everything that a verdict can depend on, by kind."""
     found: dict[str, list[KubeObject]] = {}
 
     async def read(resource: Resource) -> None:
@@ -60,7 +66,24 @@ async def read_mesh(kube: KubeClient) -> Mesh:
         nursery.start_soon(read_mesh_config)
         for resource in READ:
             nursery.start_soon(read, resource)
-    return index_mesh(found)
+    return found
+
+
+def overlaid(
+    found: Mapping[str, list[KubeObject]], written: Iterable[KubeObject]
+) -> dict[str, list[KubeObject]]:
+    """The cluster as it would be with these objects applied."""
+    made = {kind: list(several) for kind, several in found.items()}
+    for obj in written:
+        kind, key = str(obj["kind"]), _key(obj)
+        kept = [one for one in made.get(kind, []) if _key(one) != key]
+        made[kind] = [*kept, obj]
+    return made
+
+
+def _key(obj: KubeObject) -> tuple[str, str]:
+    metadata = obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
 
 
 def index_mesh(found: Mapping[str, Iterable[KubeObject]]) -> Mesh:

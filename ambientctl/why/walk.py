@@ -15,7 +15,7 @@ from ambient.api.spiffe import Identity
 from ambient.api.workload import TunnelProtocol, Workload
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.parties import Source, Target
-from ambientctl.why.remedy import flip_l4, flip_l7
+from ambientctl.why.remedy import flip_l4, flip_l7, refuse_l4, refuse_l7
 from waypoint.core.dispatch import Self
 from waypoint.core.explain import Explanation, RequestFacts, Share, explain_with
 from waypoint.core.place import Place
@@ -58,6 +58,8 @@ class Walk(msgspec.Struct, kw_only=True):
     decided_by: str = ""
     change: str = ""
     """The smallest change that would let it pass; empty where it passes."""
+    refuse: str = ""
+    """The smallest change that would refuse it; empty where it is refused."""
 
 
 class _EndedError(Exception):
@@ -70,7 +72,7 @@ def walk(mesh: Mesh, source: Source, target: Target, http: Http) -> Walk:
     try:
         _Walker(mesh, source, target, http, answer).go()
     except _EndedError:
-        answer.allowed = False
+        answer.allowed, answer.refuse = False, ""
     return answer
 
 
@@ -189,6 +191,7 @@ class _Walker:
             change = flip_l7(verdict, told.misses)
             self.stop(at, f"{asked}: {status}, {verdict.reason}{rule}", by=by, change=change)
         self.step(at, f"{asked}: {verdict.reason}{rule}", by=by)
+        self.answer.refuse = refuse_l7(verdict, asked)
         if not told.shares:
             self.stop(
                 at, f"{asked}: answered with {told.status} by {told.route_source or 'no route'}"
@@ -206,6 +209,8 @@ class _Walker:
     def deliver_plaintext(self, workload: Workload | None, address: HostPort) -> None:
         if workload is None or workload.tunnel_protocol is not TunnelProtocol.HBONE:
             self.step("destination", f"{address} is outside the mesh: nobody checks")
+            if not self.answer.refuse:
+                self.answer.refuse = "put the destination into the mesh, then a policy can"
             return
         at = f"tunnel of {workload.namespace}/{workload.name}"
         self.step(at, "plaintext: nobody has proven who calls")
@@ -218,6 +223,7 @@ class _Walker:
         by = f"policy {policy}" if policy else ""
         if isinstance(decided, admit.Permit):
             self.step(at, f"to the application at {decided.upstream}: {decided.verdict.reason}", by)
+            self.answer.refuse = refuse_l4(self.mesh.state, workload, decided)
             return
         change = flip_l4(self.mesh.state, workload, decided)
         self.stop(at, f"refused: {decided.reason}", by=by, change=change)

@@ -26,6 +26,7 @@ from istiod_lite.core.waypoints import MANAGED_BY_US, WAYPOINT_CLASS, service_ac
 
 NAME_ANNOTATION: Final = "gateway.istio.io/name-override"
 VERSION_ANNOTATION: Final = "gateway.istio.io/controller-version"
+XFCC_ANNOTATION: Final = "ambient.istio.io/xfcc-include-client-identity"
 SERVICE_TYPE_ANNOTATION: Final = "networking.istio.io/service-type"
 CONTROLLER_VERSION: Final = 5
 """Istio's number for the objects that it makes; with a higher one we leave a Gateway alone."""
@@ -268,7 +269,7 @@ def _container(gateway: objects.Gateway, plan: WaypointPlan) -> dict[str, Any]:
     def field(path: str) -> dict[str, Any]:
         return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-    env: Mapping[str, dict[str, Any]] = {
+    env: dict[str, dict[str, Any]] = {
         "POD_NAME": field("metadata.name"),
         "POD_NAMESPACE": field("metadata.namespace"),
         "INSTANCE_IP": field("status.podIP"),
@@ -280,6 +281,8 @@ def _container(gateway: objects.Gateway, plan: WaypointPlan) -> dict[str, Any]:
         "CLUSTER_ID": {"value": plan.facts.cluster_id},
         "TRUST_DOMAIN": {"value": plan.facts.trust_domain},
     }
+    if (gateway.metadata.annotation(XFCC_ANNOTATION) or "").lower() == "true":
+        env |= {"XFCC_INCLUDE_CLIENT_IDENTITY": {"value": "true"}}
     ready = {"httpGet": {"path": "/healthz/ready", "port": READINESS_PORT}}
     return {
         "name": "waypoint",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ambient.api.address import HostPort
+from ambient.api.spiffe import Identity
 from waypoint.core.local_reply import BAD_PATH, MISSING_HOST, NO_ROUTE, UPGRADE_REQUIRED
 from waypoint.core.message import Peer, Reply, Request, RequestHead
 from waypoint.core.path import normalise_target
@@ -11,10 +14,20 @@ STRIPPED = ("x-forwarded-client-cert", "x-envoy-peer-metadata", "x-envoy-peer-me
 """A client must not say these for itself, and an application must not see them."""
 
 
-def enter(head: RequestHead, peer: Peer, local: HostPort, request_id: str) -> Request | Reply:
+class Caller(NamedTuple):
+    """Who calls, and which address. ``told_by`` is our own identity where the application is to
+    learn the client's (annotation ``ambient.istio.io/xfcc-include-client-identity``)."""
+
+    peer: Peer
+    local: HostPort
+    told_by: Identity | None = None
+
+
+def enter(head: RequestHead, caller: Caller, request_id: str) -> Request | Reply:
     """The request, normalised; or the answer where it cannot be one.
 
-    ``request_id`` is used where the client sent none.
+    ``request_id`` is used where the client sent none. The application learns the client's address
+    from x-forwarded-for, unless a gateway has said already where the request comes from.
     """
     if head.version == "1.0":
         return UPGRADE_REQUIRED
@@ -31,13 +44,18 @@ def enter(head: RequestHead, peer: Peer, local: HostPort, request_id: str) -> Re
         headers.add("x-request-id", request_id)
     if "x-forwarded-proto" not in headers:
         headers.add("x-forwarded-proto", "http")
+    if "x-forwarded-for" not in headers:
+        headers.add("x-forwarded-for", str(caller.peer.ip))
+    if caller.told_by is not None and caller.peer.identity is not None:
+        certificate = f"By={caller.told_by};URI={caller.peer.identity}"
+        headers.add("x-forwarded-client-cert", certificate)
     return Request(
         method=head.method,
         target=target,
         authority=head.authority,
         headers=headers,
-        peer=peer,
-        local=local,
+        peer=caller.peer,
+        local=caller.local,
         content_length=head.content_length,
         has_body=head.has_body,
         upgrade=head.upgrade,

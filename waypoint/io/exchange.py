@@ -8,7 +8,7 @@ from dataclasses import replace
 import trio
 
 from waypoint.core.dispatch import Destination
-from waypoint.core.entry import enter
+from waypoint.core.entry import Caller, enter
 from waypoint.core.fault import DELAY_FLAG
 from waypoint.core.filters import HeaderEdits, HeaderFilter, Pairs
 from waypoint.core.grpc import is_grpc, trailers_only
@@ -109,7 +109,8 @@ class Exchange:
 
     def _enter(self) -> Request | Reply:
         service = self._service
-        request = enter(self._client.head, self._peer, self._to.address, service.request_id())
+        caller = Caller(self._peer, self._to.address, service.told_by)
+        request = enter(self._client.head, caller, service.request_id())
         if isinstance(request, Request):
             self._record.request_id = request.headers.first("x-request-id") or ""
             request.at_s = time.time()

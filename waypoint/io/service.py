@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from ambient.api.address import NetworkAddress
+from ambient.api.spiffe import Identity
 from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
@@ -61,6 +62,8 @@ class Service:
         calls = MeshCalls(self)
         self.keys = KeyStore(calls, jwks or KeySettings())
         self.safeguards = Safeguards(Authorizers(calls, str(own.place.identity)), self.keys)
+        self.told_by: Identity | None = None
+        """Our identity where applications are told who their client is."""
         self.draw = draw
         self.program = Program(own.place)
         self.clusters = Clusters(draw)

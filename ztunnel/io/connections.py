@@ -22,7 +22,7 @@ from ambient.telemetry.core.access_record import (
 )
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.metric_names import ResponseFlag
-from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
+from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger, is_logged
 from ambient.telemetry.io.metrics_http import TrafficMetrics
 from ztunnel.core.admit import Permit, judge_again
 from ztunnel.core.describe import Described
@@ -94,7 +94,8 @@ class Connections:
             live.labels, live.counters, sent_is_response=sent_is_response
         )
         self._live.add(live)
-        access_log.debug(Event.CONN_OPENED, **live.record.opened_fields())
+        if is_logged(ACCESS_SCOPE, "debug"):
+            access_log.debug(Event.CONN_OPENED, **live.record.opened_fields())
         started_s = trio.current_time() if since_s is None else since_s
         flag = ResponseFlag.FINE
         try:

@@ -51,6 +51,9 @@ class PodIdentity:
 
         Raises UnknownWorkloadError, ForeignNamespaceError.
         """
+        found = self._view.find(self._info)
+        if found is not None and found is self._proven:
+            return found
         with trio.move_on_after(WORKLOAD_WAIT_S):
             while True:
                 found = self._view.find(self._info)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-import hpack
-
 Headers = tuple[tuple[str, str], ...]
 
-PER_CONNECTION_HEADERS: Final = frozenset({"traceparent", "forwarded"})
-"""New values on every stream: kept out of the HPACK table, where they would push out the rest."""
 FORBIDDEN_HEADERS: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 )
@@ -43,27 +39,14 @@ class MalformedHeadError(ValueError):
     """A header list that HTTP/2 forbids: the stream is reset with PROTOCOL_ERROR."""
 
 
-def request_fields(request: ConnectRequest) -> list[hpack.HeaderTuple]:
+def request_fields(request: ConnectRequest) -> Headers:
     """The header list of a request, pseudo-headers first."""
-    return [
-        hpack.HeaderTuple(":method", "CONNECT"),
-        hpack.HeaderTuple(":authority", request.authority),
-        *_fields(request.headers),
-    ]
+    return (":method", "CONNECT"), (":authority", request.authority), *request.headers
 
 
-def response_fields(response: ConnectResponse) -> list[hpack.HeaderTuple]:
+def response_fields(response: ConnectResponse) -> Headers:
     """The header list of an answer, pseudo-header first."""
-    return [hpack.HeaderTuple(":status", str(response.status)), *_fields(response.headers)]
-
-
-def _fields(headers: Headers) -> list[hpack.HeaderTuple]:
-    return [
-        (hpack.NeverIndexedHeaderTuple if name in PER_CONNECTION_HEADERS else hpack.HeaderTuple)(
-            name, value
-        )
-        for name, value in headers
-    ]
+    return (":status", str(response.status)), *response.headers
 
 
 def parse_request(fields: Iterable[tuple[bytes, bytes]]) -> ConnectRequest | None:

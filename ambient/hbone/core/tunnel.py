@@ -19,6 +19,7 @@ from ambient.hbone.core.connect import (
 )
 from ambient.hbone.core.errors import HboneStreamError, ProtocolError
 from ambient.hbone.core.frames import ErrorCode, rst_stream
+from ambient.hbone.core.header_block import encode
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.stream import Stream
 from ambient.hbone.core.streams import LinkListener, Streams
@@ -52,7 +53,7 @@ class Tunnel(Streams[Stream]):
         """Send a CONNECT (client; only while ``room`` > 0). The caller sets the stream's sink."""
         stream = Stream(self, self._take_id(), request)
         self.streams[stream.id] = stream
-        self._send_headers(stream, self.encode(request_fields(request)), end_stream=False)
+        self._send_headers(stream, encode(request_fields(request)), end_stream=False)
         return stream
 
     def respond(self, stream: Stream, response: ConnectResponse) -> None:
@@ -62,7 +63,7 @@ class Tunnel(Streams[Stream]):
         assert not stream.answered
         stream.answered = True
         refused = response.status != 200
-        self._send_headers(stream, self.encode(response_fields(response)), end_stream=refused)
+        self._send_headers(stream, encode(response_fields(response)), end_stream=refused)
         if refused:
             stream.local_ended = True
             self.reset(stream, ErrorCode.NO_ERROR)

@@ -89,9 +89,10 @@ class Pool:
         waiting callers' dial fails, all of them fail with its error; when it is cancelled, the next
         one dials.
         """
-        await trio.lowlevel.checkpoint()
-        while True:
-            entry = self._entries.setdefault(key, _Entry())
+        while True:  # no checkpoint where there is room: the response is waited for anyway
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry()
             connection = entry.pick(getattr(tls, "generation", 0))
             if connection is not None:
                 return connection.open(request)

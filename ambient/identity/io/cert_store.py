@@ -120,6 +120,8 @@ class CertStore:
         then raises the last one.
         """
         entry = self._entry(identity)
+        if (svid := self._usable(entry)) is not None:
+            return svid
         self._start(entry)
         await entry.answered.wait()
         with trio.move_on_at(entry.failing_since_s + HOLD_S):

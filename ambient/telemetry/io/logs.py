@@ -164,6 +164,11 @@ def get_logger(scope: str = "", **fields: Any) -> MeshLogger:
     return cast(MeshLogger, structlog.get_logger(scope, **fields))
 
 
+def is_logged(scope: str, level: str) -> bool:
+    """Whether a line of this scope and level is written: for lines whose fields are dear."""
+    return LEVELS[level] >= levels.of(scope)
+
+
 def bind_everywhere(**fields: Any) -> None:
     """Let every later line of this process carry these fields."""
     structlog.contextvars.bind_contextvars(**fields)

@@ -98,12 +98,13 @@ def analyze(
     *,
     only: Iterable[str] = (),
     suppressed: Iterable[Suppression] = (),
+    analyzers: Mapping[str, Analyzer] = ANALYZERS,
 ) -> list[Finding]:
     """Findings without repetition, the worst first."""
-    names = set(only) or set(ANALYZERS)
+    names = set(only) or set(analyzers)
     hidden = tuple(suppressed)
     found: dict[Finding, None] = {}
-    for name, analyzer in ANALYZERS.items():
+    for name, analyzer in analyzers.items():
         if name not in names:
             continue
         for finding in analyzer(corpus):

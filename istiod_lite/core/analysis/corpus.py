@@ -257,6 +257,16 @@ class Corpus:
         return None
 
 
+def canonical(value: Any) -> str:
+    """The same text for the same content, whatever its keys are: YAML knows others than text."""
+    if isinstance(value, dict):
+        pairs = sorted((str(key), canonical(one)) for key, one in value.items())
+        return "{" + ",".join(f"{key!r}:{one}" for key, one in pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    return repr(value)
+
+
 def texts(field: Field) -> dict[str, str]:
     """The entries of a mapping whose values are text."""
     return {name: one.value for name, one in field.entries() if isinstance(one.value, str)}

@@ -14,7 +14,11 @@ from istiod_lite.core.statuses import WAYPOINT_ACCEPTED, ZTUNNEL_ACCEPTED
 from istiod_lite.core.targets import NOT_BOUND, NOT_FOUND
 from istiod_lite.core.validation.report import Field
 
-KINDS: Final = ("AuthorizationPolicy", "RequestAuthentication")
+UNTARGETED: Final = {
+    "RequestAuthentication": "only waypoints look at tokens",
+    "EnvoyFilter": "node tunnels are no Envoys",
+}
+"""Kinds that do nothing without targetRefs, and why."""
 TARGET_REMEDY: Final = (
     "give it targetRefs to the Service instead of the selector, and the Service a waypoint: "
     "ambientctl waypoint apply --enroll-namespace"
@@ -34,10 +38,16 @@ def enforcement(corpus: Corpus) -> Iterator[Finding]:
                 yield _at_tunnels(corpus, item, one.message, action, enforced=one.met)
             elif one.type == WAYPOINT_ACCEPTED and one.reason != "Accepted":
                 yield _at_waypoint(item, one.reason, one.message, action)
-    for item in corpus.items("RequestAuthentication"):
-        if not item.spec["targetRefs"].given and not item.spec["targetRef"].given:
-            text = "without targetRefs: only waypoints look at tokens, and they act by targetRefs"
-            yield item.says(codes.INEFFECTIVE_POLICY, text, TARGET_REMEDY, field="spec.selector")
+    for kind, what in UNTARGETED.items():
+        for item in corpus.items(kind):
+            if not item.spec["targetRefs"].given and not item.spec["targetRef"].given:
+                text = f"without targetRefs: {what}, and waypoints act by targetRefs"
+                yield item.says(
+                    codes.INEFFECTIVE_POLICY, text, TARGET_REMEDY, field="spec.selector"
+                )
+            for one in corpus.conditions(item):
+                if one.type == WAYPOINT_ACCEPTED and one.reason != "Accepted":
+                    yield _at_waypoint(item, one.reason, one.message, "ALLOW")
 
 
 def _at_tunnels(corpus: Corpus, item: Item, text: str, action: str, *, enforced: bool) -> Finding:

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Final
 
-import msgspec
-
 from istiod_lite.core.analysis import codes
-from istiod_lite.core.analysis.corpus import Corpus, Item, texts
+from istiod_lite.core.analysis.corpus import Corpus, Item, canonical, texts
 from istiod_lite.core.analysis.finding import Finding
 from istiod_lite.core.facts import ObjectRef
 from istiod_lite.core.policies import DRY_RUN_ANNOTATION
@@ -118,9 +116,9 @@ def _pattern_covers(pattern: str, value: str) -> bool:
 
 
 def _duplicates(items: list[Item]) -> Iterator[Finding]:
-    seen: dict[tuple[str, bytes], ObjectRef] = {}
+    seen: dict[tuple[str, str], ObjectRef] = {}
     for item in items:
-        key = (item.namespace, msgspec.json.encode(item.spec.value, order="sorted", enc_hook=str))
+        key = (item.namespace, canonical(item.spec.value))
         if key in seen:
             text = f"says the same as {seen[key]}"
             yield item.says(codes.POLICIES_CONFLICT, text, "remove one of the two")

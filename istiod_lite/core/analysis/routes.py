@@ -6,10 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from istiod_lite.core.analysis import codes
-from istiod_lite.core.analysis.corpus import Corpus, Item
+from istiod_lite.core.analysis.corpus import Corpus, Item, canonical
 from istiod_lite.core.analysis.finding import Code, Finding
 from istiod_lite.core.inputs import ROUTE_KINDS
 
@@ -63,7 +61,7 @@ def _missing_gateways(corpus: Corpus, item: Item) -> Iterator[Finding]:
 
 def _same_matches(corpus: Corpus) -> Iterator[Finding]:
     """Two routes at the same parent with the same hostnames and match."""
-    seen: defaultdict[bytes, list[tuple[Item, str]]] = defaultdict(list)
+    seen: defaultdict[str, list[tuple[Item, str]]] = defaultdict(list)
     for kind in ROUTE_KINDS:
         for item in corpus.items(kind):
             hostnames = sorted(item.spec["hostnames"].texts())
@@ -74,7 +72,7 @@ def _same_matches(corpus: Corpus) -> Iterator[Finding]:
                 for rule in item.spec["rules"].items():
                     for match in rule["matches"].items() or [rule["matches"]]:
                         content = (kind, place, hostnames, match.value)
-                        key = msgspec.json.encode(content, order="sorted", enc_hook=str)
+                        key = canonical(content)
                         seen[key].append((item, match.path))
     for found in seen.values():
         first, at = found[0]
@@ -88,9 +86,9 @@ def _same_matches(corpus: Corpus) -> Iterator[Finding]:
 def gateways(corpus: Corpus) -> Iterator[Finding]:
     """Listeners that exclude each other, and conditions of Gateways that say no."""
     for item in corpus.items("Gateway"):
-        seen: dict[tuple[object, str], str] = {}
+        seen: dict[tuple[str, str], str] = {}
         for listener in item.spec["listeners"].items():
-            key = (listener["port"].value, listener["hostname"].text())
+            key = (str(listener["port"].value), listener["hostname"].text())
             name = listener["name"].text()
             if key in seen:
                 host = f" and hostname {key[1]!r}" if key[1] else ""

@@ -109,7 +109,6 @@ def _subset_policies(item: Item) -> list[Field]:
 
 
 NEVER_READ: Final = {
-    "EnvoyFilter": "there is no Envoy; use routes, policies and the waypoint's parameters",
     "Sidecar": "there are no sidecars; ztunnel and waypoints learn what they need on demand",
     "WasmPlugin": "waypoints here run no WebAssembly",
     "ProxyConfig": "proxies are configured by their environment; see the waypoint's parameters",

@@ -6,10 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from istiod_lite.core.analysis import codes
-from istiod_lite.core.analysis.corpus import Corpus, Item
+from istiod_lite.core.analysis.corpus import Corpus, Item, canonical
 from istiod_lite.core.analysis.finding import Finding
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.inputs import ROUTE_KINDS
@@ -68,13 +66,13 @@ def _hosts_of_routes(corpus: Corpus) -> dict[str, str]:
 
 def _matches(item: Item) -> Iterator[Finding]:
     """Matches that an earlier route of the same VirtualService has already."""
-    seen: dict[bytes, str] = {}
+    seen: dict[str, str] = {}
     for route in item.spec["http"].items():
         matches = route["match"].items()
         repeated = 0
         for match in matches:
             content = {k: v for k, v in _mapping(match.value).items() if k != "name"}
-            key = msgspec.json.encode(content, order="sorted", enc_hook=str)
+            key = canonical(content)
             if key in seen:
                 repeated += 1
                 if len(matches) > 1:

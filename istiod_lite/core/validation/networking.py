@@ -172,7 +172,9 @@ def _service_ports(ports: Field) -> None:
         if protocol and protocol not in PROTOCOLS:
             port["protocol"].wrong(f"{protocol!r} is not known", f"use {', '.join(PROTOCOLS)}")
         for seen, field in ((names, port["name"]), (numbers, port["number"])):
-            if field.value is not None and field.value in seen:
+            if not isinstance(field.value, str | int):
+                continue  # said above, where it is missing or no port
+            if field.value in seen:
                 field.wrong(f"{field.value!r} is there twice", "every port needs its own")
             seen.add(field.value)
 

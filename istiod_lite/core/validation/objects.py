@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from istiod_lite.core.validation import gateway_api, networking, security
+from istiod_lite.core.validation import gateway_api, networking, security, telemetry
 from istiod_lite.core.validation.report import Field, Report
 
 Check = Callable[[Field], None]
@@ -17,6 +17,8 @@ _SPECS: Final[Mapping[tuple[str, str], Check]] = {
     ("security.istio.io", "AuthorizationPolicy"): security.authorization_policy,
     ("security.istio.io", "PeerAuthentication"): security.peer_authentication,
     ("security.istio.io", "RequestAuthentication"): security.request_authentication,
+    ("telemetry.istio.io", "Telemetry"): telemetry.telemetry,
+    ("networking.istio.io", "EnvoyFilter"): telemetry.envoy_filter,
     ("networking.istio.io", "VirtualService"): networking.virtual_service,
     ("networking.istio.io", "DestinationRule"): networking.destination_rule,
     ("networking.istio.io", "ServiceEntry"): networking.service_entry,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -108,17 +109,39 @@ def request_authentication(spec: Field) -> None:
     spec["selector"].selector()
     targets(spec)
     for rule in spec["jwtRules"].items():
-        rule["issuer"].required("it is compared with the token's iss")
-        if rule["jwks"].given and rule["jwksUri"].given:
-            rule.wrong("has jwks and jwksUri", "keep one of them")
-        if (uri := rule["jwksUri"].text()) and not uri.startswith(("https://", "http://")):
-            rule["jwksUri"].wrong(f"{uri!r} is no URL", "use https://...")
-        for audience in rule["audiences"].items():
-            audience.required("an audience cannot be empty")
-        for header in rule["fromHeaders"].items():
-            header["name"].required("name the header that carries the token")
-        for parameter in rule["fromParams"].items():
-            parameter.required("name the query parameter that carries the token")
+        _token_rule(rule)
+
+
+_TOKEN_RULE: Final = {
+    "issuer", "audiences", "jwksUri", "jwks_uri", "jwks", "fromHeaders", "fromParams",
+    "fromCookies", "outputPayloadToHeader", "outputClaimToHeaders", "forwardOriginalToken",
+    "timeout", "spaceDelimitedClaims",
+}  # fmt: skip
+
+
+def _token_rule(rule: Field) -> None:
+    rule.known(_TOKEN_RULE)
+    uri = rule["jwksUri"] if rule["jwksUri"].given else rule["jwks_uri"]
+    if not uri.given and not rule["jwks"].given:
+        rule["issuer"].required("it is compared with the token's iss, and names the keys")
+    if rule["jwks"].given and uri.given:
+        rule.wrong("has jwks and jwksUri", "keep one of them")
+    if (text := uri.text()) and not text.startswith(("https://", "http://")):
+        uri.wrong(f"{text!r} is no URL", "use https://...")
+    rule["timeout"].duration()
+    for name in ("audiences", "fromParams", "fromCookies", "spaceDelimitedClaims"):
+        for one in rule[name].items():
+            one.required("it cannot be empty")
+    for header in rule["fromHeaders"].items():
+        header.known({"name", "prefix"})
+        header["name"].required("name the header that carries the token")
+    for output in rule["outputClaimToHeaders"].items():
+        output.known({"header", "claim"})
+        output["claim"].required("name the claim")
+        if output["header"].required("name the header") and not re.fullmatch(
+            r"[-_A-Za-z0-9]+", output["header"].text()
+        ):
+            output["header"].wrong("is no name of a header", "use letters, digits, - and _")
 
 
 def _rule(rule: Field) -> None:

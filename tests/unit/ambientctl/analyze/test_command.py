@@ -150,3 +150,32 @@ def test_a_cluster_without_gateway_api(tmp_path):
         done = bare("analyze", "-A")
         assert done.status == 79
         assert "the cluster does not know gateways of gateway.networking.k8s.io" in done.out
+
+
+def test_pain_42_fields_that_a_waypoint_cannot_use_are_named(ambientctl):
+    text = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.9, ports: [{name: http, port: 9080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, workloadSelector: {matchLabels: {app: client}}}
+"""
+    (one,) = json.loads(offline("-o", "json", "-", stdin=text).out)
+    assert one["code"] == "AMB0003"
+    assert one["field"] == "spec.workloadSelector"
+    assert one["remedy"] == "ambientctl explain DestinationRule says which fields work where"

@@ -71,6 +71,15 @@ def test_pod():
     )
 
 
+def test_an_annotation_has_applications_told_who_calls():
+    raw = gateway("wp", "shop")
+    for value, told in (("TRUE", "true"), ("yes", None)):
+        raw["metadata"]["annotations"] = {made.XFCC_ANNOTATION: value}
+        template = made.deployment(objects.decode(raw, objects.Gateway), PLAN)["spec"]["template"]
+        env = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
+        assert env.get("XFCC_INCLUDE_CLIENT_IDENTITY") == told
+
+
 def test_service_ports_are_the_listeners_and_readiness():
     ports = [(one["name"], one["port"]) for one in made.service(read())["spec"]["ports"]]
     assert ports == [("status-port", 15021), ("mesh", 15008)]

@@ -82,7 +82,7 @@ def test_other_methods_are_answered_400():
     get = b"\x82\x87\x84\x01\x01x"  # GET https / x
     assert server.feed(frame(Frame.HEADERS, 0x5, 1, get)) is None
     kinds = [(kind, payload) for kind, _, _, payload in server.frames()]
-    assert kinds[0] == (Frame.HEADERS, b"\x8c")  # :status 400
+    assert kinds[0] == (Frame.HEADERS, b"\x08\x03400")  # :status
     assert server.log == [("closed", 1, None)]
 
 

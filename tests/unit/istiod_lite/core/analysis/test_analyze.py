@@ -105,9 +105,9 @@ MISTAKES = [
         "host: reviews", "host: reviews, trafficPolicy: {loadBalancer: {simple: LEAST_CONN}}")),
     ("IST0002 VirtualService shop/reviews", BOUND, WAYPOINT, VIRTUAL_SERVICE.replace(
         "[{route", "[{mirrorPercent: 5, route")),
-    ("AMB0002 EnvoyFilter shop/tune", """
-        apiVersion: networking.istio.io/v1alpha3
-        kind: EnvoyFilter
+    ("AMB0002 Sidecar shop/tune", """
+        apiVersion: networking.istio.io/v1
+        kind: Sidecar
         metadata: {name: tune}
         """),
     # Annotations.
@@ -339,7 +339,23 @@ def test_every_finding_has_a_remedy_or_names_the_reason():
             assert one.remedy or one.code in (codes.NEGATIVE_CONDITION, codes.SCHEMA_ERROR), one
 
 
-JUNK = [None, 0, -1, 1.5, True, "", "*", "a b", [], {}, [None], {"a": None}, [[]], [{"name": 3}]]
+JUNK = [
+    {8080: {"mode": "STRICT"}},
+    None,
+    0,
+    -1,
+    1.5,
+    True,
+    "",
+    "*",
+    "a b",
+    [],
+    {},
+    [None],
+    {"a": None},
+    [[]],
+    [{"name": 3}],
+]
 
 
 def _places(value, path=()):
@@ -363,7 +379,7 @@ def test_no_malformed_object_stops_an_analyzer(data):
         try:
             for step in path[:-1]:
                 holder = holder[step]
-            holder[path[-1]] = data.draw(st.sampled_from(JUNK))
+            holder[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(JUNK)))
         except (KeyError, TypeError, IndexError):
             continue
     items[number] = items[number]._replace(obj=obj)

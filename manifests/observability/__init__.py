@@ -1,0 +1,1 @@
+"""What watches the mesh: dashboards as code, recording rules, alerts, and a Prometheus to try."""

@@ -1,0 +1,49 @@
+"""Dashboards as files: current, complete, and readable by Grafana."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from manifests.observability.dashboards.__main__ import DASHBOARDS, FOLDER, rendered
+
+FILES = sorted(path.name for path in FOLDER.glob("*.json"))
+
+
+def loaded(name: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads((FOLDER / name).read_text())
+    return made
+
+
+def panels(made: dict[str, Any]) -> list[dict[str, Any]]:
+    inside = [panel for each in made["panels"] for panel in each.get("panels") or []]
+    return [each for each in (*made["panels"], *inside) if each["type"] != "row"]
+
+
+def test_the_files_are_current() -> None:
+    assert {name: (FOLDER / name).read_text() for name in FILES} == rendered(), "make dashboards"
+    assert len(FILES) == len(DASHBOARDS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_panel_has_a_title_a_unit_and_a_place(name: str) -> None:
+    made = loaded(name)
+    assert made["uid"] == f"ambient-{name.removesuffix('.json')}"
+    places = set()
+    for panel in panels(made):
+        assert panel["title"]
+        assert panel["type"] == "table" or panel["fieldConfig"]["defaults"]["unit"]
+        grid = panel["gridPos"]
+        assert grid["x"] + grid["w"] <= 24
+        places.add((grid["x"], grid["y"]))
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+    assert len(places) == len(panels(made))
+
+
+def test_grafana_is_given_every_dashboard() -> None:
+    kustomization = yaml.safe_load((FOLDER.parent / "kustomization.yaml").read_text())
+    given = {file for each in kustomization["configMapGenerator"] for file in each["files"]}
+    assert {f"dashboards/{name}" for name in FILES} <= given
