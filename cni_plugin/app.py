@@ -29,6 +29,7 @@ from cni_plugin.io.agent import Agent
 from cni_plugin.io.agent_client import EVENT_SOCKET
 from cni_plugin.io.guests import Guests
 from cni_plugin.io.installer import Installer
+from cni_plugin.io.node_socket_map import NodeSocketMap
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
 
@@ -44,7 +45,8 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         guests = Guests(settings, kube, agent)
         agent.annotate_guest = guests.annotate
         guests.load()
-        state = _State(agent, zds, installer)
+        joined = NodeSocketMap(settings)
+        state = _State(agent, zds, installer, joined)
         managed = await own_daemon_set.look(settings, kube)
         try:
             # The order matters: what the pods are comes before ztunnels hear of them, ztunnels
@@ -61,21 +63,29 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
                 state.watching = True
                 nursery.start_soon(installer.run)
                 nursery.start_soon(guests.watch)
+                nursery.start_soon(joined.run, agent.entries)
                 await stopping.wait()
                 nursery.cancel_scope.cancel()
             await own_daemon_set.leave(settings, kube, managed.answer)
         finally:
             agent.close()
+            joined.close()
 
 
 class _State(Collector):
     """What health and metrics report."""
 
-    def __init__(self, agent: Agent, zds: ZdsServer, installer: Installer) -> None:
+    def __init__(
+        self, agent: Agent, zds: ZdsServer, installer: Installer, joined: NodeSocketMap
+    ) -> None:
+        self._joined = joined
         self._agent = agent
         self._zds = zds
         self._installer = installer
         self.watching = False
+
+    def _phases(self) -> Counter[Phase]:
+        return Counter(entry.phase for entry in self._agent.entries())
 
     @property
     def installed(self) -> bool:
@@ -84,9 +94,10 @@ class _State(Collector):
 
     def summary(self) -> dict[str, object]:
         """The node in one object, for ``/status``."""
-        counts, by_backend = Counter(self._agent.phases()), Counter(self._agent.backends())
+        counts, by_backend = self._phases(), Counter(self._agent.backends())
         return {
             "backend": self._agent.backend,
+            "socket_map": self._joined.state,
             "installed": self.installed,
             "ztunnels": self._zds.connected,
             "pods": {str(phase): counts[phase] for phase in Phase},
@@ -102,7 +113,7 @@ class _State(Collector):
             "istio_cni_install_ready", "The plugin is in the CNI configuration.", self.installed
         )
         pods = GaugeMetricFamily("ambient_cni_pods", "Pods of this node.", labels=["state"])
-        counts = Counter(self._agent.phases())
+        counts = self._phases()
         for phase in Phase:
             pods.add_metric([phase], counts[phase])
         yield pods
@@ -130,6 +141,14 @@ class _State(Collector):
         for each in Backend:
             redirected.add_metric([each], by_backend[each])
         yield redirected
+        carried = CounterMetricFamily(
+            "ambient_cni_socket_map",
+            "Connections that the socket map has joined, and why others went by TCP.",
+            labels=["result"],
+        )
+        for result, count in self._joined.counts().items():
+            carried.add_metric([result], count)
+        yield carried
         repairs = CounterMetricFamily(
             "istio_cni_repair_pods_repaired",
             "Pods that were started without the plugin.",

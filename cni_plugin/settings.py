@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ambient.net.io.bpf_flows import FOLDER
+from cni_plugin.core.socket_map_wish import SocketMapWish
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -53,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What redirects pods; ``auto`` and ``ebpf``: eBPF where the node can, else nftables."""
     bpf_dir: str = FOLDER
     """Where the eBPF redirection's programs and maps are kept; ztunnel must see it too."""
+    socket_map: SocketMapWish = "off"
+    """What an application and its tunnel say to each other goes by a socket map: ``send`` what the
+    application sends, ``both`` what it receives, too."""
     proc_dir: str = "/proc"
     """Where the node's processes are seen."""
     allow_switch_to_host_ns: bool = False

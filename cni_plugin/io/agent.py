@@ -85,9 +85,9 @@ class Agent:
         self.annotate_guest: Callable[[str, str | None], Awaitable[None]] | None = None
         """Says that a guest is redirected, as the annotation does for a pod; see ``guests``."""
 
-    def phases(self) -> Iterator[Phase]:
-        """The phase of every pod of the node."""
-        return (entry.phase for entry in self._entries.values())
+    def entries(self) -> Iterator[Entry]:
+        """Every pod of the node, to be looked at."""
+        return iter(self._entries.values())
 
     def not_redirected(self) -> int:
         """Running pods that belong into the mesh by their labels, and whose traffic is outside."""

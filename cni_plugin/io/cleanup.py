@@ -17,7 +17,8 @@ from ambient.kube.io.client import KubeClient
 from ambient.net.core import host_rules, rules
 from ambient.net.io import bpf_programs, nft, tunnel_flows
 from ambient.net.io.netns import Netns
-from cni_plugin.io import install, kube_reports, records, starter
+from ambient.net.io.socket_map import remove_socket_map
+from cni_plugin.io import install, kube_reports, node_socket_map, records, starter
 from cni_plugin.io.agent_client import EVENT_SOCKET
 from cni_plugin.io.host_probes import node_netns
 from cni_plugin.io.installer import find_folders
@@ -46,6 +47,8 @@ def of_installation(settings: Settings) -> list[Trace]:
     if folders.net_dir:
         paths = [*install.traces(folders.net_dir), *starter.traces(folders.bin_dir)]
         found += [Trace("plugin", path) for path in paths]
+    if os.path.isdir(folder := node_socket_map.folder_of(settings)):
+        found.append(Trace("socket map", folder))
     with node_netns(settings) as netns:
         tables = nft.read(netns).tables
     return found + [Trace("rules of the node", f"table inet {table.name}") for table in tables]
@@ -57,6 +60,7 @@ def remove_installation(settings: Settings) -> None:
     if folders.net_dir:
         install.uninstall(folders.net_dir)
         starter.uninstall(folders.bin_dir)
+    remove_socket_map(node_socket_map.folder_of(settings))
     with node_netns(settings) as netns:
         nft.apply(netns, host_rules.ABSENT)
 

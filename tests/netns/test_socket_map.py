@@ -22,6 +22,7 @@ import trio
 
 from ambient.api.ports import OUTBOUND_PORT, PROXY_MARK
 from ambient.net.io import socket_map
+from ambient.net.io.bpf_flows import netns_cookie
 from ambient.net.io.netns import Netns
 from ambient.net.io.socket_map import Directions, SocketMap
 from ambient.net.io.sockets import SO_MARK
@@ -40,9 +41,9 @@ RESET = struct.pack("ii", 1, 0)
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
-def netns_cookie() -> int:
+def own_cookie() -> int:
     with Netns.current() as here:
-        return socket_map.netns_cookie(here)
+        return netns_cookie(here)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def joined() -> Iterator[SocketMap]:
     """This namespace is a member, in both directions."""
     bpf.mount_bpf_fs()
     made = socket_map.open_socket_map("/proc")
-    made.admit(netns_cookie(), Directions.BOTH)
+    made.admit(own_cookie(), Directions.BOTH)
     yield made
     made.close()
     socket_map.remove_socket_map()
@@ -241,7 +242,7 @@ def bytes_by_tcp(sock: socket.socket) -> int:
 
 @hops
 def test_what_may_be_carried_is_the_pods_choice(joined: SocketMap, kind: str) -> None:
-    joined.admit(netns_cookie(), Directions.FROM_APPLICATION)
+    joined.admit(own_cookie(), Directions.FROM_APPLICATION)
     with Hop(kind) as hop:
         application, tunnel = hop.pair()
         with application, tunnel:
@@ -324,16 +325,16 @@ def test_a_process_that_is_killed(joined: SocketMap, kind: str) -> None:
 
 @hops
 def test_what_was_open_before_stays_with_tcp(joined: SocketMap, kind: str) -> None:
-    joined.dismiss(netns_cookie())
+    joined.dismiss(own_cookie())
     with Hop(kind) as hop:
         application, tunnel = hop.pair()
-        joined.admit(netns_cookie(), Directions.BOTH)
+        joined.admit(own_cookie(), Directions.BOTH)
         with application, tunnel:
             application.sendall(b"x")
             assert tunnel.recv(5) == b"x"
             assert joined.sockets() == 0
         application, tunnel = hop.pair()
-        joined.dismiss(netns_cookie())
+        joined.dismiss(own_cookie())
         with application, tunnel:
             application.sendall(b"y")
             assert tunnel.recv(5) == b"y"
@@ -396,7 +397,7 @@ def test_an_application_that_starts_to_wait_falls_back_to_tcp(joined: SocketMap,
 
 def test_it_is_found_again_and_replaced(joined: SocketMap, tmp_path: Path) -> None:
     again = socket_map.open_socket_map("/proc")
-    assert again.members() == joined.members() == {netns_cookie(): Directions.BOTH}
+    assert again.members() == joined.members() == {own_cookie(): Directions.BOTH}
     again.close()
     socket_map.remove_socket_map()
     assert not Path(socket_map.FOLDER).exists()

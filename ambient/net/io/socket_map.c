@@ -86,10 +86,17 @@ static inline int blocks(u64 sock) {
   return file && !(peek32(file, PLACE(FILE_FLAGS)) & O_NONBLOCK);
 }
 
-static inline int is_tunnel(struct bpf_sock *sk) { return (sk->mark & MASK) == MARK_PROXY; }
+/* What the tunnel opens has one of its marks, depending on what redirects the pod; what it accepts
+   has its listener's. A socket that the application accepts may have the mark for replies. */
+static inline int opened_by_tunnel(struct bpf_sock *sk) {
+  u32 mark = sk->mark & MASK;
+  return mark == MARK_PROXY || mark == MARK_REPLY;
+}
+
+static inline int accepted_by_tunnel(struct bpf_sock *sk) { return (sk->mark & MASK) == MARK_PROXY; }
 
 static inline struct link *join(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 connection,
-                                u32 is_server) {
+                                u32 is_server, u32 is_tunnel) {
   struct link *link = storage(map(LINKS), sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   struct end end = {.connection = connection, .is_server = is_server};
   if (!link) return 0;
@@ -97,7 +104,7 @@ static inline struct link *join(struct bpf_sock_ops *ops, struct bpf_sock *sk, u
   link->own = (u64)sk;
   link->peer = 0;
   link->is_server = is_server;
-  link->is_tunnel = is_tunnel(sk);
+  link->is_tunnel = is_tunnel;
   link->first = ops->snd_nxt;
   link->state = UNDECIDED;
   return put(ops, map(SOCKETS), &end, BPF_NOEXIST) ? 0 : link;
@@ -122,7 +129,7 @@ static inline void on_listen(struct bpf_sock *sk) {
 static inline void on_client(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 netns, u32 allowed) {
   u64 cookie = socket_cookie(ops);
   struct handshake key = {.netns = netns, .port = ops->local_port};
-  struct connection connection = {.client = (u64)sk, .tunnel_is_client = is_tunnel(sk)};
+  struct connection connection = {.client = (u64)sk, .tunnel_is_client = opened_by_tunnel(sk)};
   struct link *link;
   key.client = ops->snd_nxt;
   key.server = ops->rcv_nxt;
@@ -136,7 +143,7 @@ static inline void on_client(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 
     count(BLOCKING);
     goto out;
   }
-  link = join(ops, sk, cookie, 0);
+  link = join(ops, sk, cookie, 0, connection.tunnel_is_client);
   if (!link) goto out;
   link->allowed = allowed;
   update(map(HANDSHAKES), &key, &cookie, BPF_ANY);
@@ -159,7 +166,7 @@ static inline void on_server(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 
   delete (map(HANDSHAKES), &key);
   connection = lookup(map(CONNECTIONS), &cookie);
   if (!connection) return;
-  if (is_tunnel(sk)) {
+  if (accepted_by_tunnel(sk)) {
     if (connection->tunnel_is_client || ops->local_port != PORT_OUTBOUND) return;
   } else {
     if (!connection->tunnel_is_client) return;
@@ -169,7 +176,7 @@ static inline void on_server(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 
       return;
     }
   }
-  link = join(ops, sk, cookie, 1);
+  link = join(ops, sk, cookie, 1, !connection->tunnel_is_client);
   if (!link) return;
   link->allowed = allowed;
   link->peer = connection->client;

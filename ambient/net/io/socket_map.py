@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -31,15 +30,13 @@ from enum import IntFlag
 from pathlib import Path
 from typing import Final, Self
 
-from ambient.api.ports import MARK_MASK, OUTBOUND_PORT, PROXY_MARK
+from ambient.api.ports import MARK_MASK, OUTBOUND_PORT, PROXY_MARK, REPLY_MARK
 from ambient.net.core import btf
 from ambient.net.core.bpf_code import Binding, Constant, MapFd, bind, places
 from ambient.net.io import bpf, bpf_compiler, cgroup2
 from ambient.net.io.bpf import AttachType, BpfError, Link, Map, MapType, Program, ProgramType
-from ambient.net.io.netns import Netns
 
 FOLDER: Final = f"{bpf.BPF_FS}/ambient-socket-map"
-_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
 _KERNEL_TYPES: Final = "/sys/kernel/btf/vmlinux"
 _MOST_PODS: Final = 4096
 _MOST_CONNECTIONS: Final = 65536
@@ -130,18 +127,6 @@ class SocketMap:
         self.close()
 
 
-def netns_cookie(netns: Netns) -> int:
-    """The kernel's number of a namespace, which it never gives again. Raises OSError."""
-    return netns.run(_cookie_here)
-
-
-def _cookie_here() -> int:
-    with socket.socket() as probe:
-        raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-    found: int = struct.unpack("=Q", raw)[0]
-    return found
-
-
 def open_socket_map(proc_dir: str, folder: str = FOLDER) -> SocketMap:
     """Find it, or make it; an older version stays with the connections that it has joined.
 
@@ -187,6 +172,7 @@ def _source() -> str:
     macros = (
         f"#define PORT_OUTBOUND {OUTBOUND_PORT}u\n"
         f"#define MARK_PROXY {PROXY_MARK}u\n"
+        f"#define MARK_REPLY {REPLY_MARK}u\n"
         f"#define MASK {MARK_MASK}u\n"
     )
     return macros + Path(__file__).with_name("socket_map.c").read_text()

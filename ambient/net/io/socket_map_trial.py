@@ -17,8 +17,9 @@ from typing import Final
 
 from ambient.api.ports import OUTBOUND_PORT, PROXY_MARK
 from ambient.net.io.bpf import BpfError
+from ambient.net.io.bpf_flows import netns_cookie
 from ambient.net.io.netns import CLONE_NEWNET, Netns
-from ambient.net.io.socket_map import Directions, SocketMap, netns_cookie
+from ambient.net.io.socket_map import Directions, SocketMap
 from ambient.net.io.sockets import set_mark
 
 _SIOCSIFFLAGS: Final = 0x8914  # linux/sockios.h

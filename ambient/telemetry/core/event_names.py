@@ -77,6 +77,8 @@ class Event(StrEnum):
     PROBES_MENDED = "probes.mended"
     PROBES_FAILED = "probes.failed"
     ENROL_FAILED = "enrol.failed"
+    SOCKET_MAP_READY = "socket_map.ready"
+    SOCKET_MAP_UNAVAILABLE = "socket_map.unavailable"
     BPF_READY = "bpf.ready"
     BPF_UNAVAILABLE = "bpf.unavailable"
     BACKEND_FELL_BACK = "backend.fell_back"

@@ -9,7 +9,6 @@ import pytest
 from ambient.net.core import btf
 from ambient.net.io import socket_map
 from ambient.net.io.bpf import BpfError
-from ambient.net.io.netns import Netns
 from ambient.net.io.socket_map import Directions
 from tests import bpf
 
@@ -55,8 +54,3 @@ def test_members_are_kept_by_name() -> None:
     finally:
         socket_map.remove_socket_map()
     assert not Path(socket_map.FOLDER).exists()
-
-
-def test_a_namespace_has_one_cookie() -> None:
-    with Netns.current() as here, Netns.current() as again:
-        assert socket_map.netns_cookie(here) == socket_map.netns_cookie(again) > 0
