@@ -114,6 +114,7 @@ class ControlPlane:
             debug=lambda name: self._bridge.call(self._pages.page, name),
             cluster_id=settings.cluster_id,
             system_namespace=settings.pod_namespace,
+            replica=settings.pod_name,
         )
         clients = Clients(
             self._metrics,

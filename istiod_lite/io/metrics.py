@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,7 +17,7 @@ from ambient.telemetry.io.build import describe_process
 PUSH_BUCKETS: Final = (0.01, 0.1, 0.5, 1, 3, 5, 10, 20, 30)
 CONVERGENCE_BUCKETS: Final = (0.1, 0.5, 1, 3, 5, 10, 20, 30)
 SIZE_BUCKETS: Final = (1, 1e4, 1e6, 4e6, 1e7, 4e7)
-VERSION: Final = "ambient-mesh"
+VERSION: Final = version("ambient-mesh")
 SHORT_TYPES: Final = {
     ADDRESS_TYPE: "wds",
     WORKLOAD_TYPE: "workload",

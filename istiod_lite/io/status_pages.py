@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from ambient.api.errors import MeshError
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
 from ambient.telemetry.io.http import Handler, Request, Response, Routes
 from istiod_lite.core.index import Index
 from istiod_lite.core.issue import RefusedError
+from istiod_lite.io.ambient_page import ambient_page, service_json, workload_json
 from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.xds_clients import Stream
 from istiod_lite.io.xds_server import XdsService
@@ -43,27 +45,46 @@ class StatusPages:
 
     def debug_routes(self) -> dict[str, Handler]:
         """The pages for operators, also served beside the metrics."""
-        pages = {f"/debug/{name}": self._guarded(page) for name, page in self.pages().items()}
-        return {**pages, "/version": _version}
+
+        def shown(page: Callable[[], Any]) -> Handler:
+            return self._guarded(lambda _: page())
+
+        routes = {f"/debug/{name}": shown(page) for name, page in self.pages().items()}
+        dump = self._guarded(lambda request: self._config_dump(request.query.get("proxyID", "")))
+        return {**routes, "/debug/config_dump": dump, "/version": _version}
 
     def pages(self) -> dict[str, Callable[[], Any]]:
         """Status by name; the names are Istio's where the content is."""
+        index = self._index
         pages: dict[str, Callable[[], Any]] = {
             "adsz": self._adsz,
+            "ambientz": lambda: ambient_page(
+                index.workloads.values(), index.services.values(), index.authorizations.values()
+            ),
+            "authorizationz": lambda: {
+                "authorization_policies": [_plain(one) for one in index.authorizations.values()]
+            },
             "clusterz": self._clusterz,
             "configz": self._configz,
             "connections": self._connections,
+            "endpointz": self._endpointz,
             "index": self._index_page,
+            "mesh": lambda: _plain(index.facts),
+            "networkz": self._networkz,
+            "registryz": lambda: [_plain(one) for one in index.services.values()],
             "syncz": self._syncz,
         }
-        return {**pages, "list": lambda: sorted([*pages, "list"])}
+        return {**pages, "list": lambda: sorted([*pages, "config_dump", "list"])}
 
     async def page(self, name: str) -> bytes | None:
-        """One page as JSON, None for unknown names."""
-        found = self.pages().get(name)
+        """One page as JSON, None for unknown names. What follows ``?`` is its query."""
+        path, _, query = name.partition("?")
+        if path == "config_dump":
+            return _json(self._config_dump(dict(parse_qsl(query)).get("proxyID", "")))
+        found = self.pages().get(path)
         return _json(found()) if found is not None else None
 
-    def _guarded(self, page: Callable[[], Any]) -> Handler:
+    def _guarded(self, page: Callable[[Request], Any]) -> Handler:
         """Pages about the whole mesh are for its operators: local, or of the system namespace."""
 
         async def handler(request: Request) -> Response:
@@ -71,7 +92,7 @@ class StatusPages:
                 refusal = await self._refusal(request)
                 if refusal is not None:
                     return refusal
-            return Response(200, _json(page()), "application/json")
+            return Response(200, _json(page(request)), "application/json")
 
         return handler
 
@@ -146,6 +167,58 @@ class StatusPages:
         ]
         return {"totalClients": len(clients), "clients": clients}
 
+    def _endpointz(self) -> Any:
+        """By service: which workloads are behind it, and whether they are healthy."""
+        found: dict[str, list[dict[str, Any]]] = {key: [] for key in self._index.services}
+        for uid, workload in self._index.workloads.items():
+            for name, ports in workload.services.items():
+                found.setdefault(str(name), []).append(
+                    {
+                        "workload": uid,
+                        "addresses": [str(one) for one in workload.addresses],
+                        "ports": {str(one.service_port): one.target_port for one in ports},
+                        "status": workload.status.name,
+                        "network": workload.network,
+                        "cluster": workload.cluster_id,
+                    }
+                )
+        return [{"service": name, "endpoints": found[name]} for name in sorted(found)]
+
+    def _networkz(self) -> Any:
+        """Gateways of other networks."""
+        return [
+            {
+                "network": one.network,
+                "gateway": f"{one.namespace}/{one.name}",
+                "addresses": [str(address) for address in one.addresses] or [one.hostname],
+                "serviceAccount": one.service_account,
+            }
+            for uid, one in self._index.workloads.items()
+            if uid.startswith("NetworkGateway/")
+        ]
+
+    def _config_dump(self, proxy: str) -> Any:
+        """What one client is sent, by type; ``proxy`` is ``<pod>.<namespace>``."""
+        stream = next((one for one in self._streams() if one.node.name == proxy), None)
+        if stream is None:
+            known = sorted(one.node.name for one in self._streams())
+            return {"error": f"no client {proxy!r} is connected here", "connected": known}
+        index, gateway = self._index, None
+        if self.xds is not None:
+            gateway = stream.node.gateway(self.xds.snapshot, self._settings.cluster_id)
+        configs: dict[str, Any] = {}
+        for url in dict(stream.state.types):
+            if url in (ADDRESS_TYPE, WORKLOAD_TYPE):
+                configs[url] = {
+                    "workloads": [workload_json(one) for one in index.workloads.values()],
+                    "services": [service_json(one) for one in index.services.values()],
+                }
+            elif url == AUTHORIZATION_TYPE:
+                configs[url] = [_plain(one) for one in index.authorizations.values()]
+            elif url == CONFIG_TYPE and gateway is not None:
+                configs[url] = list(index.configs_for_waypoint(*gateway).values())
+        return {"proxy": proxy, "configs": configs}
+
     def _clusterz(self) -> Any:
         return [{"id": self._settings.cluster_id, "secretName": "", "syncStatus": "synced"}]
 
@@ -188,9 +261,9 @@ def _short(stream: Stream) -> dict[str, Any]:
     }
 
 
-def _moment(unix: float | None) -> str:
-    """RFC 3339; empty for never."""
-    return datetime.fromtimestamp(unix, UTC).isoformat() if unix else ""
+def _moment(unix: float | None) -> str | None:
+    """RFC 3339; None for never."""
+    return datetime.fromtimestamp(unix, UTC).isoformat() if unix else None
 
 
 def _json(value: Any) -> bytes:

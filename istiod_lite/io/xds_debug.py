@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -14,11 +13,11 @@ from envoy.service.status.v3 import csds_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from istiod_lite.core.issue import Caller
+from istiod_lite.io.metrics import VERSION
 from istiod_lite.io.xds_clients import Stream
 
 DEBUG_TYPE: Final = "istio.io/debug"
 SYNC_TYPE: Final = "istio.io/debug/syncz"
-VERSION: Final = "ambient-mesh"
 _LOCAL: Final = ("ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]", "unix:")
 
 
@@ -32,11 +31,11 @@ def is_operator(caller: Caller | None, peer: str, system_namespace: str) -> bool
 
 
 def answer(
-    request: Any, streams: Iterable[Stream], page: Callable[[str], bytes | None]
+    request: Any, streams: Iterable[Stream], page: Callable[[str], bytes | None], replica: str
 ) -> Any | None:
     """The DiscoveryResponse for a DiscoveryRequest; None for types that are no status."""
     if request.type_url == SYNC_TYPE:
-        return _response(request.type_url, [_packed(_client(one)) for one in streams])
+        return _response(request.type_url, [_packed(_client(one)) for one in streams], replica)
     if request.type_url != DEBUG_TYPE and not request.type_url.startswith(f"{DEBUG_TYPE}/"):
         return None
     names = list(request.resource_names) or [request.type_url.removeprefix(f"{DEBUG_TYPE}/")]
@@ -46,13 +45,13 @@ def answer(
         if body is None:
             body = msgspec.json.encode({"error": f"there is no status page {name[:100]!r}"})
         bodies.append(AnyMessage(type_url=request.type_url, value=body))
-    return _response(request.type_url, bodies)
+    return _response(request.type_url, bodies, replica)
 
 
-def _response(type_url: str, resources: list[Any]) -> Any:
+def _response(type_url: str, resources: list[Any], replica: str) -> Any:
     identity = {
         "Component": "istiod",
-        "ID": socket.gethostname(),
+        "ID": replica,
         "Info": {"version": VERSION, "revision": "", "golang_version": "", "status": "Clean"},
     }
     return pb.DiscoveryResponse(
@@ -73,7 +72,10 @@ def _packed(message: Any) -> Any:
 def _client(stream: Stream) -> Any:
     """One row of ``istioctl proxy-status``."""
     node = base_pb2.Node(id=stream.node.name, cluster=stream.node.cluster_id)
-    node.metadata.update({"CLUSTER_ID": stream.node.cluster_id or "Kubernetes"})
+    known = {"CLUSTER_ID": stream.node.cluster_id or "Kubernetes"}
+    if stream.node.version:
+        known["ISTIO_VERSION"] = stream.node.version
+    node.metadata.update(known)
     configs = []
     for url, state in dict(stream.state.types).items():
         one = csds_pb2.ClientConfig.GenericXdsConfig(

@@ -48,6 +48,8 @@ class XdsRules(NamedTuple):
     debug: Callable[[str], bytes | None]
     cluster_id: str
     system_namespace: str
+    replica: str = ""
+    """Our pod's name, for status."""
 
 
 class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -65,6 +67,11 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         self._snapshot = snapshot
         for stream in self.clients.streams:
             stream.mailbox.put_delta(delta, since)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is served now."""
+        return self._snapshot
 
     @property
     def streams(self) -> list[Stream]:
@@ -249,6 +256,7 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
     def _debug(self, requests: Iterator[Any], call: Call) -> Iterator[Any]:
         context = call.context
         call.shown = False
+        sent = ""
         for number, request in enumerate(requests):
             if number == 0:
                 caller = self._caller(context)
@@ -258,12 +266,16 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
                     context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
                 if self.clients.identify(call, _client_of(caller, call.peer), node) is None:
                     context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
-            if request.response_nonce or request.type_url == HEALTH_TYPE:
-                continue  # an acknowledgement
-            answer = xds_debug.answer(request, self.clients.streams, self._rules.debug)
+            # istioctl makes up a nonce for its question; an acknowledgement has ours.
+            if request.type_url == HEALTH_TYPE or (sent and request.response_nonce == sent):
+                continue
+            rules = self._rules
+            answer = xds_debug.answer(request, self.clients.streams, rules.debug, rules.replica)
             if answer is None:
                 text = f"{request.type_url[:200]} is served by DeltaAggregatedResources only"
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+            assert answer is not None
+            sent = answer.nonce
             yield answer
 
 

@@ -246,14 +246,14 @@ class KubeClient:
         content_type: str = "application/json",
     ) -> httpx.Response:
         headers = await self.headers()
-        content = None
+        content = b""
         if body is not None:
             content = msgspec.json.encode(body)
-            headers["Content-Type"] = content_type
+            headers |= {"Content-Type": content_type, "Content-Length": str(len(content))}
+        request = self._http.build_request(method, path, params=params, headers=headers)
+        request.stream = _Body(content)
         try:
-            answer = await self._http.request(
-                method, path, content=content, params=params, headers=headers
-            )
+            answer = await self._http.send(request)
         except httpx.HTTPError as error:
             raise self.unreachable(error) from error
         if answer.is_error:
@@ -278,6 +278,33 @@ class KubeClient:
             f"the API server {self.server} does not answer: {str(error) or type(error).__name__}",
             hint=f"is it running, and is its address right in {self._credentials.origin}?",
         )
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body in one piece.
+
+    httpx's own is an async generator, which is left to the garbage collector, with a warning, when
+    a call is cancelled while it is being sent.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._pieces = [data] if data else []
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Pieces(self._pieces)
+
+
+class _Pieces:
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._left = iter(pieces)
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._left:
+            return piece
+        raise StopAsyncIteration
 
 
 def _typed(res: Resource) -> KubeObject:

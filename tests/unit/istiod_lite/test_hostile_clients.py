@@ -243,6 +243,7 @@ async def test_status_as_istioctl_asks_for_it(plane):
         channel = grpc.insecure_channel(f"127.0.0.1:{port(plane)}")
         stub = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel)
         request = pb.DiscoveryRequest(node=NODE, type_url=type_url, resource_names=names)
+        request.response_nonce = "2026-01-01"  # istioctl makes one up
         requests = queue.SimpleQueue()
         requests.put(request)
         call = stub.StreamAggregatedResources(iter(requests.get, None))

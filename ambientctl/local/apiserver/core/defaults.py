@@ -244,8 +244,5 @@ _BY_KIND: Final[dict[tuple[str, str], Callable[[Object], None]]] = {
     ("apps", "DaemonSet"): _daemon_set,
     ("discovery.k8s.io", "EndpointSlice"): _endpoint_slice,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _crd,
-    (
-        "admissionregistration.k8s.io",
-        "ValidatingWebhookConfiguration",
-    ): _validating_webhooks,
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): _validating_webhooks,
 }

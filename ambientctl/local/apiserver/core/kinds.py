@@ -186,6 +186,15 @@ BUILTIN: tuple[Kind, ...] = (
     _kind(_RBAC, "v1", "RoleBinding", "rolebindings"),
     _kind(_RBAC, "v1", "ClusterRole", "clusterroles", namespaced=False),
     _kind(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+    # Clients look for them; there are none, see validation.py.
+    _kind(
+        "admissionregistration.k8s.io",
+        "v1",
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        categories=("api-extensions",),
+        namespaced=False,
+    ),
     _kind(
         "admissionregistration.k8s.io",
         "v1",

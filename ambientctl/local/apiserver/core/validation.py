@@ -372,6 +372,13 @@ def _webhook_client(client: Object, where: str) -> Iterator[Cause]:
                 yield required(f"{where}.service.{field}")
 
 
+def _mutating_webhooks(obj: Object) -> Iterator[Cause]:
+    if obj.get("webhooks"):
+        # Rather refused than stored and never asked.
+        message = "Forbidden: the local API server asks no mutating webhooks"
+        yield Cause("FieldValueForbidden", message, "webhooks")
+
+
 Check = Callable[[Object], Iterator[Cause]]
 Change = Callable[[Object, Object], Iterator[Cause]]
 
@@ -383,10 +390,8 @@ _BY_KIND: Final[dict[tuple[str, str], Check]] = {
     ("apps", "DaemonSet"): _workload,
     ("discovery.k8s.io", "EndpointSlice"): _endpoint_slice,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _crd,
-    (
-        "admissionregistration.k8s.io",
-        "ValidatingWebhookConfiguration",
-    ): _validating_webhooks,
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): _mutating_webhooks,
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): _validating_webhooks,
 }
 _CHANGES: Final[dict[tuple[str, str], Change]] = {
     ("", "Pod"): _pod_change,
