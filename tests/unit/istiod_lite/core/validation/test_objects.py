@@ -432,5 +432,7 @@ def test_no_object_makes_it_fail(kind, spec, labels):
 
 def test_the_samples_are_right():
     for path in Path("manifests").rglob("*.yaml"):
+        if "templates" in path.parts:
+            continue  # Helm's: text until it is rendered
         for document in yaml.safe_load_all(path.read_text()):
             assert check(document).problems == [], path
