@@ -8,18 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
-from envoy.service.discovery.v3 import ads_pb2_grpc
+from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from ambient.api.address import HostPort
 from ambient.api.errors import MeshError
 from istiod_lite.io.ca_server import CaService
 from istiod_lite.io.serving import Keypair, ServingCertificate
+from istiod_lite.io.unreadable import readable
 from istiod_lite.io.xds_server import XdsService
 from istiod_lite.settings import Settings
 
+DISCOVERY_SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 MAX_RECEIVE_BYTES: Final = 4 << 20
 """Istio: ISTIO_GPRC_MAXRECVMSGSIZE."""
 STOP_GRACE_S: Final = 1.0
+STOP_LIMIT_S: Final = 5.0
+"""gRPC has been seen to wait for ever for calls that were over; nobody waits for it so long."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -67,7 +71,7 @@ class GrpcServer:
         # A stream holds one of these threads; the rest is for certificates.
         self._pool = ThreadPoolExecutor(settings.max_streams + 32, "grpc")
         self._server = grpc.server(self._pool, options=_OPTIONS)
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(xds, self._server)
+        self._server.add_generic_rpc_handlers((_discovery(xds),))
         ca.add_to(self._server)
         host = settings.bind_address
         credentials = GrpcCertificate(serving).credentials()
@@ -90,8 +94,36 @@ class GrpcServer:
 
     def stop(self) -> None:
         """End; waits for the threads, so call it from one of its own."""
-        self._server.stop(STOP_GRACE_S).wait()
-        self._pool.shutdown(wait=True)
+        ended = self._server.stop(STOP_GRACE_S).wait(STOP_LIMIT_S)
+        self._pool.shutdown(wait=ended)
+
+
+def _discovery(xds: XdsService) -> grpc.GenericRpcHandler[Any, Any]:
+    """The service as its generated code would add it, but what cannot be read reaches the servicer:
+    gRPC ends such a call without saying whose it was, and may then never finish it.
+    """
+    handlers = {
+        name: grpc.stream_stream_rpc_method_handler(
+            method,
+            request_deserializer=readable(message),
+            response_serializer=answer.SerializeToString,
+        )
+        for name, method, message, answer in (
+            (
+                "StreamAggregatedResources",
+                xds.StreamAggregatedResources,
+                pb.DiscoveryRequest,
+                pb.DiscoveryResponse,
+            ),
+            (
+                "DeltaAggregatedResources",
+                xds.DeltaAggregatedResources,
+                pb.DeltaDiscoveryRequest,
+                pb.DeltaDiscoveryResponse,
+            ),
+        )
+    }
+    return grpc.method_handlers_generic_handler(DISCOVERY_SERVICE, handlers)
 
 
 def _bind(add: Callable[[str], int], at: HostPort, setting: str) -> int:

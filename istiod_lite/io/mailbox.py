@@ -35,6 +35,7 @@ class Mailbox:
         self._push: Push | None = None
         self._closed = False
         self._finishing = False
+        self._failure: Exception | None = None
 
     def put_request(self, request: Request) -> None:
         """From the thread that reads the stream; waits while too many wait. Raises Closed."""
@@ -58,7 +59,7 @@ class Mailbox:
             self._condition.notify_all()
 
     def take(self) -> Request | Push:
-        """For the stream's own thread; waits. Raises Closed."""
+        """For the stream's own thread; waits. Raises Closed, or what ``fail`` was given."""
         with self._condition:
             self._condition.wait_for(
                 lambda: self._closed or self._finishing or self._requests or self._push
@@ -70,7 +71,7 @@ class Mailbox:
                 self._condition.notify_all()
                 return request
             if self._push is None:
-                raise Closed
+                raise self._failure or Closed()
             push, self._push = self._push, None
             return push
 
@@ -79,6 +80,12 @@ class Mailbox:
         with self._condition:
             self._finishing = True
             self._condition.notify_all()
+
+    def fail(self, failure: Exception) -> None:
+        """As ``finish``, with a reason."""
+        with self._condition:
+            self._failure = failure
+        self.finish()
 
     def close(self) -> None:
         """From any thread, more than once if need be."""

@@ -27,6 +27,7 @@ from istiod_lite.core.snapshot import AddressSource, Delta, MapSource, Snapshot,
 from istiod_lite.io import xds_debug
 from istiod_lite.io.mailbox import Closed, Mailbox, Push
 from istiod_lite.io.metrics import SHORT_TYPES, Metrics, short_type
+from istiod_lite.io.unreadable import UnreadableError, checked
 from istiod_lite.io.xds_clients import Call, Clients, Node, Stream
 
 PUSH_ORDER: Final = (ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE)
@@ -96,7 +97,9 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         if not self.clients.enter(call):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
         try:
-            yield from self._serve(request_iterator, call)
+            yield from self._serve(checked(request_iterator), call)
+        except UnreadableError as error:
+            self._end_unreadable(call, error)
         finally:
             self.clients.leave(call)
 
@@ -108,9 +111,15 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         if not self.clients.enter(call):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
         try:
-            yield from self._debug(request_iterator, call)
+            yield from self._debug(checked(request_iterator), call)
+        except UnreadableError as error:
+            self._end_unreadable(call, error)
         finally:
             self.clients.leave(call)
+
+    def _end_unreadable(self, call: Call, error: UnreadableError) -> None:
+        self.clients.limited(call.peer, "unreadable", str(error))
+        call.context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     def _serve(self, requests: Iterator[Any], call: Call) -> Iterator[Any]:
         first = next(requests, None)
@@ -135,7 +144,7 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except Closed:
             return
-        except GeneratorExit:
+        except (GeneratorExit, UnreadableError):
             raise
         except Exception:
             self._metrics.internal_errors.inc()
@@ -294,6 +303,8 @@ def _read(first: Any, rest: Iterator[Any], mailbox: Mailbox) -> None:
             mailbox.put_request(_request(message))
     except (Closed, grpc.RpcError):
         pass
+    except UnreadableError as error:
+        mailbox.fail(error)
     except Exception as error:  # noqa: BLE001 - grpcio raises a bare Exception when a call ends
         log.debug(Event.XDS_STREAM_CLOSED, reason=str(error))
     finally:
