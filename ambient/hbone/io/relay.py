@@ -37,8 +37,6 @@ own epoll spares the way through trio, which costs more than moving a small mess
 finest step of epoll, and the most by which a task's turn is late."""
 _CALM_S: Final = 0.05
 """The relay does not linger until tasks have left it alone for this long."""
-_LOADED: Final = 1.5
-"""Events in an average batch from which on lingering does not pay."""
 
 Handler = Callable[[int], None]
 
@@ -98,33 +96,27 @@ class Relay:
         self._owned.discard(item)
 
     async def _turns(self) -> None:
-        """One turn after the other; see ``_LINGER_S`` for when trio gets its own.
-
-        Large batches mean load: then trio's turn in between costs little, and the events that come
-        up meanwhile make the next batch, and so the next TLS records, larger still.
-        """
+        """One turn after the other; see ``_LINGER_S`` for when trio gets its own."""
         poll = self._epoll.poll
         epoll_fd = self._epoll.fileno()
         monotonic = time.monotonic
         trios_turn_s = monotonic()
-        load = 1.0  # events in a batch, a moving average
         while True:
             now_s = monotonic()
-            linger = load < _LOADED and now_s - self._tasks_active_s > _CALM_S
+            calm = now_s - self._tasks_active_s > _CALM_S
+            linger = calm and now_s - trios_turn_s < _LINGER_S
             events = poll(_LINGER_S if linger else 0, _BATCH)
             if not events:
                 await trio.lowlevel.wait_readable(epoll_fd)
                 trios_turn_s = monotonic()
                 continue
-            load += (len(events) - load) / 16
             self._turn(events)
-            if load >= _LOADED:
-                await trio.lowlevel.checkpoint()
-            elif not linger or now_s - trios_turn_s > _LINGER_S:
-                # There is rarely a next event already: waiting at once spares an empty poll.
-                await trio.lowlevel.wait_readable(epoll_fd)
-            else:
+            if linger:
                 continue
+            if len(events) > 1:
+                await trio.lowlevel.checkpoint()
+            else:  # there is rarely a next one already: waiting at once spares an empty poll
+                await trio.lowlevel.wait_readable(epoll_fd)
             trios_turn_s = now_s
 
     def _turn(self, events: list[tuple[int, int]]) -> None:
