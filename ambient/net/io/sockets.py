@@ -95,8 +95,12 @@ def set_mark(sock: socket.socket, mark: int | None) -> None:
 
 
 def tune(sock: socket.socket, keep_alive: KeepAlive | None) -> None:
-    """TCP_NODELAY, and keepalive where asked for."""
+    """TCP_NODELAY, keepalive where asked for, and urgent data in its place in the stream.
+
+    HBONE carries no urgency, and without SO_OOBINLINE (RFC 6093 section 6) the byte would be lost.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if keep_alive is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, keep_alive.idle_s)
