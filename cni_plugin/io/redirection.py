@@ -74,7 +74,7 @@ class Redirection:
                     self._maps = PodMaps(programs.maps, programs.folder)
                 self._bpf = BpfRedirect(programs, self._maps)
             except (MeshError, OSError) as error:
-                refused = error if isinstance(error, MeshError) else MeshError(str(error))
+                refused = error if isinstance(error, MeshError) else MeshError(str(error.strerror))
                 self._unavailable = refused
                 log.warning(Event.BPF_UNAVAILABLE, error=str(refused), hint=refused.hint)
                 return None
@@ -90,17 +90,23 @@ class Redirection:
         return choose(capture, str(missing or ""), missing.hint if missing else "")
 
     def admit(self, netns: Netns, capture: Capture) -> None:
-        """Before the tunnel listens in the pod: so that eBPF can be told where. Raises OSError."""
+        """Before the tunnel listens in the pod: so that eBPF can be told where.
+
+        Where that fails, ``enrol`` will say why.
+        """
         if self.choice(capture).backend is Backend.EBPF or self._bpf is not None:
             assert self._bpf is not None  # or else the choice was another
-            self._bpf.admit(netns)
+            with suppress(OSError):
+                self._bpf.admit(netns)
 
     def lacks_listener(self, netns: Netns, capture: Capture) -> bool:
-        """Whether the tunnel has to be asked to name its listener. Raises OSError."""
+        """Whether the tunnel has to be asked to name its listener."""
         if self.choice(capture).backend is not Backend.EBPF:
             return False
         assert self._maps is not None  # of the backend that was chosen
-        return not self._maps.has_listener(netns_cookie(netns))
+        with suppress(OSError):
+            return not self._maps.has_listener(netns_cookie(netns))
+        return False
 
     def enrol(self, netns: Netns, capture: Capture, addresses: Iterable[IPAddress]) -> Choice:
         """Redirect new connections; the tunnel listens already. Repeating it mends.
@@ -110,16 +116,18 @@ class Redirection:
         chosen = self.choice(capture)
         self._waiting.pop(netns.key, None)
         if chosen.backend is Backend.EBPF:
+            assert self._bpf is not None  # or else the choice was another
             try:
-                self.admit(netns, capture)
+                self._bpf.admit(netns)
                 if self.lacks_listener(netns, capture):
                     self._waiting[netns.key] = netns
                     raise MeshError(NO_LISTENER, hint="eBPF begins when it is started again")
                 self._enrol_bpf(netns, capture.options, addresses)
                 return chosen
-            except (MeshError, OSError) as error:
-                hint = error.hint if isinstance(error, MeshError) else ""
-                chosen = Choice(Backend.NFTABLES, str(error), hint)
+            except MeshError as error:
+                chosen = Choice(Backend.NFTABLES, str(error), error.hint)
+            except OSError as error:
+                chosen = Choice(Backend.NFTABLES, error.strerror or str(error))
         nft.apply(netns, rules.enrolled(capture.options))
         self._held.pop(netns.key, None)
         if self._maps is not None:

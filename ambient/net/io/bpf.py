@@ -184,7 +184,12 @@ class Map(_Owned):
     def put(self, key: bytes, value: bytes, flags: int = ANY) -> None:
         """Set one element. Raises OSError."""
         buffer = ctypes.create_string_buffer(value, self.value_size)
-        self._element(Command.MAP_UPDATE, key, buffer, flags)
+        try:
+            self._element(Command.MAP_UPDATE, key, buffer, flags)
+        except OSError as error:
+            if error.errno not in (errno.E2BIG, errno.ENOSPC):  # hash tables, tries
+                raise
+            raise OSError(error.errno, f"a BPF map is full ({self.max_entries} entries)") from None
 
     def drop(self, key: bytes) -> bool:
         """Remove one element; whether it was there. Raises OSError."""
