@@ -8,7 +8,7 @@ from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
 from waypoint.core.local_reply import BAD_PATH, MISSING_HOST, NO_ROUTE, UPGRADE_REQUIRED
 from waypoint.core.message import Peer, Reply, Request, RequestHead
-from waypoint.core.path import normalise_target
+from waypoint.core.path import Normalization, normalise_target
 
 STRIPPED = ("x-forwarded-client-cert", "x-envoy-peer-metadata", "x-envoy-peer-metadata-id")
 """A client must not say these for itself, and an application must not see them."""
@@ -23,10 +23,15 @@ class Caller(NamedTuple):
     told_by: Identity | None = None
 
 
-def enter(head: RequestHead, caller: Caller, request_id: str) -> Request | Reply:
+def enter(
+    head: RequestHead,
+    caller: Caller,
+    request_id: str,
+    how: Normalization = Normalization.BASE,
+) -> Request | Reply:
     """The request, normalised; or the answer where it cannot be one.
 
-    ``request_id`` is used where the client sent none. The application learns the client's address
+    ``how`` paths are normalised; ``request_id`` is used where the client sent none. The application learns the client's address
     from x-forwarded-for, unless a gateway has said already where the request comes from.
     """
     if head.version == "1.0":
@@ -35,7 +40,7 @@ def enter(head: RequestHead, caller: Caller, request_id: str) -> Request | Reply
         return NO_ROUTE
     if not head.authority:
         return MISSING_HOST
-    target = normalise_target(head.target)
+    target = normalise_target(head.target, how)
     if target is None:
         return BAD_PATH
     headers = head.headers.copy()

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any, Final
 
 import msgspec
 
 from ambient.api.config import ConfigObject
 from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string, strings
+from waypoint.core.path import Normalization
 from waypoint.core.providers import ExtAuthz, LogSink, Prometheus, Provider, Tracer, read_provider
 
 KIND: Final = "MeshConfig"
-
-
-class Normalization(Enum):
-    """What is done to paths before anybody compares them."""
-
-    NONE = "NONE"
-    BASE = "BASE"
-    MERGE_SLASHES = "MERGE_SLASHES"
-    DECODE_AND_MERGE_SLASHES = "DECODE_AND_MERGE_SLASHES"
 
 
 class DefaultProviders(msgspec.Struct, frozen=True):

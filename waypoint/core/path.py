@@ -6,6 +6,7 @@ This is Istio's default (``BASE``): what policy compares is what the application
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -16,7 +17,16 @@ _PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,;=:@][A-Za-z0-9\-_~!$&'()*+,;=:
 """No segment starts with a dot, no escape, no backslash, no doubled slash: already normal."""
 
 
-def normalise_target(target: str) -> str | None:
+class Normalization(Enum):
+    """What is done to paths (``meshConfig.pathNormalization``)."""
+
+    NONE = "NONE"
+    BASE = "BASE"
+    MERGE_SLASHES = "MERGE_SLASHES"
+    DECODE_AND_MERGE_SLASHES = "DECODE_AND_MERGE_SLASHES"
+
+
+def normalise_target(target: str, how: Normalization = Normalization.BASE) -> str | None:
     """The request target with its path normalised; fragment dropped; query untouched.
 
     None where the path cannot be normalised: it leads above the root, has a broken escape, an
@@ -24,12 +34,22 @@ def normalise_target(target: str) -> str | None:
     """
     target = target.partition("#")[0]
     path, question, query = target.partition("?")
+    if how is Normalization.NONE:
+        return path + question + query if path.startswith("/") else None
     if not path or not _PLAIN.fullmatch(path):
+        if how is Normalization.DECODE_AND_MERGE_SLASHES:
+            path = _SLASHES.sub("/", path)
         normal = _normalise(path)
+        if normal is not None and how is not Normalization.BASE:
+            normal = _RUN.sub("/", normal)
         if normal is None:
             return None
         path = normal
     return path + question + query
+
+
+_SLASHES = re.compile(r"%(?:2[Ff]|5[Cc])")
+_RUN = re.compile("//+")
 
 
 def _normalise(path: str) -> str | None:

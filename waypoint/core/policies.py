@@ -7,16 +7,22 @@ from typing import Final, TypeVar
 
 from ambient.api.config import ConfigObject
 from ambient.api.service import NamespacedHostname, Service
-from waypoint.core import mesh_settings, request_authentication
+from waypoint.core import envoy_filter, mesh_settings, request_authentication
 from waypoint.core.authz import PolicySet, select
 from waypoint.core.authz_rules import Policy, compile_policy
+from waypoint.core.envoy_filter import Limits, RateLimits
 from waypoint.core.mesh_settings import MeshSettings, compile_mesh
 from waypoint.core.objects import Problem
 from waypoint.core.place import Place
 from waypoint.core.request_authentication import Authentication, KeySource, RequestAuthentication
 
-PolicyPart = Policy | RequestAuthentication | MeshSettings
-POLICY_KINDS: Final = ("AuthorizationPolicy", "RequestAuthentication", mesh_settings.KIND)
+PolicyPart = Policy | RequestAuthentication | RateLimits | MeshSettings
+POLICY_KINDS: Final = (
+    "AuthorizationPolicy",
+    "RequestAuthentication",
+    "EnvoyFilter",
+    mesh_settings.KIND,
+)
 T = TypeVar("T")
 
 
@@ -25,6 +31,8 @@ def compile_part(config: ConfigObject, place: Place) -> tuple[PolicyPart, list[P
     match config.kind:
         case "RequestAuthentication":
             return request_authentication.compile_authentication(config, place)
+        case "EnvoyFilter":
+            return envoy_filter.compile_envoy_filter(config)
         case mesh_settings.KIND:
             return compile_mesh(config)
         case _:
@@ -40,6 +48,8 @@ class Policies:
         self._authorization = [one for one in found if isinstance(one, Policy)]
         self._tokens = [one for one in found if isinstance(one, RequestAuthentication)]
         self.mesh = next((one for one in found if isinstance(one, MeshSettings)), MeshSettings())
+        self._rates = [one for one in found if isinstance(one, RateLimits)]
+        self._limits: dict[NamespacedHostname | None, Limits] = {}
         self._sets: dict[NamespacedHostname | None, PolicySet] = {}
         self._authentications: dict[NamespacedHostname | None, Authentication] = {}
 
@@ -62,6 +72,14 @@ class Policies:
             self._authentications,
             service,
             lambda: request_authentication.select(self._tokens, service, self._place),
+        )
+
+    def limits(self, service: Service | None) -> Limits:
+        """How often it may be called."""
+        return _cached(
+            self._limits,
+            service,
+            lambda: envoy_filter.select(self._rates, service, self._place),
         )
 
 

@@ -9,6 +9,7 @@ import trio
 
 from waypoint.core.dispatch import Destination
 from waypoint.core.entry import Caller, enter
+from waypoint.core.envoy_filter import Limits
 from waypoint.core.fault import DELAY_FLAG
 from waypoint.core.filters import HeaderEdits, HeaderFilter, Pairs
 from waypoint.core.grpc import is_grpc, trailers_only
@@ -97,10 +98,14 @@ class Exchange:
         )
         if reply is not None:
             return reply
+        limits = program.guards.limits(self._to.service)
+        seen = replace(request, headers=request.headers.copy()) if limits else request
         decided = self._plan(program, request, added)
         if decided.delay_s:
             self._record.add_flag(DELAY_FLAG)
             await trio.sleep(decided.delay_s)
+        if limits:
+            decided = await self._limit(limits, seen, request, decided)
         if decided.upstream is None:
             assert decided.reply is not None
             return decided.reply
@@ -109,8 +114,9 @@ class Exchange:
 
     def _enter(self) -> Request | Reply:
         service = self._service
+        how = service.program.guards.mesh.normalization
         caller = Caller(self._peer, self._to.address, service.told_by)
-        request = enter(self._client.head, caller, service.request_id())
+        request = enter(self._client.head, caller, service.request_id(), how)
         if isinstance(request, Request):
             self._record.request_id = request.headers.first("x-request-id") or ""
             request.at_s = time.time()
@@ -121,6 +127,26 @@ class Exchange:
         decided = plan(request, program, service.directory, self._to, service.draw, service.own)
         if added:  # an authorizer's, for the response
             more = HeaderFilter(response=HeaderEdits(add=added))
+            decided = replace(decided, filters=(*decided.filters, more))
+        self._record.decided = decided
+        return decided
+
+    async def _limit(self, limits: Limits, seen: Request, request: Request, decided: Plan) -> Plan:
+        """Rates are limited where the router would take over; ``seen`` is the request before
+        its route edited it."""
+        if not decided.verdict.allowed or (decided.reply is not None and decided.reply.flag != "-"):
+            return decided
+        route = decided.route.name if decided.route is not None else ""
+        cluster = decided.upstream.cluster if decided.upstream is not None else ""
+        found = await self._service.limiter.admit(
+            limits, self._to.address.port, route, cluster, seen
+        )
+        for name, value in found.request:
+            request.headers.set(name, value)
+        if found.reply is not None:
+            decided = replace(decided, reply=found.reply, upstream=None)
+        elif found.response:
+            more = HeaderFilter(response=HeaderEdits(put=found.response))
             decided = replace(decided, filters=(*decided.filters, more))
         self._record.decided = decided
         return decided

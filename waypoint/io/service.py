@@ -28,6 +28,7 @@ from waypoint.core.record import Record
 from waypoint.io.ext_authz import Authorizers
 from waypoint.io.key_store import KeySettings, KeyStore
 from waypoint.io.mesh_call import MeshCalls
+from waypoint.io.rate_limits import RateLimiter
 from waypoint.io.request_metrics import RequestMetrics
 from waypoint.io.safeguards import Safeguards
 from waypoint.io.upstream import Upstreams
@@ -61,6 +62,7 @@ class Service:
         self.network = network
         calls = MeshCalls(self)
         self.keys = KeyStore(calls, jwks or KeySettings())
+        self.limiter = RateLimiter(calls, draw)
         self.safeguards = Safeguards(Authorizers(calls, str(own.place.identity)), self.keys)
         self.told_by: Identity | None = None
         """Our identity where applications are told who their client is."""

@@ -136,6 +136,7 @@ class Event(StrEnum):
     # waypoint
     REQUEST_COMPLETE = "request complete"
     AUTHORIZER_FAILED = "authorizer.failed"
+    RATE_LIMITER_FAILED = "rate_limiter.failed"
     JWKS_FAILED = "jwks.failed"
     JWKS_FETCHED = "jwks.fetched"
     CONFIG_NOT_ENFORCED = "config.not_enforced"

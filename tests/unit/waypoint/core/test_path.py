@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypoint.core.path import normalise_target
+from waypoint.core.path import Normalization, normalise_target
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,19 @@ def test_normal_is_normal(tail):
         assert normalise_target(once) == once
         assert not {".", ".."} & set(once.split("/"))
         assert "\\" not in once
+
+
+@pytest.mark.parametrize(
+    ("how", "target", "normal"),
+    [
+        ("NONE", "/a//../%2f?x", "/a//../%2f?x"),
+        ("NONE", "a", None),
+        ("BASE", "/a//b%2fc", "/a//b%2Fc"),
+        ("MERGE_SLASHES", "/a//b///c%2f", "/a/b/c%2F"),
+        ("DECODE_AND_MERGE_SLASHES", "/a%2f%2Fb%5cc", "/a/b/c"),
+        ("DECODE_AND_MERGE_SLASHES", "/a%2f..%2fb", "/b"),
+        ("DECODE_AND_MERGE_SLASHES", "/..%2fb", None),
+    ],
+)
+def test_what_the_mesh_may_ask_for(how, target, normal):
+    assert normalise_target(target, Normalization(how)) == normal

@@ -1,0 +1,94 @@
+"""Requests too many, through a waypoint."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.service.ratelimit.v3 import rls_pb2
+
+from ambient.api.service import AppProtocol
+from tests.unit.waypoint.core.test_rate_limit import GLOBAL, TARGETS, http_filter, local, on_route
+from tests.unit.waypoint.io.rig import rig
+from tests.unit.waypoint.io.test_safeguards import AUTHZ_AT, authz_service, grpc_server, register
+from tests.unit.waypoint.sample import config, policy
+
+
+def rates(*patches):
+    return config("EnvoyFilter", "rates", {"targetRefs": TARGETS, "configPatches": list(patches)})
+
+
+async def test_a_local_limit_is_shared_by_all_connections():
+    async with rig() as made:
+        made.configure(rates(http_filter(local(2, enable_x_ratelimit_headers="DRAFT_VERSION_03"))))
+        answers = [await (await made.caller()).get() for _ in range(3)]
+    assert [one.status for one in answers] == [200, 200, 429]
+    assert [one.headers["x-ratelimit-remaining"] for one in answers] == ["1", "0", "0"]
+    assert answers[2].body == b"local_rate_limited"
+    assert answers[2].headers["x-envoy-ratelimited"] == "true"
+
+
+async def test_a_limit_that_is_not_enabled_limits_nothing():
+    async with rig() as made:
+        made.configure(rates(http_filter({**local(1), "filter_enabled": None})))
+        caller = await made.caller()
+        assert [(await caller.get()).status for _ in range(3)] == [200, 200, 200]
+
+
+async def test_what_policy_refuses_costs_no_token():
+    denied = policy([{"to": [{"operation": {"paths": ["/no"]}}]}], "DENY")
+    async with rig() as made:
+        made.configure(rates(http_filter(local(1))), denied)
+        caller = await made.caller()
+        assert [(await caller.get(path)).status for path in ("/no", "/no", "/", "/")] == [
+            403, 403, 200, 429,
+        ]  # fmt: skip
+
+
+def counting(most, seen, status=0):
+    """A rate limit service that lets ``most`` pass."""
+    left = most
+
+    def answer(path, raw):
+        nonlocal left
+        seen.append(rls_pb2.RateLimitRequest.FromString(raw))
+        left -= 1
+        made = rls_pb2.RateLimitResponse()
+        made.overall_code = 1 if left >= 0 else 2
+        made.response_headers_to_add.add(key="X-Counted", value=str(most - left))
+        return status, made.SerializeToString()
+
+    return grpc_server(answer, [])
+
+
+COUNTED = (
+    http_filter(GLOBAL | {"rate_limit_service": {"grpc_service": {"envoy_grpc": {
+        "cluster_name": "outbound|9000||authz.shop.svc.cluster.local"}}}, "timeout": "5s"},
+        "envoy.filters.http.ratelimit"),
+    on_route({"rate_limits": [{"actions": [
+        {"request_headers": {"header_name": "x-team", "descriptor_key": "team"}}]}]}),
+)  # fmt: skip
+
+
+async def test_a_service_counts_for_all_waypoints():
+    seen = []
+    async with rig() as made:
+        register(made, *authz_service(AppProtocol.GRPC))
+        await made.app(AUTHZ_AT, counting(1, seen), 9000)
+        made.configure(rates(*COUNTED))
+        caller = await made.caller()
+        first, second = [await caller.get(x_team="blue") for _ in range(2)]
+        assert (await caller.get()).status == 200  # no descriptor: nobody is asked
+    assert (first.status, first.headers["x-counted"]) == (200, "1")
+    assert (second.status, second.body, second.headers["x-counted"]) == (429, b"", "2")
+    entry = seen[0].descriptors[0].entries[0]
+    assert (seen[0].domain, entry.key, entry.value, len(seen)) == ("shop", "team", "blue", 2)
+
+
+@pytest.mark.parametrize(("deny", "status"), [(True, 500), (False, 200)])
+async def test_a_service_that_fails(deny, status):
+    patches = list(COUNTED)
+    filter_ = GLOBAL | {"failure_mode_deny": deny, "timeout": "1s"}
+    patches[0] = http_filter(filter_, "envoy.filters.http.ratelimit")
+    async with rig() as made:
+        made.configure(rates(*patches))
+        caller = await made.caller()
+        assert (await caller.get(x_team="blue")).status == status

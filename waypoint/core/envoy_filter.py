@@ -1,0 +1,196 @@
+"""EnvoyFilter, as far as waypoints follow it: local and global rate limits.
+
+The same patches that users write for Envoy: the filters themselves (HTTP_FILTER), and what routes
+(HTTP_ROUTE) and ports (VIRTUAL_HOST) say of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ambient.api.config import ConfigObject
+from ambient.api.service import Service
+from waypoint.core.attachment import TargetRef, holds_for, read_targets
+from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string
+from waypoint.core.place import Place
+from waypoint.core.rate_limit import Action, GlobalLimit, LocalLimit
+from waypoint.core.rate_limit_config import (
+    field_of,
+    read_global,
+    read_local,
+    read_rate_limits,
+)
+
+LOCAL: Final = "envoy.filters.http.local_ratelimit"
+GLOBAL: Final = "envoy.filters.http.ratelimit"
+_PORT: Final = re.compile(r"(?:inbound\|http\||inbound-vip\|)?(\d+)(?:\|.*)?")
+
+
+class Spot(msgspec.Struct, frozen=True):
+    """What a patch matches: a port, and a route by its name; empty for all."""
+
+    port: int = 0
+    route: str = ""
+
+    @property
+    def rank(self) -> int:
+        """What is matched more closely counts alone."""
+        return 2 if self.route else 1 if self.port else 0
+
+    def covers(self, port: int, route: str) -> bool:
+        """Does it match a request?"""
+        return self.port in (0, port) and self.route in ("", route)
+
+
+class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an EnvoyFilter concerns rates; ``actions`` are those for global limits."""
+
+    namespace: str
+    name: str
+    targets: tuple[TargetRef, ...]
+    local: tuple[tuple[Spot, LocalLimit], ...] = ()
+    counted: tuple[GlobalLimit, ...] = ()
+    actions: tuple[tuple[Spot, tuple[tuple[Action, ...], ...]], ...] = ()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The rate limits of one destination."""
+
+    found: tuple[RateLimits, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def local(self, port: int, route: str) -> list[LocalLimit]:
+        """Those of the route, else of the port, else of the filters."""
+        covering = [
+            (place.rank, limit)
+            for one in self.found
+            for place, limit in one.local
+            if place.covers(port, route)
+        ]
+        most = max((rank for rank, _ in covering), default=0)
+        return [limit for rank, limit in covering if rank == most]
+
+    def counted(self) -> Iterable[GlobalLimit]:
+        """Those that a service counts."""
+        return (limit for one in self.found for limit in one.counted)
+
+    def actions(self, port: int, route: str) -> tuple[tuple[Action, ...], ...]:
+        """What makes descriptors for the service that counts."""
+        return tuple(
+            action
+            for one in self.found
+            for place, actions in one.actions
+            if place.covers(port, route)
+            for action in actions
+        )
+
+
+def select(found: Iterable[RateLimits], service: Service | None, place: Place) -> Limits:
+    """The limits of a service, or of a pod's own address."""
+    return Limits(
+        tuple(
+            sorted(
+                (one for one in found if holds_for(one.targets, one.namespace, service, place)),
+                key=lambda one: (one.namespace, one.name),
+            )
+        )
+    )
+
+
+def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem]]:
+    """The limits, and the patches that have no effect. Raises UnusableError for bad targets."""
+    spec = mapping(config.object.get("spec"), "spec")
+    reader = _Patches(config.key)
+    for index, raw in enumerate(sequence(spec.get("configPatches"), "spec.configPatches")):
+        field = f"spec.configPatches[{index}]"
+        try:
+            if not reader.take(mapping(raw, field), field):
+                reader.problem(UnusableError(field, "waypoints understand rate limits only"))
+        except UnusableError as bad:
+            reader.problem(bad)
+    found = RateLimits(
+        namespace=config.namespace,
+        name=config.name,
+        targets=read_targets(spec),
+        local=tuple(reader.local),
+        counted=tuple(reader.counted),
+        actions=tuple(reader.actions),
+    )
+    return found, reader.problems
+
+
+class _Patches:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.local: list[tuple[Spot, LocalLimit]] = []
+        self.counted: list[GlobalLimit] = []
+        self.actions: list[tuple[Spot, tuple[tuple[Action, ...], ...]]] = []
+        self.problems: list[Problem] = []
+
+    def problem(self, bad: UnusableError) -> None:
+        self.problems.append(Problem(self._name, bad.field, bad.reason, "the patch has no effect"))
+
+    def take(self, patch: Json, field: str) -> bool:
+        """Whether the patch says anything of rates."""
+        value = mapping(mapping(patch.get("patch"), field).get("value"), f"{field}.patch.value")
+        kind = string(patch.get("applyTo"), f"{field}.applyTo")
+        where = f"{field}.patch.value"
+        match kind:
+            case "HTTP_FILTER":
+                return self._filter(value, where)
+            case "HTTP_ROUTE" | "VIRTUAL_HOST":
+                place = _place(mapping(patch.get("match"), f"{field}.match"), f"{field}.match")
+                return self._route(place, value, where)
+            case _:
+                return False
+
+    def _filter(self, value: Json, field: str) -> bool:
+        name = string(value.get("name"), f"{field}.name")
+        config = _unwrapped(field_of(value, "typed_config"), field)
+        if name == LOCAL:
+            self.local.append((Spot(), read_local(config, f"{self._name}:{field}", field)))
+        elif name == GLOBAL:
+            self.counted.append(read_global(config, field))
+        else:
+            return False
+        return True
+
+    def _route(self, place: Spot, value: Json, field: str) -> bool:
+        per_filter = mapping(field_of(value, "typed_per_filter_config"), field)
+        taken = False
+        if LOCAL in per_filter:
+            config = _unwrapped(per_filter[LOCAL], field)
+            self.local.append((place, read_local(config, f"{self._name}:{field}", field)))
+            taken = True
+        route = mapping(value.get("route"), f"{field}.route")
+        raw = field_of(route, "rate_limits") or field_of(value, "rate_limits")
+        if raw is not None:
+            self.actions.append((place, read_rate_limits(raw, f"{field}.rate_limits")))
+            taken = True
+        return taken
+
+
+def _unwrapped(raw: Any, field: str) -> Json:
+    """A message, also one that is wrapped as a TypedStruct."""
+    config = mapping(raw, f"{field}.typed_config")
+    wrapped = config.get("value")
+    if "TypedStruct" in str(config.get("@type")) and isinstance(wrapped, Mapping):
+        return wrapped
+    return config
+
+
+def _place(match: Json, field: str) -> Spot:
+    route_config = mapping(match.get("routeConfiguration"), f"{field}.routeConfiguration")
+    host = mapping(route_config.get("vhost"), f"{field}.routeConfiguration.vhost")
+    route = mapping(host.get("route"), f"{field}.routeConfiguration.vhost.route")
+    named = string(host.get("name"), field) or string(route_config.get("name"), field)
+    port = _PORT.fullmatch(named) if named else None
+    given = route_config.get("portNumber")
+    number = int(port[1]) if port is not None else given if isinstance(given, int) else 0
+    return Spot(number, string(route.get("name"), field))

@@ -1,0 +1,68 @@
+"""Envoy's ``envoy.service.ratelimit.v3`` messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
+from envoy.service.ratelimit.v3 import rls_pb2
+from google.protobuf.message import DecodeError
+
+from waypoint.core.message import Headers, Reply
+from waypoint.core.rate_limit import LIMITED, Descriptor, GlobalLimit
+
+METHOD: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+ERROR: Final = "rate_limiter_error"
+Pairs = tuple[tuple[str, str], ...]
+
+
+def question(limit: GlobalLimit, descriptors: Iterable[Descriptor]) -> bytes:
+    """May a request with these descriptors pass?"""
+    made = rls_pb2.RateLimitRequest(domain=limit.domain, hits_addend=1)
+    for descriptor in descriptors:
+        one = made.descriptors.add()
+        for key, value in descriptor:
+            one.entries.append(ratelimit_pb2.RateLimitDescriptor.Entry(key=key, value=value))
+    return bytes(made.SerializeToString())
+
+
+def answer(limit: GlobalLimit, raw: bytes) -> tuple[Reply | None, Pairs, Pairs]:
+    """The refusal, if it is one; fields for the response, and for the request upstream."""
+    try:
+        found = rls_pb2.RateLimitResponse.FromString(raw)
+    except DecodeError:
+        return failed(limit), (), ()
+    response = tuple((one.key.lower(), one.value) for one in found.response_headers_to_add)
+    if limit.tell:
+        response += _told(found)
+    upstream = tuple((one.key.lower(), one.value) for one in found.request_headers_to_add)
+    if found.overall_code != rls_pb2.RateLimitResponse.OVER_LIMIT:
+        return None, response, upstream
+    headers = Headers() if limit.silent else Headers([("x-envoy-ratelimited", "true")])
+    for name, value in response:
+        headers.set(name, value)
+    if limit.exhausted:
+        headers.add("grpc-status", "8")
+    body = found.raw_body.decode(errors="replace")
+    return Reply(limit.status, body, "RL", LIMITED, tuple(headers)), (), ()
+
+
+def _told(found: rls_pb2.RateLimitResponse) -> Pairs:
+    """Of the descriptor that has least left."""
+    known = [one for one in found.statuses if one.HasField("current_limit")]
+    if not known:
+        return ()
+    least = min(known, key=lambda one: one.limit_remaining)
+    return (
+        ("x-ratelimit-limit", str(least.current_limit.requests_per_unit)),
+        ("x-ratelimit-remaining", str(least.limit_remaining)),
+        ("x-ratelimit-reset", str(least.duration_until_reset.seconds)),
+    )
+
+
+def failed(limit: GlobalLimit) -> Reply | None:
+    """What no answer means."""
+    if not limit.deny_on_error:
+        return None
+    return Reply(limit.status_on_error, "", "RLSE", ERROR)
