@@ -35,6 +35,8 @@ from waypoint.core.stream_route import StreamRoute
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_service
 
+TELEMETRY: Final = "Telemetry"
+"""Compiled by ``waypoint.core.watches``: it has no part in a decision."""
 Part = VirtualServiceRoutes | HttpRouteRoutes | GatewayStreams | DestinationRule | PolicyPart
 KINDS: Final = (
     "VirtualService",
@@ -44,6 +46,7 @@ KINDS: Final = (
     "TLSRoute",
     "DestinationRule",
     *POLICY_KINDS,
+    TELEMETRY,
 )
 """The kinds of objects that a program is made of; others are ignored."""
 
@@ -236,6 +239,8 @@ def compile_object(config: ConfigObject, place: Place, find: Find) -> Compiled:
                 part, problems = compile_gateway_streams(config, place)
             case "DestinationRule":
                 part, problems = compile_destination_rule(config, place)
+            case kind if kind == TELEMETRY:
+                part, problems = None, []
             case _:
                 part, problems = compile_part(config, place)
     except UnusableError as bad:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ambient.api.address import parse_ip
 from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.telemetry.core.metric_names import TrafficLabels
 from waypoint.core.dispatch import Destination
 from waypoint.core.host import Target
-from waypoint.core.message import Peer, Reply
+from waypoint.core.message import Headers, Peer, Reply
 from waypoint.core.plan import Plan
 
 NO_FLAG = "-"
@@ -41,6 +45,17 @@ class Record:
     sent: int = 0
     duration_ms: float = 0.0
     upstream_ms: int | None = None
+    begun_s: float = 0.0
+    """Unix time."""
+    request_headers: Headers | None = None
+    response_headers: Headers | None = None
+    response_trailers: Headers | None = None
+    metadata: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    sni: str = ""
+    grpc_status: str = ""
+    request_messages: int = 0
+    response_messages: int = 0
+    trace_id: str = ""
     decided: Plan | None = None
     target: Target | None = None
 
@@ -54,6 +69,18 @@ class Record:
         if flag in ("", NO_FLAG):
             return
         self.flag = flag if self.flag == NO_FLAG else f"{self.flag},{flag}"
+
+    @property
+    def direct_address(self) -> str:
+        """The client's own address and port."""
+        return _address(self.peer)
+
+    @property
+    def remote_address(self) -> str:
+        """The client's address as x-forwarded-for says it; such an address has no port."""
+        said = self.forwarded_for.rpartition(",")[2].strip()
+        ip = parse_ip(said) if said else None
+        return self.direct_address if ip is None else _address(Peer(None, ip, 0))
 
     @property
     def service(self) -> Service | None:

@@ -45,6 +45,9 @@ REQUESTS: Final = "istio_requests"
 REQUEST_MILLISECONDS: Final = "istio_request_duration_milliseconds"
 REQUEST_BYTES: Final = "istio_request_bytes"
 RESPONSE_BYTES: Final = "istio_response_bytes"
+REQUEST_MESSAGES: Final = "istio_request_messages"
+RESPONSE_MESSAGES: Final = "istio_response_messages"
+"""Messages of gRPC calls."""
 
 DNS_BUCKETS: Final = (0.0005, 0.001, 0.01, 0.1, 1.0, 5.0)
 """Seconds."""

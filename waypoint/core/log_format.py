@@ -1,0 +1,283 @@
+"""Envoy's access log formats: text and labels with ``%OPERATORS%``, filled in from a record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from waypoint.core.grpc import GrpcStatus
+from waypoint.core.message import Headers
+from waypoint.core.objects import UnusableError
+from waypoint.core.record import Record
+
+DEFAULT_TEXT: Final = (
+    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" '
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "
+    '"%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% '
+    '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" '
+    '"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% '
+    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% "
+    "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+)
+"""Istio's default."""
+DEFAULT_LABELS: Final = {
+    "start_time": "%START_TIME%",
+    "route_name": "%ROUTE_NAME%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration": "%DURATION%",
+    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
+    "user_agent": "%REQ(USER-AGENT)%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+}
+LONG_FLAGS: Final = {
+    "UH": "NoHealthyUpstream", "UF": "UpstreamConnectionFailure", "UO": "UpstreamOverflow",
+    "UT": "UpstreamRequestTimeout", "UR": "UpstreamRemoteReset", "LR": "LocalReset",
+    "UC": "UpstreamConnectionTermination", "NR": "NoRouteFound", "DI": "DelayInjected",
+    "FI": "FaultInjected", "RL": "RateLimited", "UAEX": "UnauthorizedExternalService",
+    "RLSE": "RateLimitServiceError", "DC": "DownstreamConnectionTermination",
+    "URX": "UpstreamRetryLimitExceeded", "SI": "StreamIdleTimeout",
+    "DPE": "DownstreamProtocolError", "UPE": "UpstreamProtocolError", "NC": "NoClusterFound",
+}  # fmt: skip
+MAX_FORMAT: Final = 64 * 1024
+Value = str | int | None
+Read = Callable[[Record], Value]
+_OPERATOR: Final = re.compile(r"%(?:([A-Z0-9_]+)(?:\(([^)]*)\))?(?::(\d+))?)?%")
+
+
+def text_format(text: str, field: str) -> Callable[[Record], str]:
+    """A line for each record; what has no value reads ``-``. Raises UnusableError."""
+    parts = _parts(text, field)
+
+    def write(record: Record) -> str:
+        out = []
+        for part in parts:
+            value = part if isinstance(part, str) else part(record)
+            out.append("-" if value is None or value == "" else str(value))
+        return "".join(out)
+
+    return write
+
+
+def label_format(
+    labels: Mapping[str, Any], field: str, *, omit_empty: bool = False
+) -> Callable[[Record], dict[str, Any]]:
+    """An object for each record: numbers stay numbers, what has no value is null."""
+    fields = {name: _label(value, f"{field}[{name}]", omit_empty) for name, value in labels.items()}
+
+    def write(record: Record) -> dict[str, Any]:
+        found = {name: read(record) for name, read in fields.items()}
+        return {k: v for k, v in found.items() if v is not None} if omit_empty else found
+
+    return write
+
+
+def _label(value: Any, field: str, omit_empty: bool) -> Callable[[Record], Any]:
+    if isinstance(value, Mapping):
+        return label_format(value, field, omit_empty=omit_empty)
+    if isinstance(value, list):
+        items = [_label(one, field, omit_empty) for one in value]
+        return lambda record: [read(record) for read in items]
+    if not isinstance(value, str):
+        return lambda record: value
+    parts = _parts(value, field)
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        single = parts[0]
+        return lambda record: None if (found := single(record)) == "" else found
+    return text_format(value, field)
+
+
+def _parts(text: str, field: str) -> list[str | Read]:
+    if len(text) > MAX_FORMAT:
+        raise UnusableError(field, "the format is too long")
+    found: list[str | Read] = []
+    end = 0
+    for match in _OPERATOR.finditer(text):
+        if match.start() > end:
+            found.append(_literal(text[end : match.start()], field))
+        end = match.end()
+        if match[1] is None:
+            found.append("%")
+            continue
+        found.append(_operator(match[1], match[2] or "", match[3], field))
+    if end < len(text):
+        found.append(_literal(text[end:], field))
+    return found
+
+
+def _literal(text: str, field: str) -> str:
+    if "%" in text:
+        raise UnusableError(field, f"{text!r} has a % that belongs to no operator")
+    return text
+
+
+def _operator(name: str, argument: str, length: str | None, field: str) -> Read:
+    read = _of_argument(name, argument) or _PLAIN.get(name)
+    if read is None:
+        raise UnusableError(field, f"%{name}% is not supported")
+    if length is None:
+        return read
+    most, whole = int(length), read
+    return lambda record: value[:most] if isinstance(value := whole(record), str) else value
+
+
+def _of_argument(name: str, argument: str) -> Read | None:
+    match name:
+        case "REQ":
+            return _header(argument, request_field)
+        case "RESP":
+            return _header(argument, lambda record, field: _get(record.response_headers, field))
+        case "TRAILER":
+            return _header(argument, lambda record, field: _get(record.response_trailers, field))
+        case "START_TIME":
+            return lambda record: start_time(record.begun_s, argument)
+        case "DYNAMIC_METADATA":
+            path = argument.split(":")
+            return lambda record: _metadata(record, path)
+        case _:
+            return None
+
+
+def _header(argument: str, read: Callable[[Record, str], Value]) -> Read:
+    names = [name.lower() for name in argument.split("?")]
+
+    def find(record: Record) -> Value:
+        for name in names:
+            value = read(record, name)
+            if value not in (None, ""):
+                return value
+        return None
+
+    return find
+
+
+def _get(headers: Headers | None, name: str) -> str | None:
+    return headers.get(name) if headers is not None else None
+
+
+def request_field(record: Record, name: str) -> str | None:
+    """A header of the request, or a pseudo-header."""
+    match name:
+        case ":method":
+            return record.method
+        case ":path":
+            return record.path
+        case ":authority" | "host":
+            return record.authority
+        case ":scheme":
+            return "http" if record.method else None
+        case "x-request-id":
+            return record.request_id
+        case _:
+            return _get(record.request_headers, name)
+
+
+def _metadata(record: Record, path: list[str]) -> Value:
+    found: Any = record.metadata.get(path[0], {})
+    for name in path[1:]:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str | int) else None if found is None else str(found)
+
+
+def start_time(at_s: float, form: str) -> str:
+    """When a request began; Envoy's default form unless ``form`` is one of strftime."""
+    at = datetime.fromtimestamp(at_s, UTC)
+    if not form:
+        return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+    text = re.sub(r"%([1-9]?)f", lambda m: f"{at.microsecond:06d}"[: int(m[1] or 6)], form)
+    return at.strftime(text.replace("%s", str(int(at_s))))
+
+
+def grpc_number(record: Record) -> int | None:
+    """The gRPC status of the response, if it has one."""
+    return int(record.grpc_status) if record.grpc_status.isdigit() else None
+
+
+def _grpc_name(record: Record) -> Value:
+    number = grpc_number(record)
+    if number is None:
+        return None
+    try:
+        return GrpcStatus(number).name.title().replace("_", "")
+    except ValueError:
+        return str(number)
+
+
+def _without_port(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
+
+
+def _cluster(record: Record) -> Value:
+    decided = record.decided
+    return decided.upstream.cluster if decided is not None and decided.upstream else None
+
+
+def _upstream_host(record: Record) -> Value:
+    if record.target is None:
+        return None
+    prefix = "envoy://connect_originate/" if record.target.hbone else ""
+    return f"{prefix}{record.target.address}"
+
+
+def _route(record: Record) -> Value:
+    route = record.decided.route if record.decided is not None else None
+    return route.name if route is not None else None
+
+
+def _flags_long(record: Record) -> Value:
+    return ",".join(LONG_FLAGS.get(flag, flag) for flag in record.flag.split(","))
+
+
+_PLAIN: Final[Mapping[str, Read]] = {
+    "PROTOCOL": lambda record: record.protocol if record.method else None,
+    "RESPONSE_CODE": lambda record: record.status,
+    "RESPONSE_FLAGS": lambda record: record.flag,
+    "RESPONSE_FLAGS_LONG": _flags_long,
+    "RESPONSE_CODE_DETAILS": lambda record: record.details,
+    "CONNECTION_TERMINATION_DETAILS": lambda record: (
+        record.details if not record.method and record.details.startswith("rbac") else None
+    ),
+    "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: record.cause,
+    "BYTES_RECEIVED": lambda record: record.received,
+    "BYTES_SENT": lambda record: record.sent,
+    "DURATION": lambda record: round(record.duration_ms),
+    "RESPONSE_DURATION": lambda record: record.upstream_ms,
+    "UPSTREAM_HOST": _upstream_host,
+    "UPSTREAM_REMOTE_ADDRESS": _upstream_host,
+    "UPSTREAM_CLUSTER": _cluster,
+    "UPSTREAM_CLUSTER_RAW": _cluster,
+    "UPSTREAM_LOCAL_ADDRESS": lambda record: (
+        "envoy://internal_client_address/" if record.target and record.target.hbone else None
+    ),
+    "DOWNSTREAM_LOCAL_ADDRESS": lambda record: str(record.to.address),
+    "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": lambda record: record.to.address.host,
+    "DOWNSTREAM_LOCAL_PORT": lambda record: record.to.address.port,
+    "DOWNSTREAM_REMOTE_ADDRESS": lambda record: record.remote_address,
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _without_port(record.remote_address),
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": lambda record: record.direct_address,
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: str(record.peer.ip),
+    "DOWNSTREAM_PEER_URI_SAN": lambda record: str(record.peer.identity or ""),
+    "REQUESTED_SERVER_NAME": lambda record: record.sni,
+    "ROUTE_NAME": _route,
+    "GRPC_STATUS": _grpc_name,
+    "GRPC_STATUS_NUMBER": grpc_number,
+    "TRACE_ID": lambda record: record.trace_id,
+}
