@@ -31,8 +31,9 @@ def enter(
 ) -> Request | Reply:
     """The request, normalised; or the answer where it cannot be one.
 
-    ``how`` paths are normalised; ``request_id`` is used where the client sent none. The application learns the client's address
-    from x-forwarded-for, unless a gateway has said already where the request comes from.
+    ``how`` paths are normalised; ``request_id`` is used where the client sent none. The
+    application learns the client's address from x-forwarded-for, unless a gateway has said already
+    where the request comes from.
     """
     if head.version == "1.0":
         return UPGRADE_REQUIRED
