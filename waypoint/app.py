@@ -6,6 +6,7 @@ nobody could be served, and a client that is refused goes to another replica.
 
 from __future__ import annotations
 
+import gc
 import resource
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from ambient.api.address import IPAddress, NetworkAddress, parse_ip
 from ambient.api.config import ConfigObject
 from ambient.api.errors import MeshError, SettingsError
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.cli.memory import settle_memory
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
@@ -47,6 +49,9 @@ HBONE: Final = "hbone"
 FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 15.0
 GOODBYE_S: Final = 1.0
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+"""A request leaves some dozens of objects, hardly any in cycles: looking for those every 700 costs
+more than it finds."""
 
 log = get_logger("waypoint")
 
@@ -162,6 +167,8 @@ class Waypoint:
         sock = bind("", self._settings.hbone_port, share=self._channel is not None)
         log.info(Event.WAYPOINT_LISTENING, port=sock.getsockname()[1])
         self._readiness.done(HBONE)
+        settle_memory()
+        gc.set_threshold(*GC_THRESHOLDS)
         await self._listener.run(sock, connections)
 
     async def _first_certificate(self) -> None:

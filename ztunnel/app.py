@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
 from ambient.api.type_urls import AUTHORIZATION_TYPE
+from ambient.cli.memory import settle_memory
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.relay import Relay
 from ambient.net.core.wire import Add
@@ -35,7 +36,7 @@ from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.node import IdentityUse, Node
 from ztunnel.io.pod import Pod
 from ztunnel.io.pods import Pods
-from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit, settle_memory
+from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit
 from ztunnel.io.zds import follow_agent, follow_supervisor
 from ztunnel.settings import Settings
 

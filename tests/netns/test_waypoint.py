@@ -151,18 +151,18 @@ async def _story(control: FakeControlPlane, mesh: Rig) -> None:
     assert "istio_request_duration_milliseconds_bucket{" in text
     assert 'destination_principal="spiffe://cluster.local/ns/shop/sa/reviews"' in text
 
-    control.xds.put(policy([{"from": [{"source": {"requestPrincipals": ["*"]}}]}], name="jwt"))
+    control.xds.put(policy([{"when": [{"key": "experimental.x", "values": ["1"]}]}], name="odd"))
     while (await caller.get()).status != 403:
         await trio.sleep(0.02)
     _, dump = await http_get(15000, "/config_dump")
     dump = json.loads(dump)
     reviews = next(s for s in dump["services"] if s["service"].startswith("shop/reviews"))
     assert reviews["deny"] == ["shop/no-delete"]
-    assert reviews["allow"] == ["shop/jwt"]
+    assert reviews["allow"] == ["shop/odd"]
     assert reviews["routes"]["9080"][0]["source"] == "VirtualService/shop/reviews http[0]"
-    assert [p["object"] for p in dump["problems"]] == ["AuthorizationPolicy/shop/jwt"]
+    assert [p["object"] for p in dump["problems"]] == ["AuthorizationPolicy/shop/odd"]
     control.xds.remove(
-        "type.googleapis.com/ambient.config.v1.Object", "AuthorizationPolicy/shop/jwt"
+        "type.googleapis.com/ambient.config.v1.Object", "AuthorizationPolicy/shop/odd"
     )
     while (await caller.get()).status != 200:
         await trio.sleep(0.02)
@@ -193,7 +193,7 @@ def _check_log(lines: list[dict]) -> None:
     assert outside["route_source"] == "VirtualService/shop/reviews http[0]"
     problems = [line for line in lines if line["message"] == "config.not_enforced"]
     assert [(p["object"], p["field"]) for p in problems] == [
-        ("AuthorizationPolicy/shop/jwt", "spec.rules[0].from[0].source.requestPrincipals")
+        ("AuthorizationPolicy/shop/odd", "spec.rules[0].when[0].key")
     ]
 
 

@@ -5,8 +5,7 @@ The only state that routing keeps between requests. It has no clock and makes no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from ambient.api.service import LoadBalancing
@@ -24,6 +23,24 @@ PICKS: Final = 5
 """How often a choice is repeated that fell on an endpoint that was tried already (Istio)."""
 PRIORITIES_PER_UPDATE: Final = 2
 """With ``retryRemoteLocalities``, priorities are left after so many tries (Istio)."""
+
+
+class UnderWay:
+    """Counts one request of a cluster and its host."""
+
+    __slots__ = ("_cluster", "_host")
+
+    def __init__(self, cluster: Cluster, host: Host) -> None:
+        self._cluster = cluster
+        self._host = host
+
+    def __enter__(self) -> None:
+        self._cluster.requests += 1
+        self._host.active += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.requests -= 1
+        self._host.active -= 1
 
 
 class Cluster:
@@ -219,16 +236,9 @@ class Cluster:
         self._stale |= cause is not None
         return cause
 
-    @contextmanager
-    def request_at(self, host: Host) -> Iterator[None]:
-        """A request is under way there."""
-        self.requests += 1
-        host.active += 1
-        try:
-            yield
-        finally:
-            self.requests -= 1
-            host.active -= 1
+    def request_at(self, host: Host) -> UnderWay:
+        """A request is under way there, as long as the ``with`` block lasts."""
+        return UnderWay(self, host)
 
     # Limits
 

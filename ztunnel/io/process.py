@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.metadata import version
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -24,16 +21,6 @@ def raise_descriptor_limit() -> None:
     """Two sockets a connection: take all descriptors that we are allowed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def settle_memory() -> None:
-    """After the start: what there is stays, so the collector need not look at it again, and what
-    the start left over goes back to the kernel (a first answer of a large mesh takes megabytes).
-    """
-    gc.collect()
-    gc.freeze()
-    with suppress(AttributeError, OSError):  # musl has no malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_privileges(mark: int) -> None:
