@@ -22,6 +22,7 @@ from tests.fakes.xds_server import SERVER_NAME, FakeControlPlane
 from tests.unit.waypoint.io.rig import WAYPOINT_ID, Rig, http_app
 from tests.unit.waypoint.sample import (
     INTRUDER,
+    config,
     policy,
     service,
     subsets,
@@ -166,6 +167,38 @@ async def _story(control: FakeControlPlane, mesh: Rig) -> None:
     )
     while (await caller.get()).status != 200:
         await trio.sleep(0.02)
+    await _traffic(control, mesh)
+
+
+async def _traffic(control: FakeControlPlane, mesh: Rig) -> None:
+    """Faults, one endpoint for one user, and a session: what compiled cores promise, for real."""
+    caller = await mesh.caller()
+    both = {"route": [{"destination": {"host": "reviews"}}]}
+    always = {"percentage": {"value": 100}}
+    control.xds.put(virtual_service({"fault": {"abort": {"httpStatus": 418, **always}}, **both}))
+    while (await caller.get()).status != 418:
+        await trio.sleep(0.02)
+    by_user = {"loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}}}
+    control.xds.put(virtual_service(both), subsets(trafficPolicy=by_user))
+    while (await caller.get()).status != 200:
+        await trio.sleep(0.02)
+    seen = {}
+    for user in map(str, range(12)):
+        versions = {(await caller.get(x_user=user)).headers["x-version"] for _ in range(3)}
+        seen[user] = versions
+    assert all(len(versions) == 1 for versions in seen.values())
+    assert len(set.union(*seen.values())) == 2
+    session = {
+        "parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}],
+        "rules": [{"backendRefs": [{"name": "reviews"}], "sessionPersistence": {}}],
+    }
+    control.xds.put(config("HTTPRoute", "sticky", session))
+    while "set-cookie" not in (first := await caller.get()).headers:
+        await trio.sleep(0.02)
+    cookie = first.headers["set-cookie"].partition(";")[0]
+    for _ in range(4):
+        again = await caller.get(cookie=cookie)
+        assert again.headers["x-version"] == first.headers["x-version"]
 
 
 async def _ends_when_told(process: trio.Process, mesh: Rig) -> None:
