@@ -36,6 +36,7 @@ from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
 from waypoint.core.dispatch import Self
 from waypoint.io.admin import admin_routes
+from waypoint.io.cluster_metrics import ClusterMetrics
 from waypoint.io.dialler import Dialler
 from waypoint.io.key_store import KeySettings
 from waypoint.io.listener import Listener, bind
@@ -120,6 +121,7 @@ class Waypoint:
         self._readiness = Readiness([CONTROL_PLANE, CERTIFICATE, HBONE])
         self._registry = CollectorRegistry()
         self._registry.register(self.service.metrics)
+        self._registry.register(ClusterMetrics(self.service.clusters))
         ProcessCollector(registry=self._registry)
         self._session = XdsSession(
             _xds_settings(settings),

@@ -6,6 +6,7 @@ The only state that routing keeps between requests. It has no clock and makes no
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ambient.api.service import LoadBalancing
@@ -23,6 +24,18 @@ PICKS: Final = 5
 """How often a choice is repeated that fell on an endpoint that was tried already (Istio)."""
 PRIORITIES_PER_UPDATE: Final = 2
 """With ``retryRemoteLocalities``, priorities are left after so many tries (Istio)."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the cluster was first called."""
+
+    retries: int = 0
+    retry_overflows: int = 0
+    retry_limits: int = 0
+    overflows: int = 0
+    timeouts: int = 0
+    ejections: int = 0
 
 
 class UnderWay:
@@ -58,7 +71,7 @@ class Cluster:
         self.retries = 0
         self.pending = 0
         self.connections = 0
-        self.overflows = 0
+        self.counts = Counts()
         self.detector: Detector | None = None
         self._draw = draw
         self._given: tuple[object, ...] = (None, None, None, None)
@@ -233,7 +246,9 @@ class Cluster:
         )
 
     def _ejected(self, cause: Cause | None) -> Cause | None:
-        self._stale |= cause is not None
+        if cause is not None:
+            self._stale = True
+            self.counts.ejections += 1
         return cause
 
     def request_at(self, host: Host) -> UnderWay:
@@ -247,10 +262,10 @@ class Cluster:
         """Has it as many requests as it may (``http2MaxRequests``)?"""
         return self.requests >= self.settings.pool.max_requests
 
-    @property
-    def retry_room(self) -> bool:
-        """May another retry begin (``maxRetries``, or the retry budget)?"""
+    def retry_room(self, own: int = 0) -> bool:
+        """May another retry begin (``maxRetries``, or the retry budget)? ``own`` is 1 for a
+        request that has a place already."""
         budget = self.settings.retry_budget
         if budget is not None:
-            return self.retries < budget.allowed(self.requests + self.pending)
-        return self.retries < self.settings.pool.max_retries
+            return self.retries - own < budget.allowed(self.requests + self.pending)
+        return self.retries - own < self.settings.pool.max_retries

@@ -29,6 +29,10 @@ SCOPES: Final = {
 }
 
 
+MESH_DEFAULT: Final = LocalitySetting()
+"""Failover by region, zone and subzone holds unless something else is said (Istio)."""
+
+
 class Standing(NamedTuple):
     """Where an endpoint stands: 0 is the first priority; ``weight`` is that of its locality,
     0 where localities have none."""
@@ -56,18 +60,19 @@ def standings(
         return flat
     if setting is not None and setting.distribute:
         return _distributed(workloads, own, setting)
-    if setting is not None and outliers:
-        if setting.failover_priority:
-            labels = setting.failover_priority
-            ranks = [_label_rank(one, own, labels) for one in workloads]
-        else:
-            ranks = [_region_rank(one.locality, own.locality, setting) for one in workloads]
-    elif setting is None and preference.routing_preference:
+    if setting is None and preference.routing_preference:
         ranks = [_scope_rank(one, own, preference.routing_preference) for one in workloads]
         if preference.mode is Mode.STRICT:
             return tuple(
                 stand if rank == 0 else None for stand, rank in zip(flat, ranks, strict=True)
             )
+    elif outliers:
+        setting = setting or MESH_DEFAULT
+        if setting.failover_priority:
+            labels = setting.failover_priority
+            ranks = [_label_rank(one, own, labels) for one in workloads]
+        else:
+            ranks = [_region_rank(one.locality, own.locality, setting) for one in workloads]
     else:
         return flat
     used = {rank: index for index, rank in enumerate(sorted(set(ranks)))}

@@ -40,6 +40,10 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING: Final = Parts()
+ORIGINATED: Final = ("SIMPLE", "MUTUAL")
+"""Modes of ``tls`` that ask for TLS of the waypoint's own."""
+NOT_APPLIED: Final = ("tunnel", "proxyProtocol")
+"""Parts that are left out."""
 
 
 class TrafficPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +89,9 @@ def compile_traffic_policy(
         number = integer(mapping(entry.get("port"), f"{where}.port").get("number"), where)
         ports.setdefault(number, _parts(entry, where, owner, problems))
     reader = _Reader(spec, field, owner, problems)
+    for name in NOT_APPLIED:
+        if spec.get(name):
+            problems.append(Problem(owner, f"{field}.{name}", "not supported", "left out"))
     return TrafficPolicy(
         parts=_parts(spec, field, owner, problems),
         ports=ports,
@@ -96,11 +103,17 @@ def compile_traffic_policy(
 
 def _parts(spec: Json, field: str, owner: str, problems: list[Problem]) -> Parts:
     reader = _Reader(spec, field, owner, problems)
+    tls = reader.part("tls", mapping)
+    mode = None if tls is None else tls.get("mode")
+    if mode in ORIGINATED:
+        problems.append(
+            Problem(owner, f"{field}.tls", f"{mode} is not supported", "bytes go as they are")
+        )
     return Parts(
         balancer=reader.part("loadBalancer", compile_load_balancer),
         pool=reader.part("connectionPool", compile_connection_pool),
         outliers=reader.part("outlierDetection", compile_outlier_detection),
-        tls=reader.part("tls", mapping),
+        tls=tls,
     )
 
 

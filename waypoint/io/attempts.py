@@ -97,6 +97,7 @@ class Attempts:
             self._record.received += self._attempt.upgraded_received
         if self._limit.cancelled_caught:
             self._too_slow(cluster)
+            cluster.counts.timeouts += 1
             return timed_out(silent=self._timeouts.silent)
         return reply
 
@@ -117,7 +118,7 @@ class Attempts:
             if host is None:
                 return NO_HEALTHY_UPSTREAM
             if cluster.full:
-                cluster.overflows += 1
+                cluster.counts.overflows += 1
                 return OVERLOADED
             outcome = await self._once(cluster, host)
             if outcome is not None and outcome.passed:
@@ -125,6 +126,7 @@ class Attempts:
             reply = self._judge_failure(cluster, outcome)
             if reply is not None:
                 return reply
+            cluster.counts.retries += 1
             if not self._retrying:
                 self._retrying = True
                 cluster.retries += 1  # one place for all retries of a request
@@ -175,7 +177,7 @@ class Attempts:
         self._noticed(cluster, host, cluster.answered(host, status, trio.current_time()))
         if self._client.body.replayable:
             self._last = self._tries.after_response(
-                response.status, response.headers, room=cluster.retry_room
+                response.status, response.headers, room=cluster.retry_room(self._retrying)
             )
             if self._last is Next.RETRY:
                 return False
@@ -187,7 +189,7 @@ class Attempts:
         record.upstream_ms = round((trio.current_time() - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
         record.status, record.details = response.status, "via_upstream"
-        record.add_flag(RETRIES_ENDED.get(self._last, ""))
+        record.add_flag(self._why_no_retry(cluster))
         if response.status == 101:
             self._limit.deadline = math.inf
         return True
@@ -214,19 +216,25 @@ class Attempts:
         if not started and self._client.body.replayable:
             sent = reset not in CONNECTING
             self._last = self._tries.after_reset(
-                reset or Reset.LOCAL_RESET, sent=sent, room=cluster.retry_room
+                reset or Reset.LOCAL_RESET, sent=sent, room=cluster.retry_room(self._retrying)
             )
             if self._last is Next.RETRY:
                 return None
         if reset is None:
             reply = timed_out(PER_TRY_TIMEOUT, silent=self._timeouts.silent)
         elif reset is Reset.OVERFLOW:
-            cluster.overflows += 1
+            cluster.counts.overflows += 1
             reply = OVERLOADED
         else:
             reply = reset.reply(cause, retried=retried, started=started)
-        ended = RETRIES_ENDED.get(self._last)
+        ended = self._why_no_retry(cluster)
         return reply._replace(flag=f"{reply.flag},{ended}") if ended else reply
+
+    def _why_no_retry(self, cluster: Cluster) -> str:
+        """The response flag where a retry was wanted and could not be; counted."""
+        cluster.counts.retry_limits += self._last is Next.ENOUGH
+        cluster.counts.retry_overflows += self._last is Next.OVERFLOW
+        return RETRIES_ENDED.get(self._last, "")
 
     def _too_slow(self, cluster: Cluster) -> None:
         """The route's time is over: that counts against the endpoint that was asked last."""

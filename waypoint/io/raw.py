@@ -89,6 +89,7 @@ class RawConnection:
             except UpstreamResetError as error:
                 record.cause = error.cause or error.reason.words
                 if error.reason is Reset.OVERFLOW:
+                    cluster.counts.overflows += 1
                     record.flag = Reset.OVERFLOW.flag
                     return False
                 cluster.failed(host, trio.current_time())

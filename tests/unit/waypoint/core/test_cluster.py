@@ -177,15 +177,16 @@ def test_an_endpoint_by_its_address():
 def test_limits():
     made = cluster(target(1), pool=ConnectionPool(max_requests=1, max_retries=1))
     assert not made.full
-    assert made.retry_room
+    assert made.retry_room()
     made.requests = made.retries = 1
     assert made.full
-    assert not made.retry_room
+    assert not made.retry_room()
+    assert made.retry_room(1)  # the request that has the place may use it again
     made = cluster(target(1), retry_budget=RetryBudget(percent=50, min_concurrency=2))
     made.retries = 2
-    assert not made.retry_room
+    assert not made.retry_room()
     made.requests = 6
-    assert made.retry_room
+    assert made.retry_room()
 
 
 steps = st.lists(

@@ -31,7 +31,8 @@ PREFER_CLOSE = LoadBalancing((Scope.NETWORK, Scope.REGION, Scope.ZONE), Mode.FAI
 @pytest.mark.parametrize(
     ("setting", "more", "want"),
     [
-        (None, {}, [0, 0, 0, 0, 0]),
+        (None, {}, [0, 1, 2, 3, 3]),  # the mesh's default
+        (None, {"outliers": False}, [0, 0, 0, 0, 0]),
         (LocalitySetting(), {}, [0, 1, 2, 3, 3]),
         (LocalitySetting(), {"outliers": False}, [0, 0, 0, 0, 0]),
         (LocalitySetting(enabled=False), {}, [0, 0, 0, 0, 0]),
