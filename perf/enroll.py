@@ -11,6 +11,7 @@ tunnel's. Needs wrk and nginx.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -32,7 +33,9 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
+from ambient.net.io import socket_map  # noqa: E402
 from cni_plugin.core.backend import BACKEND_ANNOTATION  # noqa: E402
+from cni_plugin.core.socket_map_wish import SOCKET_MAP_ANNOTATION  # noqa: E402
 from perf.hbone import SANDBOXED, machine  # noqa: E402
 from tests.bpf import mount_bpf_fs, unavailable  # noqa: E402
 from tests.fakes.kube_api import FakeKubeApi  # noqa: E402
@@ -229,6 +232,7 @@ def set_up(source: Pod, target: Pod, seconds: float) -> float:
     end = time.perf_counter() + seconds
     while (begin := time.perf_counter()) < end:
         with source.netns.run(socket.socket) as sock:
+            sock.settimeout(10)  # as non-blocking as what a socket map may join
             sock.connect((target.ip, PORT))
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             sock.recv(1)
@@ -237,7 +241,8 @@ def set_up(source: Pod, target: Pod, seconds: float) -> float:
 
 
 async def redirection(rig: Rig) -> list[Row]:
-    """Into the pod and out of it, with each backend that this machine has, and without the mesh.
+    """Into the pod and out of it, with each backend that this machine has, and without the mesh;
+    then again with the socket map.
 
     The stand-in dials from the pod's own address, and both ends of what it relays are on this
     machine; it is the same with every backend.
@@ -247,6 +252,8 @@ async def redirection(rig: Rig) -> list[Row]:
     app, peer = await world.start("app", "load"), await world.start("peer", "kube-system")
     ways = {"inbound": (peer, app), "outbound": (app, peer)}
     backends = ["nftables"] if unavailable() else ["nftables", "ebpf"]
+    carried = ["off"] if unavailable() else ["off", "both"]
+    await until(lambda: len(carried) == 1 or members() is not None)  # before there are listeners
     with ExitStack() as closing:
         for pod in (app, peer):
             closing.callback(serve_hello(pod, rig.folder))
@@ -254,15 +261,17 @@ async def redirection(rig: Rig) -> list[Row]:
         plain = {way: await both(*ends, rig) for way, ends in ways.items()}
         world.namespace("load", "ambient")
         rows = []
-        for backend in backends:
-            annotate(world, app, backend)
+        for carries, backend in itertools.product(carried, backends):
+            annotate(world, app, backend, carries)
             await until(lambda backend=backend: redirected_by(app) == backend)
+            await until(lambda carries=carries: bool(members()) is (carries != "off"))
+            suffix = backend if carries == "off" else f"{backend}, socket map"
             for way, ends in ways.items():
                 for kind, one, without in zip(
                     KINDS, await both(*ends, rig), plain[way], strict=True
                 ):
                     work, unit = kind
-                    rows.append(Row(f"{work}, {way}, {backend}", unit, one, without))
+                    rows.append(Row(f"{work}, {way}, {suffix}", unit, one, without))
         return rows
 
 
@@ -274,11 +283,20 @@ async def both(source: Pod, target: Pod, rig: Rig) -> tuple[float, float]:
     return await measured(set_up, source, target, rig), await measured(wrk, source, target, rig)
 
 
-def annotate(world: World, pod: Pod, backend: str) -> None:
+def members() -> int | None:
+    """How many pods the socket map joins; None where there is no map."""
+    if not any(Path(socket_map.FOLDER).glob("*/link")):
+        return None
+    with socket_map.open_socket_map("/proc") as found:
+        return len(found.members())
+
+
+def annotate(world: World, pod: Pod, backend: str, carries: str) -> None:
     present = world.api.get(PODS, pod.namespace, pod.name)
     assert present is not None
     before = present["metadata"].get("annotations") or {}
-    metadata = {**present["metadata"], "annotations": {**before, BACKEND_ANNOTATION: backend}}
+    wishes = {BACKEND_ANNOTATION: backend, SOCKET_MAP_ANNOTATION: carries}
+    metadata = {**present["metadata"], "annotations": {**before, **wishes}}
     world.api.put(PODS, {**present, "metadata": metadata})
 
 
@@ -378,7 +396,9 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[Row]:
         world.namespace("kube-system")
         tunnel = Tunnel(world.zds)
         nursery.start_soon(tunnel.run)
-        async with agent_process(world, LOG_LEVEL="warn"):
+        async with agent_process(
+            world, LOG_LEVEL="warn", SOCKET_MAP="off" if unavailable() else "both"
+        ):
             await until(lambda: bool(tunnel.sessions) and "ambient-cni" in world.conflist_text())
             await world.start("client", "kube-system")
             rounds = 1 if arguments.quick else 4

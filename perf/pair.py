@@ -25,9 +25,11 @@ import trio
 from ambient.api.pb import citadel_pb2_grpc
 from ambient.api.ports import HBONE_PORT, OUTBOUND_PORT, PROXY_MARK
 from ambient.net.core import rules
-from ambient.net.io import nft
+from ambient.net.io import nft, socket_map
+from ambient.net.io.bpf_flows import netns_cookie
 from ambient.net.io.sockets import SO_MARK
 from perf.load import BODY, REQUEST
+from tests.bpf import mount_bpf_fs
 from tests.fakes.ca_server import FakeCa
 from tests.fakes.certs import TestCa
 from tests.fakes.zds_agent import ZdsAgent
@@ -156,6 +158,16 @@ class Stage:
             await link.snapshot()
             nft.apply(pod.netns, rules.enrolled(rules.Options(dns=False)))
         await trio.to_thread.run_sync(wait_for, pair)
+        return pair
+
+    async def joined_ztunnels(self, name: str, command: Sequence[str]) -> Pair:
+        """The same, with a socket map between the pods' processes and their tunnels."""
+        mount_bpf_fs()
+        self._stack.callback(socket_map.remove_socket_map)
+        joining = self._stack.enter_context(socket_map.open_socket_map("/proc"))
+        pair = await self.ztunnels(name, command)
+        for pod in (pair.web, pair.api):
+            joining.admit(netns_cookie(pod.netns), socket_map.Directions.BOTH)
         return pair
 
     def _certificates(self, name: str) -> dict[str, str]:
