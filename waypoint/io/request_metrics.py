@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from ambient.telemetry.core import metric_names as names
 from ambient.telemetry.core.metric_names import TrafficLabels
-from ambient.telemetry.io.metrics_http import dry_run_family
+from ambient.telemetry.io.policy_hits import PolicyHits
 
 REQUEST_LABELS: Final = (
     *(label for label in TrafficLabels._fields if not label.endswith(("_region", "_zone"))),
@@ -37,11 +37,7 @@ class RequestMetrics(Collector):
 
     def __init__(self) -> None:
         self._series: dict[tuple[TrafficLabels, int], _Series] = {}
-        self._would_deny: dict[str, int] = {}
-
-    def would_deny(self, policy: str) -> None:
-        """Count what a dry-run policy would have refused."""
-        self._would_deny[policy] = self._would_deny.get(policy, 0) + 1
+        self.policies = PolicyHits()
 
     def request(self, labels: TrafficLabels, status: int, duration_ms: float) -> None:
         """Count a finished request; status 0 means that the client got none."""
@@ -68,4 +64,4 @@ class RequestMetrics(Collector):
             durations.add_metric(values, buckets, sum_value=series.total_ms)
         yield requests
         yield durations
-        yield from dry_run_family(self._would_deny)
+        yield from self.policies.collect()

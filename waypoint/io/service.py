@@ -16,6 +16,7 @@ from ambient.api.spiffe import Identity
 from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
+from waypoint.core.authz import Verdict
 from waypoint.core.cluster import Cluster
 from waypoint.core.clusters import Clusters
 from waypoint.core.directory import Directory
@@ -146,13 +147,21 @@ class Service:
         access_log.info(
             Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED, **record.fields()
         )
-        for policy in record.decided.verdict.dry_run_denials if record.decided else ():
-            self.metrics.would_deny(policy)
-            log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=record.request_id)
+        if record.decided is not None:
+            self._note_verdict(record.decided.verdict, record.request_id)
         address = NetworkAddress(self.network, record.peer.ip)
         source = self.directory.workload_by_address(address)
         if record.method:
             self.metrics.request(record.labels(source), record.status, record.duration_ms)
+
+    def _note_verdict(self, verdict: Verdict, request_id: str) -> None:
+        """Which policy decided, and which would have."""
+        policies = self.metrics.policies
+        if verdict.by is not None:
+            policies.decided(verdict.by.policy, allowed=verdict.allowed)
+        policies.would_deny(verdict.dry_run_denials)
+        for policy in verdict.dry_run_denials:
+            log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=request_id)
 
     def waiting(self, grace_s: float = 0.0) -> trio.CancelScope:
         """A scope for a connection that waits for its next request; draining ends the wait.

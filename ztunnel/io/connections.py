@@ -108,6 +108,7 @@ class Connections:
             live.record.error = str(error)
             flag = flag_of(error)
             if isinstance(error, DeniedError) and error.denial.verdict is not None:
+                self._metrics.policies.decided(error.denial.verdict.policy, allowed=False)
                 _tell_denial(live, error.denial.verdict, error.nearest)
         except trio.Cancelled:
             live.record.error = DRAINED
@@ -121,8 +122,9 @@ class Connections:
         """From now on every change of policies judges the connection again."""
         live.permit = permit
         live.workload_uid = server.uid
+        self._metrics.policies.decided(permit.verdict.policy, allowed=True)
         if permit.verdict.dry_run_denials:
-            self._metrics.would_deny(permit.verdict.dry_run_denials)
+            self._metrics.policies.would_deny(permit.verdict.dry_run_denials)
             denials = ", ".join(permit.verdict.dry_run_denials)
             policy_log.info(Event.POLICY_DRY_RUN, **_parties(live), would_be_denied_by=denials)
 
@@ -145,6 +147,7 @@ class Connections:
                 policies = self._view.state.policies_for(workload)
                 nearest = "" if verdict.policy else nearest_miss(policies, live.permit.connection)
                 _tell_denial(live, verdict, nearest)
+                self._metrics.policies.decided(verdict.policy, allowed=False)
                 live.end(POLICY_CHANGED)
                 closed += 1
         if judged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import trio
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from ambient.telemetry.core import metric_names as names
 from ambient.telemetry.core.metric_names import TRAFFIC_LABELS, ResponseFlag, TrafficLabels
 from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
+from ambient.telemetry.io.policy_hits import PolicyHits
 
 
 class LiveBytes(Protocol):
@@ -51,7 +52,7 @@ class TrafficMetrics(Collector):
         self._bytes: dict[TrafficLabels, tuple[int, int]] = {}
         self._live: set[OpenConnection] = set()
         self._sockets: dict[str, int] = {}
-        self._would_deny: dict[str, int] = {}
+        self.policies = PolicyHits()
 
     def opened(
         self, labels: TrafficLabels, live: LiveBytes, *, sent_is_response: bool = False
@@ -89,11 +90,6 @@ class TrafficMetrics(Collector):
         """Count an accepted socket in (+1) or out (-1)."""
         self._sockets[reporter] = self._sockets.get(reporter, 0) + change
 
-    def would_deny(self, policies: Iterable[str]) -> None:
-        """Count a connection that these dry-run policies would have refused."""
-        for policy in policies:
-            self._would_deny[policy] = self._would_deny.get(policy, 0) + 1
-
     def collect(self) -> Iterator[Metric]:
         """The families that have samples."""
         yield from _family(names.CONNECTIONS_OPENED, "Connections opened.", self._opened)
@@ -113,17 +109,7 @@ class TrafficMetrics(Collector):
             for reporter, count in self._sockets.items():
                 gauge.add_metric([reporter], count)
             yield gauge
-        yield from dry_run_family(self._would_deny)
-
-
-def dry_run_family(counts: Mapping[str, int]) -> Iterator[Metric]:
-    """What dry-run policies would have refused, once one of them would have."""
-    if counts:
-        text = "Connections and requests that a dry-run policy would have refused."
-        family = CounterMetricFamily(names.DRY_RUN_DENIALS, text, labels=["policy"])
-        for policy, count in counts.items():
-            family.add_metric([policy], count)
-        yield family
+        yield from self.policies.collect()
 
 
 def _family(name: str, text: str, counts: Mapping[TrafficLabels, int]) -> Iterator[Metric]:

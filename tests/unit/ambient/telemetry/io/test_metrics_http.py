@@ -106,7 +106,7 @@ def test_pain_48_what_dry_runs_would_have_refused_is_counted_by_policy():
     registry.register(metrics)
     name = "ambient_policy_dry_run_denials_total"
     assert registry.get_sample_value(name, {"policy": "shop/p"}) is None
-    metrics.would_deny(("shop/p", "shop/q"))
-    metrics.would_deny(("shop/p",))
+    metrics.policies.would_deny(("shop/p", "shop/q"))
+    metrics.policies.would_deny(("shop/p",))
     assert registry.get_sample_value(name, {"policy": "shop/p"}) == 2
     assert registry.get_sample_value(name, {"policy": "shop/q"}) == 1
