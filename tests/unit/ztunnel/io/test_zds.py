@@ -22,6 +22,10 @@ class FakeProxy:
         self._faults = faults
         self._stopping = trio.Event()
         self.drain_s = None
+        self.announced = 0
+
+    def announce(self):
+        self.announced += 1
 
     async def run(self, *, task_status):
         if self._faults:
