@@ -125,6 +125,18 @@ metadata: {{name: {name}}}
 
         trio.from_thread.run_sync(write, trio_token=self._token)
 
+    def objects(self, resource: tuple[str, str]) -> dict[tuple[str, str], object]:
+        """What is stored of a resource (group, plural), by namespace and name."""
+
+        def read() -> dict[tuple[str, str], object]:
+            found = self.server.cluster.store.objects(resource)
+            return {
+                (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one
+                for one in found
+            }
+
+        return trio.from_thread.run_sync(read, trio_token=self._token)
+
     def ok(self, *words: str, stdin: str = "") -> str:
         done = self(*words, stdin=stdin)
         assert done.status == 0, done

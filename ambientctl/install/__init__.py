@@ -1,0 +1,1 @@
+"""``ambientctl install``, ``upgrade`` and ``uninstall``."""
