@@ -31,11 +31,13 @@ from ztunnel.io.admin import admin_routes
 from ztunnel.io.channels import Channels
 from ztunnel.io.connections import Connections
 from ztunnel.io.control_plane import ControlPlane
+from ztunnel.io.dedicated import serve_workload
 from ztunnel.io.endpoints import Endpoint
 from ztunnel.io.mesh_view import MeshView
 from ztunnel.io.node import IdentityUse, Node
+from ztunnel.io.own_pod import OwnPod, own_pod
 from ztunnel.io.pod import Pod
-from ztunnel.io.pods import Pods
+from ztunnel.io.pods import Pods, PodStartError
 from ztunnel.io.process import ProxyCounts, check_privileges, raise_descriptor_limit
 from ztunnel.io.zds import follow_agent, follow_supervisor
 from ztunnel.settings import Settings
@@ -49,7 +51,8 @@ log = get_logger("app")
 async def run(settings: Settings, stopping: trio.Event) -> None:
     """Serve this node's pods until ``stopping``, then drain. Raises MeshError."""
     raise_descriptor_limit()
-    check_privileges(settings.packet_mark)
+    if not settings.dedicated:
+        check_privileges(settings.mark)
     await _Tunnel(settings, stopping).run()
 
 
@@ -105,23 +108,41 @@ class _Tunnel:
             for endpoint in self._endpoints:
                 await nursery.start(endpoint.run, self._settings.inpod_port_reuse)
             await self._sync(nursery)
+            own = await self._serve_ourselves(nursery)
             with trio.CancelScope() as talking:
                 async with trio.open_nursery() as agent:
                     agent.start_soon(self._serve_pods)
                     self._readiness.done(PROXY)
                     await self._stopping.wait()
                     talking.cancel()
+            if own is not None:
+                own.stop(self._settings.drain_s)
             await self._drain()
             nursery.cancel_scope.cancel()
         self._control.close()
 
     async def _serve_pods(self) -> None:
         """Do what the agent says, or the supervisor, without whom a worker does not go on."""
-        if self._supervisor is None:
+        if self._settings.dedicated:
+            await serve_workload(self._settings, self._pods)
+        elif self._supervisor is None:
             await follow_agent(self._settings.inpod_uds, self._pods)
         else:
             await follow_supervisor(self._supervisor.zds_fd, self._pods)
             self._stopping.set()
+
+    async def _serve_ourselves(self, nursery: trio.Nursery) -> OwnPod | None:
+        """Our own pod in the mesh, where we know whose it is; several workers leave it out."""
+        settings = self._settings
+        if settings.dedicated or self._supervisor is not None or not settings.service_account:
+            return None
+        own = own_pod(self._node)
+        try:
+            await nursery.start(own.run)
+        except PodStartError as error:
+            log.warning(Event.POD_FAILED, pod=own.name, error=str(error))
+            return None
+        return own
 
     def _make_endpoints(self) -> Iterator[Endpoint | PassedEndpoint]:
         settings = self._settings

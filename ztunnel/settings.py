@@ -7,7 +7,7 @@ the name it gives, as ``5s``, ``500ms`` or ``1m30s``. ``LOG_LEVEL`` and ``LOG_FO
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -34,6 +34,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     cluster_id: str = "Kubernetes"
     pod_name: str = "ztunnel"
     pod_namespace: str = "istio-system"
+    service_account: str = ""
+    """Our own pod's. Where it is known, our own pod is in the mesh, too: port 15008 of our own
+    network namespace leads to its ports, above all to 15020."""
     instance_ip: str = "1.1.1.1"
     """Our own address in the xDS node id; this default is what Istio says where it knows none."""
 
@@ -64,11 +67,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     local_cert_dir: str = ""
     """Folder with certificates, instead of a CA: ``<namespace>/<service account>/*.pem``."""
 
+    proxy_mode: Literal["shared", "dedicated"] = "shared"
+    """Shared: for the pods that the node agent names. Dedicated: for one workload, with listeners
+    in our own network namespace, as ourselves, and without a node agent."""
+    proxy_workload_info: str = ""
+    """Dedicated: ``namespace/name/service account`` of the workload."""
+
     inpod_uds: str = "/var/run/ztunnel/ztunnel.sock"
     """The node agent's socket."""
     inpod_port_reuse: bool = True
     """Listen beside a second tunnel, which an upgrade needs."""
-    packet_mark: Annotated[int, Meta(gt=0)] = PROXY_MARK
+    packet_mark: Annotated[int, Meta(gt=0)] | None = None
+    """Unset: 1337 in shared mode, none in dedicated mode."""
     enable_orig_src: bool | None = None
     """Keep the client's address on the last hop. Unset: as far as the kernel allows; true: a
     kernel that does not allow it is an error; false: never."""
@@ -119,6 +129,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     """On localhost."""
     stats_port: Port = STATS_PORT
     readiness_port: Port = READINESS_PORT
+
+    @property
+    def dedicated(self) -> bool:
+        """Whether we serve one workload only, as itself."""
+        return self.proxy_mode == "dedicated"
+
+    @property
+    def mark(self) -> int | None:
+        """What marks our packets for the rules that redirect."""
+        default = None if self.dedicated else PROXY_MARK
+        return default if self.packet_mark is None else self.packet_mark
 
     @property
     def dns_proxy(self) -> bool:

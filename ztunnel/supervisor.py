@@ -42,11 +42,11 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         raise SettingsError(
             f"ZTUNNEL_WORKER_THREADS: {error}", hint="set it, or --workers, to 1, 4, 0 or 50%"
         ) from None
-    if count == 1:
+    if count == 1 or settings.dedicated:
         await app.run(settings, stopping)
         return
     raise_descriptor_limit()
-    check_privileges(settings.packet_mark)
+    check_privileges(settings.mark)
     await _supervise(settings, stopping, [Worker(number) for number in range(count)])
 
 

@@ -85,7 +85,7 @@ class ControlPlane:
             return CertFiles(settings.local_cert_dir, self.revocation)
         return CertStore(
             self._ca,
-            impersonate=True,
+            impersonate=not settings.dedicated,
             ttl_s=round(settings.secret_ttl_s),
             revocation=self.revocation,
         )

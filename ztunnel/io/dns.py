@@ -96,7 +96,7 @@ class DnsProxy:
         self._zone = Zone(
             settings.cluster_domain, settings.prefered_service_namespace, settings.ipv6_enabled
         )
-        self._upstream = Upstream(pod.netns, settings.packet_mark)
+        self._upstream = Upstream(pod.netns, settings.mark)
         self._flows = UdpFlows(pod.netns)
         self._notes = DatagramNotes(pod.netns, settings.bpf_dir)
         self._forwarded = 0
@@ -256,9 +256,7 @@ class DnsProxy:
     async def _pass_through(self, sock: socket.socket, begun: bytes, resolver: HostPort) -> None:
         """A zone transfer has as many messages as it likes: the resolver gets the connection."""
         try:
-            upstream = await connect_in(
-                self._pod.netns, resolver, mark=self._node.settings.packet_mark
-            )
+            upstream = await connect_in(self._pod.netns, resolver, mark=self._node.settings.mark)
         except MeshError as error:
             log.debug(Event.DNS_FAILED, result=str(error), **self._source())
             return

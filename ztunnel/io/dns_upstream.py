@@ -50,7 +50,7 @@ _Attempt = Callable[[Query, HostPort], Awaitable[bytes]]
 class Upstream:
     """Asks for one pod."""
 
-    def __init__(self, netns: Netns, mark: int) -> None:
+    def __init__(self, netns: Netns, mark: int | None) -> None:
         self._netns = netns
         self._mark = mark
 

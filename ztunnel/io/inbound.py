@@ -125,7 +125,7 @@ class _Connect:
         upstream = await connect_in(
             self._pod.netns,
             permit.upstream,
-            mark=node.settings.packet_mark,
+            mark=node.settings.mark,
             bind_source=source if permit.keep_source else None,
             keep_alive=node.keep_alive,
         )

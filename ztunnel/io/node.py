@@ -85,7 +85,7 @@ class Node:
     def listen_options(self) -> ListenOptions:
         """For the listeners inside pods."""
         return ListenOptions(
-            mark=self.settings.packet_mark,
+            mark=self.settings.mark,
             reuse_port=self.settings.inpod_port_reuse,
             transparent=self.settings.enable_orig_src is not False,
         )

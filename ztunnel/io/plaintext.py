@@ -48,7 +48,7 @@ async def handle(node: Node, pod: PodParts, sock: socket.socket, *, keep_source:
             upstream = await connect_in(
                 pod.netns,
                 decision.upstream,
-                mark=node.settings.packet_mark,
+                mark=node.settings.mark,
                 bind_source=source if keep_source else None,
                 keep_alive=node.keep_alive,
             )

@@ -23,7 +23,7 @@ from ambient.hbone.io.server import Drain
 from ambient.net.core.wire import Add
 from ambient.net.io.bpf_flows import announce
 from ambient.net.io.netns import Netns
-from ambient.net.io.sockets import Listener, listen_in
+from ambient.net.io.sockets import Listener, ListenOptions, listen_in
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ztunnel.io import inbound, outbound, plaintext, socks
@@ -111,10 +111,7 @@ class Pod:
     def _listeners(self) -> Iterator[dict[int, Listener]]:
         with ExitStack() as opened:
             listeners = {}
-            options = dict.fromkeys(_PORTS, self._node.listen_options)
-            if self._node.settings.unstable_enable_socks5:
-                own = self._node.listen_options._replace(transparent=False, host="127.0.0.1")
-                options[SOCKS_PORT] = own
+            options = self._ports()
             for port in options:
                 try:
                     listener = listen_in(self.netns, port, options[port])
@@ -123,9 +120,18 @@ class Pod:
                 opened.callback(listener.socket.close)
                 listeners[port] = listener
             self._check_transparency(listeners[HBONE_PORT])
-            self._plaintext = listeners[PLAINTEXT_PORT].socket
+            if PLAINTEXT_PORT in listeners:
+                self._plaintext = listeners[PLAINTEXT_PORT].socket
             yield listeners
             self._plaintext = None
+
+    def _ports(self) -> dict[int, ListenOptions]:
+        """What is listened on, and how."""
+        options = dict.fromkeys(_PORTS, self._node.listen_options)
+        if self._node.settings.unstable_enable_socks5:
+            own = self._node.listen_options._replace(transparent=False, host="127.0.0.1")
+            options[SOCKS_PORT] = own
+        return options
 
     def _dns(self, parts: PodParts) -> AbstractContextManager[DnsProxy | None]:
         if not self._node.settings.dns_proxy:
@@ -135,9 +141,13 @@ class Pod:
         except OSError as error:
             raise _cannot_listen(DNS_PORT, error) from None
 
+    def _keeps_source(self) -> bool:
+        """Whether the application is to see the client's address."""
+        return self._node.settings.enable_orig_src is not False
+
     def _check_transparency(self, listener: Listener) -> None:
         wanted = self._node.settings.enable_orig_src
-        if listener.transparent or wanted is False:
+        if listener.transparent or not self._keeps_source():
             return
         if wanted:
             raise PodStartError(

@@ -23,7 +23,7 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def check_privileges(mark: int) -> None:
+def check_privileges(mark: int | None) -> None:
     """Fail at the start, not at the first pod. Raises MeshError that names the capability."""
     try:
         with Netns.current() as here:

@@ -150,7 +150,7 @@ class Way:
 
     async def _dial(self, hop: Route, *, plain: bool) -> socket.socket:
         keep_alive = self._node.keep_alive if plain else None  # HBONE has its own pings
-        mark = self._node.settings.packet_mark
+        mark = self._node.settings.mark
         return await connect_in(self._pod.netns, hop.target, mark=mark, keep_alive=keep_alive)
 
     async def _tunnel(self, hop: Route) -> HboneStream:

@@ -101,6 +101,19 @@ class Netns:
         return f"<Netns {self.key[1]}>"
 
 
+class OwnNetns(Netns):
+    """The namespace that this process is in: no visit, and so no privilege, is needed."""
+
+    @classmethod
+    def open_own(cls) -> OwnNetns:
+        """Raises OSError."""
+        return cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` where we are."""
+        return function(*args, **kwargs)
+
+
 def _namespace_kind(fd: int) -> int:
     kind: int = _libc.ioctl(fd, ctypes.c_ulong(NS_GET_NSTYPE))
     if kind < 0:

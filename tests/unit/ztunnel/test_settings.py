@@ -24,12 +24,24 @@ def test_how_long_connections_get_at_the_end(env, drain_s):
 def test_the_defaults_are_istios():
     settings = load_settings(Settings, {})
     assert settings.inpod_uds == "/var/run/ztunnel/ztunnel.sock"
-    assert settings.packet_mark == 1337
+    assert settings.mark == 1337
     assert settings.secret_ttl_s == 86400
 
 
+def test_in_dedicated_mode_packets_are_marked_only_where_that_is_asked_for():
+    dedicated = {"PROXY_MODE": "dedicated"}
+    assert load_settings(Settings, dedicated).mark is None
+    assert load_settings(Settings, dedicated | {"PACKET_MARK": "7"}).mark == 7
+
+
 @pytest.mark.parametrize(
-    "env", [{"ADMIN_PORT": "70000"}, {"KEEPALIVE_TIME": "soon"}, {"PACKET_MARK": "0"}]
+    "env",
+    [
+        {"PROXY_MODE": "both"},
+        {"ADMIN_PORT": "70000"},
+        {"KEEPALIVE_TIME": "soon"},
+        {"PACKET_MARK": "0"},
+    ],
 )
 def test_a_bad_value_is_named(env):
     ((name, value),) = env.items()
