@@ -158,6 +158,34 @@ def test_a_source_that_the_application_chose_stays(pod: Pod) -> None:
     assert original_destination(ours) == HostPort("10.1.2.3", 80)
 
 
+@pytest.mark.parametrize(("family", "host"), [(FOUR, "10.1.2.3"), (SIX, "2001:db8::1")])
+def test_a_port_that_the_application_chose_stays_and_the_source_is_the_pod(
+    pod: Pod, family: int, host: str
+) -> None:
+    client = pod.socket(family)
+    client.bind(("", 45679))
+    client.connect((host, 80))
+    ours = pod.accepted(15001)
+    own = pod.ip if family == FOUR else pod.ip6
+    assert host_port(*ours.getpeername()[:2]) == HostPort(own, 45679)
+    assert original_destination(ours) == HostPort(host, 80)
+    assert client.getpeername()[:2] == (host, 80)
+    assert tunnel_flows.translated(pod.netns) == 0
+
+
+def test_a_query_from_a_port_that_the_application_chose(pod: Pod) -> None:
+    dns, client = pod.datagrams("127.0.0.1"), pod.socket(FOUR, socket.SOCK_DGRAM)
+    client.bind(("", 45680))
+    client.connect(("10.96.0.10", 53))
+    client.send(b"query")
+    _, peer = dns.recvfrom(99)
+    notes = DatagramNotes(pod.netns)
+    assert notes.original_destination(host_port(*peer)) == HostPort("10.96.0.10", 53)
+    notes.close()
+    dns.sendto(b"answer", peer)
+    assert client.recvfrom(99) == (b"answer", ("10.96.0.10", 53))
+
+
 def test_other_ways_to_open_a_connection_are_no_way_around(pod: Pod) -> None:
     quick = pod.socket()
     quick.settimeout(None)

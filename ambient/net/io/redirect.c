@@ -172,16 +172,19 @@ static inline u32 choose_port(struct bpf_sock_addr *ctx, int v6, struct address 
   return 0;
 }
 
-/* The source that the tunnel will see is noted, or made so that it can be. */
+/* The source that the tunnel will see is noted, or made so that it can be. `tunnel` is its address on
+ * the pod's loopback, and becomes the pod's own where only that brings the pod's source along.
+ */
 static inline void source(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct pod *pod,
-                          u64 netns, const struct original *to, int v6, int sending) {
-  int native = v6 && !is_mapped(&to->ip);
-  struct address ip, own = pod->ip[native ? 1 : 0];
+                          u64 netns, const struct original *to, struct address *tunnel, int v6,
+                          int sending) {
+  struct address ip, own = pod->ip[v6 && !is_mapped(&to->ip) ? 1 : 0];
   source_of(sk, v6, &ip);
-  int bound = !is_any(&ip), udp = ctx->type == SOCK_DGRAM;
+  int udp = ctx->type == SOCK_DGRAM;
   u32 port = sk->src_port;
-  if (sending) {
-    if (!bound && !is_any(&own)) {
+  if (is_any(&ip) && !is_any(&own)) {
+    ip = own;
+    if (sending) {
       if (v6) {
         ctx->msg_src_ip6[0] = own.part[0];
         ctx->msg_src_ip6[1] = own.part[1];
@@ -190,14 +193,16 @@ static inline void source(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const 
       } else {
         ctx->msg_src_ip4 = own.part[3];
       }
-      ip = own;
+    } else if (!port) {
+      if (udp)
+        port = choose_port(ctx, v6, &ip);
+      else
+        bind_source(ctx, v6, &ip, 0);
+    } else if (udp) {
+      ip = *tunnel; /* a port without an address: the kernel will choose this one */
+    } else {
+      *tunnel = own;
     }
-  } else if (!bound && !is_any(&own)) {
-    ip = own;
-    if (udp && !port)
-      port = choose_port(ctx, v6, &ip);
-    else if (!port)
-      bind_source(ctx, v6, &ip, 0);
   }
   if (udp && port) remember(netns, UDP, &ip, port, to);
 }
@@ -239,9 +244,9 @@ static inline int redirect(struct bpf_sock_addr *ctx, int v6, int sending) {
       bpf_sk_storage_get(map(CLIENTS), sk, &to, BPF_SK_STORAGE_GET_F_CREATE);
   if (!kept) return 0; /* no memory: refused rather than direct */
   *kept = to;
-  source(ctx, sk, pod, netns, &to, v6, sending);
   struct address tunnel = {.part = {0, 0, 0, htonl(1)}};
   if (!native) map_ipv4(&tunnel, htonl(0x7f000001));
+  source(ctx, sk, pod, netns, &to, &tunnel, v6, sending);
   write_ip(ctx, v6, &tunnel);
   ctx->user_port = htons(port);
   return 1;
@@ -252,14 +257,16 @@ int connect6(struct bpf_sock_addr *ctx) { return redirect(ctx, 1, 0); }
 int sendmsg4(struct bpf_sock_addr *ctx) { return redirect(ctx, 0, 1); }
 int sendmsg6(struct bpf_sock_addr *ctx) { return redirect(ctx, 1, 1); }
 
-/* The application is shown the address that it asked for. */
-static inline int show_original(struct bpf_sock_addr *ctx, int v6) {
+/* The application is shown the address that it asked for. Datagrams may come from anybody, so only
+ * what comes from the tunnel counts; a connection's peer is whom it was redirected to.
+ */
+static inline int show_original(struct bpf_sock_addr *ctx, int v6, int datagram) {
   u16 port = ntohs((u16)ctx->user_port);
   struct address ip;
   struct bpf_sock *sk = ctx->sk;
   if (!sk || (port != PORT_OUTBOUND && port != PORT_DNS)) return 1;
   read_ip(ctx, v6, &ip);
-  if (!is_loopback(&ip)) return 1;
+  if (datagram && !is_loopback(&ip)) return 1;
   struct original *to = bpf_sk_storage_get(map(CLIENTS), sk, 0, 0);
   if (to && (v6 || is_mapped(&to->ip))) {
     write_ip(ctx, v6, &to->ip);
@@ -268,10 +275,10 @@ static inline int show_original(struct bpf_sock_addr *ctx, int v6) {
   return 1;
 }
 
-int recvmsg4(struct bpf_sock_addr *ctx) { return show_original(ctx, 0); }
-int recvmsg6(struct bpf_sock_addr *ctx) { return show_original(ctx, 1); }
-int getpeername4(struct bpf_sock_addr *ctx) { return show_original(ctx, 0); }
-int getpeername6(struct bpf_sock_addr *ctx) { return show_original(ctx, 1); }
+int recvmsg4(struct bpf_sock_addr *ctx) { return show_original(ctx, 0, 1); }
+int recvmsg6(struct bpf_sock_addr *ctx) { return show_original(ctx, 1, 1); }
+int getpeername4(struct bpf_sock_addr *ctx) { return show_original(ctx, 0, 0); }
+int getpeername6(struct bpf_sock_addr *ctx) { return show_original(ctx, 1, 0); }
 
 static inline int note_connection(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 netns) {
   struct original *to = bpf_sk_storage_get(map(CLIENTS), sk, 0, 0);
