@@ -18,7 +18,7 @@ from tests.fakes.tunnel import FakeTunnel
 from tests.netns.cni_world import NODE, Pod, World, needs_cni, node, run, until
 from tests.netns.test_enrol import Echo, dial, echoes
 
-pytestmark = [pytest.mark.netns, needs_cni]
+pytestmark = [pytest.mark.netns, needs_cni, pytest.mark.usefixtures("each_backend")]
 
 ENTRIES = "/apis/networking.istio.io/v1/workloadentries"
 ACCOUNTS = "/api/v1/serviceaccounts"
@@ -95,7 +95,7 @@ async def test_a_process_joins_lives_through_a_restart_and_leaves(
             assert await echoes(inside_mesh)
             await inside_mesh.aclose()
             await until(lambda: entry(world) is None)
-            assert vm.ruleset() == ""
+            assert vm.untouched()
             assert not list((Path(world.run_dir) / "guests").iterdir())
         process.kill()
         await process.wait()
@@ -137,7 +137,7 @@ async def test_what_cannot_be_enrolled_is_explained_and_nothing_stays(tmp_path: 
             ready(world)
             assert "no ztunnel is connected" in await call(world, "enroll", *place, *identity)
             assert entry(world) is None
-            assert vm.ruleset() == ""
+            assert vm.untouched()
 
             await nursery.start(FakeTunnel(world.zds).run)
             own = str(os.getpid())
@@ -164,7 +164,7 @@ async def test_what_cannot_be_enrolled_is_explained_and_nothing_stays(tmp_path: 
             assert entry(world)["spec"]["address"] == "192.0.2.1"
             text = await call(world, "unenroll", "shop/billing")
             assert "is not enrolled on this node" in text
-            assert vm.ruleset() == ""
+            assert vm.untouched()
         nursery.cancel_scope.cancel()
 
 
