@@ -108,12 +108,27 @@ class _Output:
             pass  # Nobody reads our log any more; that must not end the tunnel.
 
 
-class MeshLogger(structlog.BoundLoggerBase):
-    """A bound logger whose level can change at run time; a suppressed line costs one look-up."""
+class MeshLogger:
+    """A scope's logger. Levels can change at run time; a suppressed line costs one look-up.
+
+    Lines without a traceback are put together here: structlog's way costs several times as much.
+    """
+
+    __slots__ = ("_fields", "_scope")
+
+    def __init__(self, scope: str, fields: dict[str, Any]) -> None:
+        self._scope = scope
+        self._fields = fields
 
     def _log(self, level: str, number: int, event: str, fields: dict[str, Any]) -> None:
-        if number >= levels.of(getattr(self._logger, "scope", "")):
-            self._proxy_to_logger("msg", event, _level=level, **fields)
+        if number < levels.of(self._scope):
+            return
+        direct = _direct
+        if direct is not None and "exc_info" not in fields and direct.undisturbed:
+            direct.write(self._scope, level, event, _everywhere | self._fields | fields)
+        else:
+            logger = structlog.get_logger(self._scope, **self._fields)
+            getattr(logger, _METHODS.get(level, level))(event, **fields)
 
     def debug(self, event: str, **fields: Any) -> None:
         """For those who look for a fault."""
@@ -137,11 +152,58 @@ class MeshLogger(structlog.BoundLoggerBase):
         self._log("error", 40, event, fields)
 
 
+_METHODS: Mapping[str, str] = {"warn": "warning"}
+
+
+class _Bound(structlog.BoundLoggerBase):
+    """How structlog is asked, with the levels that we print."""
+
+    def _send(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self._proxy_to_logger("msg", event, _level=level, **fields)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self._send("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._send("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._send("warn", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._send("error", event, fields)
+
+
+class _Direct:
+    """The short way from a logger to the stream, as long as nobody has changed the long one."""
+
+    def __init__(self, processors: list[Processor], json: bool, stream: IO[str] | None) -> None:
+        self._processors = processors
+        self._last = processors[-1]
+        self._render = _json_line if json else _plain_line
+        self._stream = stream
+
+    @property
+    def undisturbed(self) -> bool:
+        """Does structlog have the processors that we gave it? Tests that capture lines do not."""
+        now = structlog.get_config()["processors"]
+        return now is self._processors and len(now) == 3 and now[-1] is self._last
+
+    def write(self, scope: str, level: str, event: str, fields: dict[str, Any]) -> None:
+        """One line."""
+        _Output(scope, self._stream).msg(self._render(level, scope, event, fields))
+
+
+_direct: _Direct | None = None
+_everywhere: dict[str, Any] = {}
+
+
 def configure(level: str = "info", json: bool = False, stream: IO[str] | None = None) -> None:
     """Set up the process's logging. Raises ValueError for an unknown level.
 
     ``stream`` None means whatever ``sys.stdout`` is at the time of each line.
     """
+    global _direct
     levels.replace(level)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -150,10 +212,11 @@ def configure(level: str = "info", json: bool = False, stream: IO[str] | None = 
     ]
     structlog.configure(
         processors=processors,
-        wrapper_class=MeshLogger,
+        wrapper_class=_Bound,
         logger_factory=lambda *args: _Output(str(args[0]) if args else "", stream),
         cache_logger_on_first_use=False,
     )
+    _direct = _Direct(processors, json, stream)
     root = logging.getLogger()
     root.handlers[:] = [_Foreign()]
     root.setLevel(logging.WARNING)
@@ -161,7 +224,7 @@ def configure(level: str = "info", json: bool = False, stream: IO[str] | None = 
 
 def get_logger(scope: str = "", **fields: Any) -> MeshLogger:
     """A logger whose lines carry ``scope`` (``access``, ``xds``, ``outbound``, ...) and fields."""
-    return cast(MeshLogger, structlog.get_logger(scope, **fields))
+    return MeshLogger(scope, fields)
 
 
 def is_logged(scope: str, level: str) -> bool:
@@ -171,6 +234,7 @@ def is_logged(scope: str, level: str) -> bool:
 
 def bind_everywhere(**fields: Any) -> None:
     """Let every later line of this process carry these fields."""
+    _everywhere.update(fields)
     structlog.contextvars.bind_contextvars(**fields)
 
 
@@ -195,10 +259,17 @@ def _split(logger: WrappedLogger, event_dict: MutableMapping[str, Any]) -> tuple
 def _render_plain(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
     level, scope, event = _split(logger, event_dict)
     trace = event_dict.pop("exception", "")
-    fields = " ".join(f"{key}={_plain(value)}" for key, value in event_dict.items())
-    return "\t".join(filter(None, (_now(), level, scope, event, fields))) + (
-        f"\n{trace}" if trace else ""
-    )
+    return _plain_line(level, scope, event, event_dict) + (f"\n{trace}" if trace else "")
+
+
+def _plain_line(level: str, scope: str, event: str, fields: Mapping[str, Any]) -> str:
+    parts = [_now(), level]
+    if scope:
+        parts.append(scope)
+    parts.append(event)
+    if fields:
+        parts.append(" ".join([f"{key}={_plain(value)}" for key, value in fields.items()]))
+    return "\t".join(parts)
 
 
 def _plain(value: object) -> str:
@@ -213,6 +284,9 @@ def _plain(value: object) -> str:
 
 
 def _render_json(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
-    level, scope, event = _split(logger, event_dict)
+    return _json_line(*_split(logger, event_dict), event_dict)
+
+
+def _json_line(level: str, scope: str, event: str, fields: Mapping[str, Any]) -> str:
     head = {"level": level, "time": _now(), "scope": scope, "message": event}
-    return jsonlib.dumps(head | dict(event_dict), default=str, ensure_ascii=False)
+    return jsonlib.dumps(head | dict(fields), default=str, ensure_ascii=False)
