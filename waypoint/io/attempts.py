@@ -159,12 +159,15 @@ class Attempts:
         def judge(response: Response) -> bool:
             return self._judge(cluster, host, response)
 
-        self._this = trio.CancelScope()
-        if self._timeouts.per_try_s is not None:
-            self._this.deadline = self._begun_s + self._timeouts.per_try_s
         outcome = None
-        with cluster.request_at(host), self._this:
-            outcome = await self._attempt.run(host, judge)
+        with cluster.request_at(host):
+            if self._timeouts.per_try_s is None:
+                outcome = await self._attempt.run(host, judge)
+            else:
+                self._this = trio.CancelScope()
+                self._this.deadline = self._begun_s + self._timeouts.per_try_s
+                with self._this:
+                    outcome = await self._attempt.run(host, judge)
         if outcome is None:
             self._noticed(cluster, host, cluster.failed(host, trio.current_time(), timeout=True))
         elif outcome.reset is not None and outcome.reset not in BY_US:

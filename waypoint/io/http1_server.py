@@ -32,6 +32,9 @@ class _Wire:
         self.reader = RequestReader()
         self.ended = False
         self.closed = False
+        self.leaving = False
+        """We drain, and nobody waits for us here any more."""
+        self._interrupted = False
         self.reader.feed(first)
 
     async def next_event(self) -> RequestEvent | None:
@@ -40,6 +43,8 @@ class _Wire:
         Raises BadMessageError, and ClientGoneError where the connection broke.
         """
         while (event := self.reader.next()) is None and not self.ended:
+            if self.leaving and self.reader.idle:
+                return None
             await self._read()
         return event
 
@@ -50,8 +55,17 @@ class _Wire:
             raise ClientGoneError from None
         if data:
             self.reader.feed(data)
+        elif self._interrupted:
+            self._interrupted = False
         else:
             self.ended = True
+
+    def leave(self) -> None:
+        """Wait for no more requests."""
+        self.leaving = True
+        self._interrupted = True
+        if isinstance(self.stream, HboneStream):
+            self.stream.interrupt()
 
     def poll_body(self) -> bytes | End | None:
         """See ``BodySource``."""
@@ -77,8 +91,10 @@ class _Wire:
         try:
             await self.stream.send_eof()
             with trio.move_on_after(LINGER_S):
-                while not self.ended and await self.stream.receive_some(READ_BYTES):
-                    pass
+                while not self.ended:
+                    data = await self.stream.receive_some(READ_BYTES)  # and drop it
+                    self.ended = not data and not self._interrupted
+                    self._interrupted = self._interrupted and bool(data)
             await self.stream.aclose()
         except STREAM_ERRORS:
             pass
@@ -236,17 +252,14 @@ class Http1Server:
 
     async def _next_head(self, wire: _Wire) -> RequestHead | None:
         """The next request; None where there is none, or none that we accept."""
-        scope = self._service.waiting(0.0 if self._served else FIRST_REQUEST_S)
         event = None
+        self._service.rest(wire.leave, 0.0 if self._served else FIRST_REQUEST_S)
         try:
-            with scope:
-                event = await wire.next_event()
-            if scope.cancelled_caught and not wire.reader.idle:
-                event = await wire.next_event()  # a request that has begun is served
+            event = await wire.next_event()  # a request that has begun is served
         except BadMessageError as bad:
             response, body = self._refused(bad)
             await wire.send(write_response(response, length=len(body), close=True) + body)
         finally:
-            self._service.served(scope)
+            self._service.rested(wire.leave)
         assert event is None or isinstance(event, RequestHead)
         return event

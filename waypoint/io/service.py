@@ -77,6 +77,7 @@ class Service:
         self.drained = trio.Event()
         """Set when draining begins."""
         self._waiting: dict[trio.CancelScope, float] = {}
+        self._resting: dict[Callable[[], None], float] = {}
         self._reported: set[Problem] = set()
         self._today, self._date_until_s = "", -math.inf
 
@@ -163,6 +164,30 @@ class Service:
         for policy in verdict.dry_run_denials:
             log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=request_id)
 
+    def rest(self, wake: Callable[[], None], grace_s: float) -> None:
+        """A connection waits for its next request; ``wake`` is called when we drain.
+
+        ``grace_s`` is how long it may still wait then.
+        """
+        self._resting[wake] = grace_s
+        if self.draining:
+            self._wake_later(wake, grace_s)
+
+    def rested(self, wake: Callable[[], None]) -> None:
+        """It does not wait any more."""
+        del self._resting[wake]
+
+    def _wake_later(self, wake: Callable[[], None], grace_s: float) -> None:
+        async def after_grace() -> None:
+            await trio.sleep(grace_s)
+            if wake in self._resting:
+                wake()
+
+        if grace_s and self._nursery is not None:
+            self.background(after_grace)
+        else:
+            wake()
+
     def waiting(self, grace_s: float = 0.0) -> trio.CancelScope:
         """A scope for a connection that waits for its next request; draining ends the wait.
 
@@ -192,5 +217,7 @@ class Service:
         """Answer what was asked and take nothing more: idle connections end now."""
         self.draining = True
         self.drained.set()
+        for wake, grace_s in list(self._resting.items()):
+            self._wake_later(wake, grace_s)
         for scope, grace_s in self._waiting.items():
             scope.deadline = trio.current_time() + grace_s

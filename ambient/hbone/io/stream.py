@@ -45,6 +45,7 @@ class HboneStream(trio.abc.HalfCloseableStream):
         self._arrivals = trio.lowlevel.ParkingLot()
         self._departures = trio.lowlevel.ParkingLot()
         self._sending = False
+        self._interrupted = False
         self.handler_scope: trio.CancelScope | None = None
         """The server's handler; cancelled when the peer gives up before it answered."""
         self.on_failure: Callable[[], None] | None = None
@@ -142,9 +143,18 @@ class HboneStream(trio.abc.HalfCloseableStream):
             if self._ended or (self._error is not None and self._error.orderly):
                 await trio.lowlevel.checkpoint()
                 return b""
+            if self._interrupted:
+                self._interrupted = False
+                return b""
             if self._error is not None:
                 raise trio.BrokenResourceError(str(self._error)) from self._error
             await self._arrivals.park()
+
+    def interrupt(self) -> None:
+        """Have the task that waits for bytes, or the next one that would, get b"" once, as if at
+        the end. A cancel scope for each wait would cost more than the wait."""
+        self._interrupted = True
+        self._arrivals.unpark_all()
 
     def _take(self, max_bytes: int) -> bytes:
         chunk = bytes(self._inbox[:max_bytes])
