@@ -42,29 +42,34 @@ async def mesh_with_peer_on(node: str) -> AsyncIterator[Stage]:
     mesh = await up(UpOptions(name=NAME))
     try:
         stage = Stage(mesh)
-        ours = await stage.get("daemonset", "ztunnel", "-n", "istio-system")
-        nodes = [one["metadata"]["name"] for one in (await stage.get("nodes"))["items"]]
-        (other,) = [one for one in nodes if one != node]
-        theirs = msgspec.json.decode(msgspec.json.encode(ours))
-        theirs["metadata"] = {"name": "ztunnel-peer", "namespace": "istio-system"}
-        pin(theirs, node)
-        container = theirs["spec"]["template"]["spec"]["containers"][0]
-        container["command"] = [PEER, "proxy", "ztunnel"]
-        container["env"] += [{"name": key, "value": ENVIRONMENT[key]} for key in ENVIRONMENT]
-        theirs["spec"]["selector"]["matchLabels"]["flavour"] = "peer"
-        theirs["spec"]["template"]["metadata"]["labels"]["flavour"] = "peer"
-        theirs.pop("status", None)
-        pin(ours, other)
-        ours["metadata"].pop("managedFields", None)
-        await stage.kubectl("replace", "-f", "-", stdin=msgspec.json.encode(ours))
-        await stage.kubectl("apply", "-f", "-", stdin=msgspec.json.encode(theirs))
-        for name in ("ztunnel", "ztunnel-peer"):
-            what = ["daemonset", name, "-n", "istio-system", "--timeout=60s"]
-            await stage.kubectl("rollout", "status", *what)
+        await replace_tunnel_on(stage, node)
         yield stage
     finally:
         with trio.CancelScope(shield=True):
             await down(NAME)
+
+
+async def replace_tunnel_on(stage: Stage, node: str) -> None:
+    """Let the real tunnel serve one node, and ours the other."""
+    ours = await stage.get("daemonset", "ztunnel", "-n", "istio-system")
+    nodes = [one["metadata"]["name"] for one in (await stage.get("nodes"))["items"]]
+    (other,) = [one for one in nodes if one != node]
+    theirs = msgspec.json.decode(msgspec.json.encode(ours))
+    theirs["metadata"] = {"name": "ztunnel-peer", "namespace": "istio-system"}
+    pin(theirs, node)
+    container = theirs["spec"]["template"]["spec"]["containers"][0]
+    container["command"] = [PEER, "proxy", "ztunnel"]
+    container["env"] += [{"name": key, "value": ENVIRONMENT[key]} for key in ENVIRONMENT]
+    theirs["spec"]["selector"]["matchLabels"]["flavour"] = "peer"
+    theirs["spec"]["template"]["metadata"]["labels"]["flavour"] = "peer"
+    theirs.pop("status", None)
+    pin(ours, other)
+    ours["metadata"].pop("managedFields", None)
+    await stage.kubectl("replace", "-f", "-", stdin=msgspec.json.encode(ours))
+    await stage.kubectl("apply", "-f", "-", stdin=msgspec.json.encode(theirs))
+    for name in ("ztunnel", "ztunnel-peer"):
+        what = ["daemonset", name, "-n", "istio-system", "--timeout=60s"]
+        await stage.kubectl("rollout", "status", *what)
 
 
 def pin(daemon_set: dict[str, object], node: str) -> None:

@@ -204,6 +204,9 @@ BUILTIN: tuple[Kind, ...] = (
         namespaced=False,
     ),
     _kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol"),
+    # Nothing here serves them; Istio waits for their lists.
+    _kind("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", subresources=STATUS),
+    _kind("networking.k8s.io", "v1", "IngressClass", "ingressclasses", namespaced=False),
     _kind(
         "authentication.k8s.io",
         "v1",
