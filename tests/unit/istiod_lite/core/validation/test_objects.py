@@ -13,6 +13,7 @@ VERSIONS = {
     "security.istio.io": "v1",
     "networking.istio.io": "v1",
     "gateway.networking.k8s.io": "v1",
+    "telemetry.istio.io": "v1",
 }
 GROUPS = {kind: group for group, kind in KINDS}
 
