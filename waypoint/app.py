@@ -120,7 +120,7 @@ class Waypoint:
         )
         self._readiness = Readiness([CONTROL_PLANE, CERTIFICATE, HBONE])
         self._registry = CollectorRegistry()
-        self._registry.register(self.service.metrics)
+        self._registry.register(self.service.reports.metrics)
         self._registry.register(ClusterMetrics(self.service.clusters))
         ProcessCollector(registry=self._registry)
         self._session = XdsSession(

@@ -15,6 +15,7 @@ from waypoint.core.dispatch import Destination
 from waypoint.core.host import Target
 from waypoint.core.message import Headers, Peer, Reply
 from waypoint.core.plan import Plan
+from waypoint.core.trace_context import Trace
 
 NO_FLAG = "-"
 REPORTER = "waypoint"
@@ -55,6 +56,7 @@ class Record:
     grpc_status: str = ""
     request_messages: int = 0
     response_messages: int = 0
+    trace: Trace | None = None
     trace_id: str = ""
     decided: Plan | None = None
     target: Target | None = None
@@ -121,6 +123,9 @@ class Record:
             "route_name": "" if route is None else route.name,
             "route_source": "" if route is None else route.source,
             "policy": "" if by is None else str(by),
+            "audited": str(decided.verdict.audited or "") if decided is not None else "",
+            "grpc_status": self.grpc_status,
+            "trace_id": self.trace_id,
         }
         return {name: value for name, value in known.items() if value != ""}
 

@@ -57,6 +57,9 @@ class Attempt:
         self._codec = Codec.HTTP1 if request.upgrade else codec
         self._client = client
         self._request = request
+        self.trailers: tuple[tuple[str, str], ...] = ()
+        self.watch: Callable[[bytes], None] | None = None
+        """Sees the response's body."""
         self.sent = 0
         """Bytes of the response's body that were passed on."""
         self.upgraded_received = 0
@@ -161,9 +164,12 @@ class Attempt:
         """A piece of the body or its end; True at the end."""
         if isinstance(event, bytes):
             self.sent += len(event)
+            if self.watch is not None:
+                self.watch(event)
             self._client.data(event)
             return False
         assert isinstance(event, End)
+        self.trailers = event.trailers
         self._client.end(event.trailers)
         return True
 

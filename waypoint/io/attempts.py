@@ -11,10 +11,11 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.cluster import Cluster
 from waypoint.core.grpc import http_status
+from waypoint.core.grpc_messages import GrpcMessages
 from waypoint.core.hash_policy import HashKey
 from waypoint.core.host import Host
 from waypoint.core.local_reply import NO_HEALTHY_UPSTREAM, PER_TRY_TIMEOUT, timed_out
-from waypoint.core.message import Reply, Request, Response
+from waypoint.core.message import Headers, Reply, Request, Response
 from waypoint.core.outlier import Cause
 from waypoint.core.plan import Plan, Upstream
 from waypoint.core.record import Record
@@ -85,6 +86,7 @@ class Attempts:
             self._timeouts.total_s,
         )
         reply: Reply | None = None
+        said = self._count_messages() if self._record.grpc else None
         try:
             with self._limit:
                 reply = await self._until_one_counts(cluster, upstream)
@@ -94,12 +96,30 @@ class Attempts:
                 for copy in copies:
                     copy.lose()
             self._record.sent = self._attempt.sent
+            self._note_end(said)
             self._record.received += self._attempt.upgraded_received
         if self._limit.cancelled_caught:
             self._too_slow(cluster)
             cluster.counts.timeouts += 1
             return timed_out(silent=self._timeouts.silent)
         return reply
+
+    def _count_messages(self) -> tuple[GrpcMessages, GrpcMessages]:
+        """Of a gRPC call, both ways."""
+        asked, answered = GrpcMessages(), GrpcMessages()
+        self._client.body.watch, self._attempt.watch = asked.feed, answered.feed
+        return asked, answered
+
+    def _note_end(self, said: tuple[GrpcMessages, GrpcMessages] | None) -> None:
+        record = self._record
+        record.response_trailers = Headers(self._attempt.trailers)
+        if said is None:
+            return
+        record.request_messages, record.response_messages = said[0].count, said[1].count
+        status = record.response_trailers.first("grpc-status")
+        if status is None and record.response_headers is not None:
+            status = record.response_headers.first("grpc-status")
+        record.grpc_status = status or ""
 
     def _start_clock_at_the_end_of_the_request(self, timeout: float) -> None:
         def start() -> None:
@@ -191,6 +211,7 @@ class Attempts:
         self._service.stamp(response.headers)
         record.upstream_ms = round((trio.current_time() - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
+        record.response_headers = response.headers
         record.status, record.details = response.status, "via_upstream"
         record.add_flag(self._why_no_retry(cluster))
         if response.status == 101:

@@ -42,6 +42,8 @@ class Body:
         self._size = 0
         self.complete = not present
         self.received = 0
+        self.watch: Callable[[bytes], None] | None = None
+        """Sees the content."""
         self.when_complete: Callable[[], None] | None = None
         self.replay_bytes = REPLAY_BYTES
         self.taps: list[Callable[[bytes | End], None]] = []
@@ -79,6 +81,8 @@ class Body:
             tap(event)
         if not isinstance(event, End):
             self.received += len(event)
+            if self.watch is not None:
+                self.watch(event)
             self._size += len(event)
         if self._seen is not None:
             self._seen.append(event)

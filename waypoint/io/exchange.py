@@ -41,7 +41,7 @@ class Exchanges:
         record = Record(peer=self._peer, to=self._to, method="-")
         reply = bad_request(bad.status, bad.details)
         record.answered(reply)
-        self._service.finished(record)
+        self._service.reports.finished(record)
         return head_of(reply, self._service), reply.body.encode()
 
 
@@ -71,7 +71,7 @@ class Exchange:
         finally:
             record.received += client.body.received
             record.duration_ms = (trio.current_time() - begun_s) * 1000
-            self._service.finished(record)
+            self._service.reports.finished(record)
 
     async def _stages(self) -> None:
         try:
@@ -92,6 +92,9 @@ class Exchange:
         request = self._enter()
         if isinstance(request, Reply):
             return request
+        self._service.reports.trace(
+            request, self._record, self._to, known_id="x-request-id" in self._client.head.headers
+        )
         program = self._service.program  # one configuration from here to the end
         reply, added = await self._service.safeguards.admit(
             program.guards, self._to, request, self._client.body, self._record.protocol
@@ -119,7 +122,9 @@ class Exchange:
         request = enter(self._client.head, caller, service.request_id(), how)
         if isinstance(request, Request):
             self._record.request_id = request.headers.first("x-request-id") or ""
-            request.at_s = time.time()
+            request.at_s = self._record.begun_s
+            self._record.request_headers = request.headers
+            self._record.metadata = request.metadata
         return request
 
     def _plan(self, program: Program, request: Request, added: Pairs) -> Plan:
@@ -160,10 +165,12 @@ class Exchange:
             reply = reply._replace(headers=tuple(response.headers))
         if record.grpc:
             reply = trailers_only(reply)
+            record.grpc_status = dict(reply.headers).get("grpc-status", "")
         record.answered(reply)
         client.closing = client.closing or reply.flag == "DPE"
         response = head_of(reply, self._service)
         body = reply.body.encode()
+        record.response_headers = response.headers
         response.end = not body or client.head.method == "HEAD"
         client.begin(response)
         if not response.end:
@@ -196,4 +203,5 @@ def _record(head: RequestHead, peer: Peer, to: Destination) -> Record:
         request_id=headers.first("x-request-id") or "",
         grpc=is_grpc(headers),
         protocol="HTTP/" + head.version,
+        begun_s=time.time(),
     )

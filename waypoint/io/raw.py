@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Final
 
@@ -23,6 +24,7 @@ from waypoint.core.reset import Reset
 from waypoint.core.routes import Forward
 from waypoint.io.duplex import READ_BYTES, Duplex, abort, drop_now, relay
 from waypoint.io.plain_stream import PlainStream
+from waypoint.io.request_metrics import OpenConnection
 from waypoint.io.service import Service
 from waypoint.io.upstream_stream import UpstreamResetError
 
@@ -39,7 +41,8 @@ class RawConnection:
         self._service = service
         self._stream = stream
         self._to = to
-        self._record = Record(peer=peer, to=to)
+        self._record = Record(peer=peer, to=to, begun_s=time.time())
+        self._counted: OpenConnection | None = None
         self._request = Request(
             method="", target="", authority="", headers=Headers(), peer=peer, local=to.address
         )
@@ -53,7 +56,11 @@ class RawConnection:
                 await abort(self._stream)
         finally:
             record.duration_ms = (trio.current_time() - begun_s) * 1000
-            self._service.finished(record)
+            record.sni = self._request.sni
+            if self._counted is None:  # nobody was reached
+                self._counted = self._service.reports.opened(record, Counters())
+            self._service.reports.closed(self._counted)
+            self._service.reports.finished(record)
 
     async def _serve(self, first: bytes) -> bool:
         """False where the client has to see that the connection did not end well."""
@@ -150,6 +157,7 @@ class RawConnection:
     async def _relay(self, endpoint: Duplex, first: bytes, pool: ConnectionPool) -> bool:
         """Bytes both ways, no longer than the connection may last and not idle for too long."""
         counters = Counters()
+        self._counted = self._service.reports.opened(self._record, counters)
         done = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_when_idle, counters, pool.tcp_idle_s, nursery.cancel_scope)

@@ -11,12 +11,10 @@ from typing import Final
 
 import trio
 
-from ambient.api.address import NetworkAddress
 from ambient.api.spiffe import Identity
 from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
-from waypoint.core.authz import Verdict
 from waypoint.core.cluster import Cluster
 from waypoint.core.clusters import Clusters
 from waypoint.core.directory import Directory
@@ -25,12 +23,12 @@ from waypoint.core.message import Headers
 from waypoint.core.objects import Problem
 from waypoint.core.plan import Upstream
 from waypoint.core.program import Program
-from waypoint.core.record import Record
+from waypoint.core.watches import Watches
 from waypoint.io.ext_authz import Authorizers
 from waypoint.io.key_store import KeySettings, KeyStore
 from waypoint.io.mesh_call import MeshCalls
 from waypoint.io.rate_limits import RateLimiter
-from waypoint.io.request_metrics import RequestMetrics
+from waypoint.io.reports import Reports
 from waypoint.io.safeguards import Safeguards
 from waypoint.io.upstream import Upstreams
 
@@ -62,6 +60,7 @@ class Service:
         self.upstreams = upstreams
         self.network = network
         calls = MeshCalls(self)
+        self.reports = Reports(calls, directory, network, own.place, draw)
         self.keys = KeyStore(calls, jwks or KeySettings())
         self.limiter = RateLimiter(calls, draw)
         self.safeguards = Safeguards(Authorizers(calls, str(own.place.identity)), self.keys)
@@ -70,7 +69,6 @@ class Service:
         self.draw = draw
         self.program = Program(own.place)
         self.clusters = Clusters(draw)
-        self.metrics = RequestMetrics()
         self._nursery: trio.Nursery | None = None
         self._standing: tuple[int, Workload | None] = (-1, None)
         self.draining = False
@@ -87,6 +85,7 @@ class Service:
             self._nursery = nursery
             nursery.start_soon(self.upstreams.run)
             nursery.start_soon(self.keys.run)
+            nursery.start_soon(self.reports.spans.run)
             try:
                 await trio.sleep_forever()
             finally:
@@ -101,7 +100,8 @@ class Service:
         """Use another configuration from the next request on; new problems are logged once."""
         self.program = program
         self.keys.want(program.guards.key_sources)
-        current = set(program.problems)
+        self.reports.watches = Watches(program)
+        current = {*program.problems, *self.reports.watches.problems}
         for problem in sorted(current - self._reported):
             log.warning(
                 Event.CONFIG_NOT_ENFORCED,
@@ -142,27 +142,6 @@ class Service:
         if now_s >= self._date_until_s:
             self._today, self._date_until_s = formatdate(usegmt=True), now_s + DATE_S
         return self._today
-
-    def finished(self, record: Record) -> None:
-        """Log and count an exchange or a raw connection that has ended."""
-        access_log.info(
-            Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED, **record.fields()
-        )
-        if record.decided is not None:
-            self._note_verdict(record.decided.verdict, record.request_id)
-        address = NetworkAddress(self.network, record.peer.ip)
-        source = self.directory.workload_by_address(address)
-        if record.method:
-            self.metrics.request(record.labels(source), record.status, record.duration_ms)
-
-    def _note_verdict(self, verdict: Verdict, request_id: str) -> None:
-        """Which policy decided, and which would have."""
-        policies = self.metrics.policies
-        if verdict.by is not None:
-            policies.decided(verdict.by.policy, allowed=verdict.allowed)
-        policies.would_deny(verdict.dry_run_denials)
-        for policy in verdict.dry_run_denials:
-            log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=request_id)
 
     def rest(self, wake: Callable[[], None], grace_s: float) -> None:
         """A connection waits for its next request; ``wake`` is called when we drain.

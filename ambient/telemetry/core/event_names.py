@@ -137,6 +137,8 @@ class Event(StrEnum):
     REQUEST_COMPLETE = "request complete"
     AUTHORIZER_FAILED = "authorizer.failed"
     RATE_LIMITER_FAILED = "rate_limiter.failed"
+    SPANS_DROPPED = "spans.dropped"
+    ACCESS_LOG_FAILED = "access_log.failed"
     JWKS_FAILED = "jwks.failed"
     JWKS_FETCHED = "jwks.fetched"
     CONFIG_NOT_ENFORCED = "config.not_enforced"
