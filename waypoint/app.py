@@ -209,6 +209,9 @@ class Waypoint:
         for path in ("/metrics", "/stats/prometheus"):
             stats.add(path, metrics_handler(self._registry))
         admin = admin_routes(self.service, self._state, self._certs, settings)
+        admin.add("/ready", self._answer_ready)
+        admin.add("/healthz/ready", self._answer_ready)
+        admin.include(stats)
         if self._channel is not None:
             endpoint = PassedEndpoint(
                 self._channel.http_fd, (ready, stats, admin), self._stopping.set

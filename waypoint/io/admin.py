@@ -1,7 +1,8 @@
-"""What an operator may ask the waypoint, on localhost: nothing here changes anything."""
+"""What an operator may ask the waypoint, on localhost; only log levels can be changed."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from ambient.identity.io.cert_store import CertStore
 from ambient.state.core.mesh import MeshState
 from ambient.telemetry.io.http import Request, Response, Routes
 from waypoint.core.routes import Forward, Route
+from waypoint.io.admin_pages import add_pages
 from waypoint.io.service import Service
 from waypoint.settings import Settings
 
@@ -20,7 +22,7 @@ JSON = "application/json"
 def admin_routes(
     service: Service, state: MeshState, certs: CertStore, settings: Settings
 ) -> Routes:
-    """``/config_dump`` and the index."""
+    """All pages, and the index."""
     routes = Routes()
 
     async def config_dump(_: Request) -> Response:
@@ -29,7 +31,10 @@ def admin_routes(
             "identity": str(settings.identity),
             "certificates": _certificates(certs),
             "objects": [msgspec.to_builtins(c.config) for c in service.program.objects.values()],
-            "problems": [problem._asdict() for problem in service.program.problems],
+            "problems": [
+                problem._asdict()
+                for problem in (*service.program.problems, *service.reports.watches.problems)
+            ],
             "services": _services(service, state),
         }
         return Response(200, msgspec.json.format(msgspec.json.encode(dump)), JSON)
@@ -38,6 +43,7 @@ def admin_routes(
         return Response(200, "\n".join(routes.paths) + "\n")
 
     routes.add("/config_dump", config_dump)
+    add_pages(routes, service, settings, version("ambient-mesh"))
     routes.add("/", index)
     return routes
 
@@ -69,6 +75,9 @@ def _services(service: Service, state: MeshState) -> list[dict[str, Any]]:
                 "deny": [policy.key for policy in policies.denying],
                 "allow": [policy.key for policy in policies.allowing],
                 "dry_run": [policy.key for policy in policies.dry_run],
+                "custom": [f"{policy.key} asks {policy.provider}" for policy in policies.custom],
+                "audit": [policy.key for policy in policies.auditing],
+                "issuers": [rule.issuer for rule in program.guards.authentication(known).providers],
                 "endpoints": [
                     {
                         "workload": endpoint.workload.uid,
