@@ -1,0 +1,211 @@
+"""Which field of which kind works in which layer: node tunnels (L4) and waypoints (L7).
+
+Istio's kinds differ by data plane and layer; this is where the difference is written down.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Row(NamedTuple):
+    """A field, and whether it acts at the node tunnel and at the waypoint."""
+
+    field: str
+    tunnel: str
+    waypoint: str
+    note: str = ""
+
+
+class Support(NamedTuple):
+    """One kind. ``acts`` says when it does anything at all."""
+
+    group: str
+    acts: str
+    rows: tuple[Row, ...]
+
+
+YES, NO = "yes", "-"
+_L4: Final = (
+    "principals", "namespaces", "serviceAccounts", "ipBlocks",
+)  # fmt: skip
+_L7_SOURCE: Final = ("requestPrincipals", "remoteIpBlocks")
+_SEVERE: Final = "ALLOW: the rule is left out; DENY: it holds without the field, or not at all"
+
+MATRIX: Final[dict[str, Support]] = {
+    "AuthorizationPolicy": Support(
+        "security.istio.io",
+        "without targetRefs at node tunnels, with targetRefs at waypoints, never at both",
+        (
+            Row("selector", YES, NO, "a waypoint acts by targetRefs only"),
+            Row("targetRefs", NO, YES, "Service, ServiceEntry, Gateway; GatewayClass in the root"),
+            Row("action ALLOW, DENY", YES, YES),
+            Row("action AUDIT, CUSTOM", NO, YES, "CUSTOM asks an extensionProvider"),
+            *(Row(f"from.source.{one}", YES, YES, "also not…") for one in _L4),
+            *(Row(f"from.source.{one}", NO, YES, _SEVERE) for one in _L7_SOURCE),
+            Row("to.operation.ports", YES, YES, "ports of the pod at tunnels"),
+            Row("to.operation.hosts", NO, YES, _SEVERE),
+            Row("to.operation.methods", NO, YES, _SEVERE),
+            Row("to.operation.paths", NO, YES, _SEVERE),
+            Row("when source.ip, source.namespace, source.principal", YES, YES),
+            Row("when destination.ip, destination.port", YES, YES),
+            Row("when source.serviceAccount, remote.ip, connection.sni", NO, YES, _SEVERE),
+            Row("when request.headers, request.auth.*", NO, YES, _SEVERE),
+            Row("annotation istio.io/dry-run", YES, YES, "counted and logged, not enforced"),
+        ),
+    ),
+    "PeerAuthentication": Support(
+        "security.istio.io",
+        "always, at node tunnels",
+        (
+            Row("mtls.mode STRICT, PERMISSIVE", YES, NO, "peers of the mesh always encrypt"),
+            Row("mtls.mode DISABLE", "as PERMISSIVE", NO),
+            Row("selector", YES, NO),
+            Row("portLevelMtls", YES, NO, "ports of the pod; needs a selector"),
+        ),
+    ),
+    "RequestAuthentication": Support(
+        "security.istio.io",
+        "with targetRefs, at waypoints",
+        (
+            Row("targetRefs", NO, YES),
+            Row("selector", NO, NO, "node tunnels see no tokens"),
+            Row("jwtRules", NO, YES),
+        ),
+    ),
+    "VirtualService": Support(
+        "networking.istio.io",
+        "for hosts that use a waypoint, in the host's or the waypoint's namespace",
+        (
+            Row("hosts, exportTo", NO, YES),
+            Row("gateways", NO, "mesh", "others belong to gateways of Istio"),
+            Row("http.match", NO, YES, "uri, scheme, method, authority, headers, queryParams, …"),
+            Row("http.match.sourceLabels", NO, NO, "such a match never applies"),
+            Row("http.route, redirect, directResponse, delegate", NO, YES),
+            Row("http.rewrite, headers, timeout, retries, fault", NO, YES),
+            Row("http.mirror, mirrors, corsPolicy", NO, YES),
+            Row("tcp, tls", NO, YES, "weighted backends, by port and server name"),
+        ),
+    ),
+    "DestinationRule": Support(
+        "networking.istio.io",
+        "for hosts that a waypoint calls",
+        (
+            Row("subsets", NO, YES),
+            Row("trafficPolicy.loadBalancer", NO, YES),
+            Row("trafficPolicy.connectionPool, outlierDetection", NO, YES),
+            Row("trafficPolicy.portLevelSettings", NO, YES),
+            Row("trafficPolicy.tls SIMPLE, MUTUAL", NO, "see note",
+                "what a waypoint cannot do it names: ambientctl analyze, AMB0003"),
+            Row("trafficPolicy.tls DISABLE, ISTIO_MUTUAL", NO, NO, "pods of the mesh encrypt"),
+            Row("trafficPolicy.tunnel, proxyProtocol", NO, "see note",
+                "what a waypoint cannot do it names: ambientctl analyze, AMB0003"),
+            Row("workloadSelector", NO, NO, "selects sidecars"),
+        ),
+    ),
+    "ServiceEntry": Support(
+        "networking.istio.io",
+        "always",
+        (
+            Row("hosts, addresses, ports", YES, YES, "addresses are allocated if none"),
+            Row("resolution STATIC", YES, YES),
+            Row("resolution DNS", YES, YES),
+            Row("resolution NONE", YES, YES, "needs addresses to tell connections apart"),
+            Row("endpoints, workloadSelector", YES, YES),
+            Row("wildcard hosts", NO, YES, "only a waypoint can serve them"),
+            Row("exportTo", "by mesh configuration", YES),
+        ),
+    ),
+    "WorkloadEntry": Support(
+        "networking.istio.io",
+        "always",
+        (
+            Row("address, ports, labels, serviceAccount", YES, YES),
+            Row("network, locality, weight", YES, YES),
+        ),
+    ),
+    "HTTPRoute": Support(
+        "gateway.networking.k8s.io",
+        "with a Service or ServiceEntry that uses a waypoint, or the waypoint, as parent",
+        (
+            Row("rules.matches", NO, YES),
+            Row("filters header modifiers, RequestRedirect, URLRewrite", NO, YES),
+            Row("filters RequestMirror, CORS", NO, YES),
+            Row("filters ExtensionRef", NO, NO, "refused"),
+            Row("timeouts, retry, sessionPersistence", NO, YES),
+            Row("backendRefs Service, Hostname", NO, YES, "other namespaces: ReferenceGrant"),
+        ),
+    ),
+    "GRPCRoute": Support(
+        "gateway.networking.k8s.io",
+        "as HTTPRoute",
+        (
+            Row("rules.matches method, headers", NO, YES),
+            Row("filters header modifiers, RequestMirror", NO, YES),
+            Row("sessionPersistence", NO, YES),
+        ),
+    ),
+    "TCPRoute": Support(
+        "gateway.networking.k8s.io", "as HTTPRoute", (Row("backendRefs, weights", NO, YES),)
+    ),
+    "TLSRoute": Support(
+        "gateway.networking.k8s.io",
+        "as HTTPRoute",
+        (Row("hostnames", NO, YES), Row("backendRefs, weights", NO, YES)),
+    ),
+    "Gateway": Support(
+        "gateway.networking.k8s.io",
+        "of class istio-waypoint: the control plane deploys a waypoint",
+        (
+            Row("listeners", NO, "mesh", "one: port 15008, protocol HBONE"),
+            Row("listeners.allowedRoutes", NO, YES, "who may use the waypoint"),
+            Row("label istio.io/waypoint-for", YES, YES, "service, workload, all, none"),
+            Row("infrastructure", NO, YES, "labels, annotations, parametersRef"),
+        ),
+    ),
+    "Telemetry": Support(
+        "telemetry.istio.io",
+        "at waypoints: with targetRefs, or without selector for its namespace or the mesh",
+        (
+            Row("accessLogging, tracing, metrics", NO, YES),
+            Row("selector", NO, NO, "selects sidecars"),
+        ),
+    ),
+    "EnvoyFilter": Support(
+        "networking.istio.io",
+        "with targetRefs, for the few patches that are understood",
+        (
+            Row("rate limiting, local and global", NO, YES),
+            Row("other patches", NO, NO, "there is no Envoy; the waypoint names what it left out"),
+        ),
+    ),
+    "Sidecar": Support("networking.istio.io", "never: there are no sidecars", ()),
+    "WasmPlugin": Support("extensions.istio.io", "never: no WebAssembly here", ()),
+    "ProxyConfig": Support("networking.istio.io", "never", ()),
+    "NetworkPolicy": Support(
+        "networking.k8s.io",
+        "by the network plugin, on addresses: between pods of the mesh it sees port 15008 only",
+        (
+            Row("ingress, egress peers", "by the plugin", "by the plugin"),
+            Row("ports", "15008 only", "15008 only",
+                "ambientctl authz from-network-policy gives the ports their meaning back"),
+        ),
+    ),
+}  # fmt: skip
+
+
+def find(name: str) -> tuple[str, Support] | None:
+    """A kind by its name, in any case, singular or plural."""
+    wanted = name.lower().partition(".")[0]
+    for kind, support in MATRIX.items():
+        small = kind.lower()
+        if wanted in (small, f"{small}s", f"{small.removesuffix('y')}ies", _SHORT.get(small)):
+            return kind, support
+    return None
+
+
+_SHORT: Final = {
+    "authorizationpolicy": "ap", "peerauthentication": "pa", "requestauthentication": "ra",
+    "virtualservice": "vs", "destinationrule": "dr", "serviceentry": "se", "workloadentry": "we",
+    "gateway": "gtw", "networkpolicy": "netpol",
+}  # fmt: skip
