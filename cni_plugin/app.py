@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import msgspec
 import trio
@@ -33,6 +34,13 @@ from cni_plugin.io.node_socket_map import NodeSocketMap
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
 
+_EVENT_TYPES: Final = {
+    EventKind.ADDED: "add",
+    EventKind.MODIFIED: "update",
+    EventKind.DELETED: "delete",
+}
+"""Label values of ``nodeagent_reconcile_events_total``, which are Istio's."""
+
 log = get_logger("agent")
 
 
@@ -55,11 +63,12 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
                 await nursery.start(_serve_health, settings, state)
                 await nursery.start(_serve_metrics, settings, state)
                 await nursery.start(_watch_namespaces, kube, agent)
-                await nursery.start(_watch_pods, kube, agent, settings.node_name)
+                await nursery.start(_watch_pods, kube, agent, settings.node_name, state.pod_events)
                 await agent.start(nursery)
                 await nursery.start(zds.run)
                 socket_path = f"{settings.cni_agent_run_dir}/{EVENT_SOCKET}"
-                await nursery.start(event_server.serve, socket_path, agent.cni_added, guests)
+                serving = (socket_path, agent.cni_added, guests, state.plugin_answers)
+                await nursery.start(event_server.serve, *serving)
                 state.watching = True
                 nursery.start_soon(installer.run)
                 nursery.start_soon(guests.watch)
@@ -80,6 +89,8 @@ class _State(Collector):
     ) -> None:
         self._joined = joined
         self._agent = agent
+        self.plugin_answers: Final = Counter[int]()
+        self.pod_events: Final = dict.fromkeys(_EVENT_TYPES.values(), 0)
         self._zds = zds
         self._installer = installer
         self.watching = False
@@ -108,47 +119,42 @@ class _State(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Names are Istio's where Istio has one."""
-        yield GaugeMetricFamily("ztunnel_connected", "Connected ztunnels.", self._zds.connected)
-        yield GaugeMetricFamily(
-            "istio_cni_install_ready", "The plugin is in the CNI configuration.", self.installed
+        agent = self._agent
+        plain: tuple[tuple[str, str, float], ...] = (
+            ("ztunnel_connected", "Connected ztunnels.", self._zds.connected),
+            ("istio_cni_install_ready", "The plugin is in the CNI configuration.", self.installed),
+            (
+                "ambient_cni_pods_not_redirected",
+                "Running pods that belong into the mesh by their labels and are outside of it.",
+                agent.not_redirected(),
+            ),
+            (
+                "ambient_cni_probed_addresses",
+                "Addresses that the kubelet reaches past the tunnel.",
+                len(agent.probes),
+            ),
         )
-        pods = GaugeMetricFamily("ambient_cni_pods", "Pods of this node.", labels=["state"])
-        counts = self._phases()
-        for phase in Phase:
-            pods.add_metric([phase], counts[phase])
-        yield pods
-        yield GaugeMetricFamily(
-            "ambient_cni_pods_not_redirected",
-            "Running pods that belong into the mesh by their labels and are outside of it.",
-            self._agent.not_redirected(),
+        for name, text, number in plain:
+            yield GaugeMetricFamily(name, text, number)
+        phases, backends = self._phases(), Counter(agent.backends())
+        gauges: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
+            ("ambient_cni_pods", "Pods of this node.", "state", {p: phases[p] for p in Phase}),
+            ("ambient_cni_backend", "What redirects here.", "backend", {agent.backend: 1}),
+            (
+                "ambient_cni_redirected_pods",
+                "Enrolled pods by what redirects them.",
+                "backend",
+                {each: backends[each] for each in Backend},
+            ),
         )
-        yield GaugeMetricFamily(
-            "ambient_cni_probed_addresses",
-            "Addresses that the kubelet reaches past the tunnel.",
-            len(self._agent.probes),
-        )
-        backend = GaugeMetricFamily(
-            "ambient_cni_backend", "What redirects on this node.", labels=["backend"]
-        )
-        backend.add_metric([self._agent.backend], 1)
-        yield backend
-        redirected = GaugeMetricFamily(
-            "ambient_cni_redirected_pods",
-            "Enrolled pods by what redirects them.",
-            labels=["backend"],
-        )
-        by_backend = Counter(self._agent.backends())
-        for each in Backend:
-            redirected.add_metric([each], by_backend[each])
-        yield redirected
-        carried = CounterMetricFamily(
-            "ambient_cni_socket_map",
-            "Connections that the socket map has joined, and why others went by TCP.",
-            labels=["result"],
-        )
-        for result, count in self._joined.counts().items():
-            carried.add_metric([result], count)
-        yield carried
+        for name, text, label, values in gauges:
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for key, value in values.items():
+                family.add_metric([key], value)
+            yield family
+        yield from self._counters()
+
+    def _counters(self) -> Iterator[Metric]:
         repairs = CounterMetricFamily(
             "istio_cni_repair_pods_repaired",
             "Pods that were started without the plugin.",
@@ -157,6 +163,36 @@ class _State(Collector):
         for labels, count in self._agent.repairs.counts.items():
             repairs.add_metric(labels, count)
         yield repairs
+        for name, text, label, values in (
+            (
+                "istio_cni_installs",
+                "Changes of the CNI configuration, and what went wrong.",
+                "result",
+                self._installer.results,
+            ),
+            (
+                "istio_cni_plugin_requests",
+                "Calls of the plugin by their answer.",
+                "response_code",
+                {str(status): count for status, count in self.plugin_answers.items()},
+            ),
+            (
+                "nodeagent_reconcile_events",
+                "What the API server told of this node's pods.",
+                "type",
+                self.pod_events,
+            ),
+            (
+                "ambient_cni_socket_map",
+                "Connections that the socket map has joined, and why others went by TCP.",
+                "result",
+                self._joined.counts(),
+            ),
+        ):
+            family = CounterMetricFamily(name, text, labels=[label])
+            for key, value in values.items():
+                family.add_metric([key], value)
+            yield family
 
 
 async def _watch_namespaces(
@@ -177,12 +213,18 @@ async def _watch_namespaces(
 
 
 async def _watch_pods(
-    kube: KubeClient, agent: Agent, node: str, *, task_status: trio.TaskStatus[None]
+    kube: KubeClient,
+    agent: Agent,
+    node: str,
+    seen: dict[str, int],
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     async for event in follow(kube, PODS, field_selector=f"spec.nodeName={node}"):
         if event.kind is EventKind.SYNCED:
             task_status.started()
             continue
+        seen[_EVENT_TYPES[event.kind]] += 1
         try:
             _tell_pod(agent, event)
         except ObjectError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -34,14 +35,23 @@ async def serve(
     path: str,
     added: Adding,
     guests: Guests,
+    statuses: Counter[int],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer plugins until cancelled. Raises MeshError where the socket cannot be made."""
+    """Answer plugins until cancelled, and count the answers by their HTTP status.
+
+    Raises MeshError where the socket cannot be made.
+    """
 
     async def add(request: Request) -> Response:
         answer = await added(parse(request.body))
         return _json({"enrolled": answer.enrolled, "reason": answer.reason})
+
+    async def counted(request: Request) -> Response:
+        response = await _explaining(add)(request)
+        statuses[response.status] += 1
+        return response
 
     async def enroll(request: Request) -> Response:
         return _json(await guests.enroll(guest_request.parse(request.body, Enroll)))
@@ -50,7 +60,7 @@ async def serve(
         return _json(await guests.unenroll(guest_request.parse(request.body, Unenroll)))
 
     routes = Routes()
-    routes.add("/cmdadd", _explaining(add), methods=())
+    routes.add("/cmdadd", counted, methods=())
     routes.add("/enroll", _explaining(enroll), methods=("POST",))
     routes.add("/unenroll", _explaining(unenroll), methods=("POST",))
     listener = _listen(path)

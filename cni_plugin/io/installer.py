@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -57,6 +58,14 @@ def find_folders(settings: Settings) -> Folders:
     )
 
 
+class Result(StrEnum):
+    """What became of an installation; the words are Istio's, of ``istio_cni_installs_total``."""
+
+    SUCCESS = "SUCCESS"
+    NO_BINARIES = "COPY_BINARIES_FAILURE"
+    NO_CONFIG = "CREATE_CNI_CONFIG_FAILURE"
+
+
 class Installer:
     """One folder; ``installed`` is true while the runtime finds the plugin in it."""
 
@@ -72,6 +81,8 @@ class Installer:
         self._owned_file = ""
         if settings.istio_owned_cni_config:
             self._owned_file = settings.istio_owned_cni_config_filename
+        self.results: Final = dict.fromkeys(Result, 0)
+        """How often the plugin was installed, and what went wrong."""
         self.installed = not self._folders.net_dir  # else it is somebody else's task
         self._last_s = float("-inf")
         self._quarrels = 0
@@ -98,19 +109,22 @@ class Installer:
 
     def _install(self) -> bool:
         """Whether something had to change. A full disk, or no network plugin yet: it waits."""
-        folders = self._folders
+        folders, failure = self._folders, Result.NO_BINARIES
         try:
             if folders.bin_dir:
                 starter.install(folders.bin_dir, self._runtime, folders.node_bin_dir)
+            failure = Result.NO_CONFIG
             changed = install.install(folders.net_dir, self._entry, self._owned_file)
         except MeshError as error:
             self.installed = False
+            self.results[failure] += 1
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.warning(Event.CNI_WAITING, error=str(error), hint=error.hint)
             return False
         self.installed, self._complaint = True, ""
         if changed:
+            self.results[Result.SUCCESS] += 1
             log.info(Event.CNI_INSTALLED, installed=True, folder=folders.net_dir)
         return changed
 

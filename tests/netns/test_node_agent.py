@@ -15,7 +15,7 @@ import trio
 from ambient.api.errors import MeshError
 from cni_plugin import app, uninstall
 from tests.fakes.tunnel import FakeTunnel
-from tests.netns.cni_world import NODE, PODS, Pod, World, needs_cni, node, run, until
+from tests.netns.cni_world import NODE, PODS, CniFailed, Pod, World, needs_cni, node, run, until
 from tests.netns.test_enrol import Echo, dial, echoes
 
 pytestmark = [pytest.mark.netns, needs_cni, pytest.mark.usefixtures("each_backend")]
@@ -167,6 +167,24 @@ async def test_pain_38_host_network_is_not_eligible_and_says_so(tmp_path: Path) 
         await until(lambda: world.warnings())
         (text,) = world.warnings()
         assert text.startswith("not eligible: hostNetwork")
+
+
+async def test_calls_installations_and_events_are_counted(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, world.agent(monitoring_port=METRICS):
+        world.namespace("shop", "ambient")
+        with pytest.raises(CniFailed):
+            await world.start("web")
+        world.namespace("plain")
+        await world.start("other", "plain")
+        text = await answer(METRICS, "/metrics")
+        for line in (
+            'istio_cni_plugin_requests_total{response_code="503"} 1.0',
+            'istio_cni_plugin_requests_total{response_code="200"} 1.0',
+            'istio_cni_installs_total{result="SUCCESS"} 1.0',
+            'istio_cni_installs_total{result="CREATE_CNI_CONFIG_FAILURE"} 0.0',
+            'nodeagent_reconcile_events_total{type="add"} 2.0',
+        ):
+            assert line in text
 
 
 async def test_pain_43_the_node_shows_its_backend(tmp_path: Path, each_backend: str) -> None:
