@@ -237,7 +237,7 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
             pairs.append(await stage.joined_ztunnels("map", [sys.executable, "-m", "ztunnel"]))
         if peer := os.environ.get(PEER):
             pairs.append(await stage.ztunnels("ztunnel", [peer]))
-        bench = Bench(pairs, *((1, 2.0) if arguments.quick else (3, 4.0)))
+        bench = Bench(pairs, *((1, 2.0) if arguments.quick else (3, 3.0)))
         await trio.to_thread.run_sync(bench.run, wanted)
         return bench.rows
 

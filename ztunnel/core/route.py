@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Final
 
 import msgspec
@@ -80,7 +79,7 @@ def route(
     ``tried``: uids of workloads that could not be reached just now, and are left out.
     ``illegal``: our own ports, which on our own addresses would lead back to ourselves.
     """
-    ip = ip_address(original.host)
+    ip = _ip(original)
     if original.port in illegal and (ip.is_loopback or ip in client.addresses):
         return NoRoute(reason="attempted recursive call to ourselves")
     address = NetworkAddress(client.network, ip)
@@ -137,6 +136,12 @@ def no_inner_identity(hop: Route) -> str:
     return f"service {service} names no identity that its endpoints in other networks may prove"
 
 
+def _ip(original: HostPort) -> IPAddress:
+    ip = original.ip
+    assert ip is not None  # captured connections, and SOCKS after its lookup, have addresses
+    return ip
+
+
 class _Decision:
     """The facts of one decision, so that its steps need not hand them around."""
 
@@ -151,7 +156,7 @@ class _Decision:
         self._state = state
         self._client = client
         self._original = original
-        self._ip: IPAddress = ip_address(original.host)
+        self._ip: IPAddress = _ip(original)
         self._draw = draw
         self._tried = tried
 
@@ -339,7 +344,7 @@ def missing(
     """What ``route`` would have to know and does not: the destination, or waypoints and gateways
     that it names.
     """
-    address = NetworkAddress(client.network, ip_address(original.host))
+    address = NetworkAddress(client.network, _ip(original))
     workload = state.workload_by_address(address)
     service = state.service_by_address(address, client.namespace)
     if workload is None and service is None:
