@@ -47,6 +47,8 @@ def refused(policies: PolicySet, target: Target, peer: Peer, own: Self) -> str:
     Policies that name the waypoint's account, as users write them who want all traffic to come
     through it, go on meaning that. Others, such as those for its namespace, mean the client.
     """
+    if not target.workload.addresses:
+        return ""  # a name outside the mesh, which no policy selects
     written = tuple(one for one in policies.allow if not _is_admission(one.key))
     if len(written) == len(policies.allow):
         return ""  # the endpoint's own tunnel has to admit us

@@ -58,7 +58,8 @@ def candidates(
     found: list[Target] = []
     for endpoint in directory.endpoints(service):
         workload = endpoint.workload
-        if not workload.addresses:
+        host = str(workload.addresses[0]) if workload.addresses else workload.hostname
+        if not host:
             continue
         if workload.status is not WorkloadStatus.HEALTHY and not unhealthy_too:
             continue
@@ -67,5 +68,5 @@ def candidates(
         own = {p.service_port: p.target_port for p in endpoint.ports}
         target = own.get(port) or service_targets.get(port)
         if target:
-            found.append(Target(workload, HostPort(str(workload.addresses[0]), target)))
+            found.append(Target(workload, HostPort(host, target)))
     return tuple(sorted(found, key=lambda target: target.key))

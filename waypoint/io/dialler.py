@@ -14,12 +14,16 @@ from ambient.api.ports import HBONE_PORT
 from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.io.pool import Pool
+from ambient.hbone.io.stream import HboneStream
 from waypoint.core.connection_pool import Keepalive
 from waypoint.core.host import Target
+from waypoint.core.objects import UnusableError
 from waypoint.core.reset import Reset
+from waypoint.core.tls_settings import read_tls
 from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 from waypoint.io.duplex import Duplex
 from waypoint.io.plain_stream import PlainStream
+from waypoint.io.tls_origination import secure
 from waypoint.io.upstream_stream import UpstreamResetError
 
 KEEP_ALIVE: Final = {
@@ -63,16 +67,18 @@ class Dialler:
         pool = settings.pool
         with trio.move_on_after(pool.connect_timeout_s or self._connect_timeout_s):
             try:
+                tls = read_tls(settings.tls)
                 if target.hbone:
-                    return await self._tunnel(target)
-                return PlainStream(
-                    plain(await connect(target.address, pool.keepalive)), self._pool.relay
-                )
-            except (MeshError, OSError) as error:
+                    opened: HboneStream | PlainStream = await self._tunnel(target)
+                else:
+                    sock = await connect(await resolved(target.address), pool.keepalive)
+                    opened = PlainStream(plain(sock), self._pool.relay)
+                return opened if tls is None else await secure(opened, tls, _server_name(target))
+            except (MeshError, OSError, UnusableError) as error:
                 raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
         raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)
 
-    async def _tunnel(self, target: Target) -> Duplex:
+    async def _tunnel(self, target: Target) -> HboneStream:
         """A CONNECT to the pod, which has to prove that it runs as its service account."""
         pod = HostPort(target.address.host, self._hbone_port)
         peer = target.workload.identity
@@ -88,6 +94,20 @@ class Dialler:
             frozenset((peer,)),
         )
         return stream
+
+
+def _server_name(target: Target) -> str:
+    """Whom TLS expects unless it is told: the service, else the endpoint's own name."""
+    services = target.workload.services
+    return next((key.hostname for key in services), target.workload.hostname)
+
+
+async def resolved(address: HostPort) -> HostPort:
+    """An endpoint that is a name, as one of its addresses. Raises OSError."""
+    if address.ip is not None:
+        return address
+    found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return HostPort(str(found[0][4][0]), address.port)
 
 
 def _words(error: Exception) -> str:

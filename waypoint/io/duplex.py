@@ -12,6 +12,7 @@ from ambient.hbone.core.errors import HboneError
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.io.stream import HboneStream
 from waypoint.io.plain_stream import PlainStream
+from waypoint.io.tls_stream import TlsStream
 
 READ_BYTES: Final = 64 * 1024
 """Read at most this much at once; bounds what a message waits in memory."""
@@ -53,8 +54,8 @@ def _end(stream: Duplex, code: ErrorCode) -> None:
             stream.reset(code)
         elif isinstance(stream, PlainStream):
             stream.close()
-        elif isinstance(stream, trio.SSLStream):
-            _end(stream.transport_stream, code)
+        elif isinstance(stream, TlsStream):
+            _end(stream.below, code)
         else:
             raise TypeError(f"cannot end a {type(stream).__name__}")
 
