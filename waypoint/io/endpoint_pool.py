@@ -14,6 +14,7 @@ import trio
 
 from waypoint.core.cluster import Cluster
 from waypoint.core.host import Host, Target
+from waypoint.core.objects import Json
 from waypoint.core.reset import Reset
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.io.duplex import Duplex, drop_now, quiet
@@ -36,10 +37,11 @@ Dial = Callable[[Target, ClusterSettings], Awaitable[Duplex]]
 class Connection:
     """A connection to an endpoint that carries one exchange at a time."""
 
-    __slots__ = ("exchanges", "idle_since_s", "opened_s", "stream")
+    __slots__ = ("exchanges", "idle_since_s", "opened_s", "stream", "tls")
 
-    def __init__(self, stream: Duplex) -> None:
+    def __init__(self, stream: Duplex, tls: Json | None) -> None:
         self.stream = stream
+        self.tls = tls
         self.exchanges = 0
         self.opened_s = self.idle_since_s = trio.current_time()
 
@@ -53,6 +55,8 @@ class EndpointPool:
         self._dial = dial
         self._idle: list[Connection] = []
         self._links: list[Http2Client] = []
+        self._tls: dict[Http2Client, Json | None] = {}
+        """What each connection began with: other settings need another one."""
         self._linking = trio.Lock()
         self._open = 0
         self._waiting: deque[trio.Event] = deque()
@@ -105,7 +109,7 @@ class EndpointPool:
                 connection = self._kept(careful)
                 if connection is not None:
                     return connection
-            return Connection(await self._dialled())
+            return Connection(await self._dialled(), cluster.settings.tls)
         finally:
             cluster.pending -= 1
 
@@ -151,6 +155,8 @@ class EndpointPool:
             return False
         longest_s = pool.max_connection_s
         age_s = trio.current_time() - connection.opened_s
+        if connection.tls != self._cluster.settings.tls:
+            return False
         return not self._host.gone and (longest_s is None or age_s < longest_s)
 
     def _keep(self, connection: Connection) -> None:
@@ -169,7 +175,7 @@ class EndpointPool:
             if careful and trio.current_time() - connection.idle_since_s > CAREFUL_S:
                 self._idle.append(connection)
                 return None
-            if quiet(connection.stream):
+            if quiet(connection.stream) and connection.tls == self._cluster.settings.tls:
                 return connection
             self._drop(connection)
         return None
@@ -200,6 +206,8 @@ class EndpointPool:
     def _room(self, link: Http2Client) -> int:
         """How many more exchanges a connection takes, within the configured limits."""
         pool = self._cluster.settings.pool
+        if self._tls[link] != self._cluster.settings.tls:
+            return 0
         room = link.room
         if pool.max_concurrent_streams:
             room = min(room, pool.max_concurrent_streams - link.streams)
@@ -212,6 +220,7 @@ class EndpointPool:
 
     async def _new_link(self, nursery: trio.Nursery) -> Http2Client:
         link = Http2Client(await self._dialled())
+        self._tls[link] = self._cluster.settings.tls
         self._links.append(link)
 
         async def carry() -> None:
@@ -219,6 +228,7 @@ class EndpointPool:
                 await link.carry()
             finally:
                 self._links.remove(link)
+                del self._tls[link]
                 self._gone()
                 drop_now(link.stream)  # also where we are cancelled
 
