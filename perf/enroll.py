@@ -1,6 +1,6 @@
 """How long pods wait for the mesh: enrolment, CNI ADD, and what redirection costs a connection.
 
-    python perf/enroll.py [--quick] [--json FILE] [--only WORDS] [--pods N]
+    python perf/enroll.py [--quick] [--json FILE] [--only WORDS] [--pods N] [--backend NAME]
 
 One node in namespaces of its own (tests/sandbox): real kernel, Debian's ptp plugin, our plugin
 executed as a runtime executes it, and the node agent as a process. A stand-in for ztunnel relays
@@ -134,7 +134,7 @@ async def label(rig: Rig, count: int, rounds: int) -> list[float]:
                 for pod in pods:
                     asking.start_soon(ask, pod)
             world.namespace(namespace)
-            await until(lambda: all(not pod.ruleset() for pod in pods[:3]))
+            await until(lambda: all(pod.untouched() for pod in pods[:3]))
         nursery.cancel_scope.cancel()
     for pod in pods:
         await world.stop(pod)
@@ -422,6 +422,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
     parser.add_argument("--only", default="", help="works whose name contains this")
     parser.add_argument("--pods", type=int, default=100, help="pods enrolled at once (100)")
+    parser.add_argument("--backend", default="nftables", help="of pods without annotation: or ebpf")
     arguments = parser.parse_args()
     for tool in ("wrk", "nginx"):
         if shutil.which(tool) is None:
