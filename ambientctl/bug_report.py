@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -164,12 +165,13 @@ async def _log(
     async def read() -> str:
         kept: list[str] = []
         size = 0
-        async for line in lines(kube, pod, since_s=since_s):
-            size += len(line) + 1
-            if size > MAX_LOG_BYTES:
-                kept.append("... the rest is left out")
-                break
-            kept.append(line)
+        async with aclosing(lines(kube, pod, since_s=since_s)) as told:
+            async for line in told:
+                size += len(line) + 1
+                if size > MAX_LOG_BYTES:
+                    kept.append("... the rest is left out")
+                    break
+                kept.append(line)
         return "\n".join(kept) + "\n"
 
     async with limit:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import httpx
 
-from ambient.api.errors import MeshError
 from ambient.kube.core.errors import error_from
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
@@ -16,7 +15,7 @@ MAX_LINE_BYTES = 1 << 20
 
 async def lines(
     kube: KubeClient, pod: KubeObject, *, since_s: int | None = None, follow: bool = False
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """A pod's first container, line by line. Raises KubeError, UnavailableError."""
     metadata = pod["metadata"]
     path = PODS.path(metadata["namespace"], metadata["name"], "log")
@@ -42,11 +41,3 @@ async def lines(
         raise kube.unreachable(error) from error
     if rest:
         yield rest
-
-
-def named(pod: KubeObject) -> str:
-    """``namespace/name``. Raises MeshError for what is no pod."""
-    metadata = pod.get("metadata")
-    if not isinstance(metadata, dict):
-        raise MeshError("not a pod")
-    return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"

@@ -1,0 +1,1 @@
+"""``ambientctl top``, ``tap`` and ``graph``: what goes through the mesh now."""
