@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import click
@@ -123,10 +124,11 @@ async def _watch(
     async def read(pod: KubeObject, channel: trio.MemorySendChannel[Access]) -> None:
         async with channel:
             try:
-                async for line in lines(kube, pod, since_s=since_s, follow=follow):
-                    access = read_line(line)
-                    if access is not None and is_the_one(access):
-                        await channel.send(access)
+                async with aclosing(lines(kube, pod, since_s=since_s, follow=follow)) as told:
+                    async for line in told:
+                        access = read_line(line)
+                        if access is not None and is_the_one(access):
+                            await channel.send(access)
             except MeshError as error:
                 warn(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}")
 

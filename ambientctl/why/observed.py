@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import aclosing
 from typing import Any, Final
 
 import trio
@@ -30,11 +31,12 @@ async def observed(kube: KubeClient, since_s: int) -> tuple[list[Seen], list[str
         try:
             if waypoint is None:
                 found.extend(_live(await ask_json(kube, port_of(pod, ADMIN_PORT), "/connections")))
-            async for line in lines(kube, pod, since_s=since_s):
-                access = read_line(line)
-                one = seen_in(access, waypoint) if access is not None else None
-                if one is not None:
-                    found.append(one)
+            async with aclosing(lines(kube, pod, since_s=since_s)) as told:
+                async for line in told:
+                    access = read_line(line)
+                    one = seen_in(access, waypoint) if access is not None else None
+                    if one is not None:
+                        found.append(one)
         except MeshError as error:
             silent.append(f"{name}: {error}")
 
