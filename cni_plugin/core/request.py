@@ -43,7 +43,7 @@ class Configuration(NamedTuple):
     """``if_agent_absent: start``: pods start outside the mesh rather than wait for the agent."""
     previous_result: dict[str, Any] | None
     valid_containers: frozenset[str] | None
-    """Only for GC: the containers that still exist."""
+    """Only for GC: the containers that still exist; None where the runtime does not say."""
 
 
 class Request(NamedTuple):
@@ -146,7 +146,9 @@ def _previous_result(conf: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _valid_containers(conf: dict[str, Any]) -> frozenset[str] | None:
-    attachments = conf.get("cni.dev/valid-attachments")
+    # The other name is of an earlier draft of the specification; libcni writes both.
+    keys = ("cni.dev/valid-attachments", "cni.dev/attachments")
+    attachments = next((conf[key] for key in keys if conf.get(key) is not None), None)
     if attachments is None:
         return None
     if not isinstance(attachments, list) or not all(isinstance(one, dict) for one in attachments):

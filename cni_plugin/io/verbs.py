@@ -126,9 +126,10 @@ def _check(request: Request) -> None:
 
 
 def _collect(request: Request) -> None:
+    """Without a list nothing is known to be gone: pods that live would lose their records."""
     valid = request.configuration.valid_containers
     if valid is None:
-        raise CniError(Code.BAD_CONFIGURATION, "GC needs cni.dev/valid-attachments")
+        return
     for record in records.read_all(request.configuration.run_dir):
         if record.container_id not in valid:
             records.remove(request.configuration.run_dir, record)

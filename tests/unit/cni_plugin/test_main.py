@@ -159,13 +159,15 @@ def test_check_knows_what_was_added(tmp_path: Path) -> None:
     assert call("CHECK", conf(tmp_path)) == (0, {}, "")
 
 
-def test_gc_removes_the_records_of_containers_that_are_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
+def test_gc_removes_the_records_of_containers_that_are_gone(tmp_path: Path, key: str) -> None:
     record = records.Record("u-1", "web", "shop", "gone", "/n", 1, 2, ())
     records.write(str(tmp_path), record)
     records.write(str(tmp_path), record._replace(uid="u-2", container_id="here"))
     valid = [{"containerID": "here", "ifname": "eth0"}]
-    asked = conf(tmp_path, cniVersion="1.1.0") | {"cni.dev/valid-attachments": valid}
-    assert call("GC", asked)[0] == 0
+    assert call("GC", conf(tmp_path, cniVersion="1.1.0"))[0] == 0
+    assert len(list(records.read_all(str(tmp_path)))) == 2, "nothing was said to be gone"
+    assert call("GC", conf(tmp_path, cniVersion="1.1.0") | {key: valid})[0] == 0
     assert [each.container_id for each in records.read_all(str(tmp_path))] == ["here"]
 
 
