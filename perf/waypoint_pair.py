@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from ambient.api.service import AppProtocol, NamespacedHostname, Port
 from ambient.api.workload import TunnelProtocol
 from ambient.identity.core.csr import new_key_and_csr
@@ -28,12 +31,21 @@ from tests.fakes.certs import Issued
 from tests.fakes.xds_server import SERVER_NAME, FakeControlPlane
 from tests.interop.envoy import Envoy, binary
 from tests.unit.waypoint.io.rig import WAYPOINT_ID
-from tests.unit.waypoint.sample import CURL, VIP, policy, service, virtual_service, workload
+from tests.unit.waypoint.sample import (
+    CURL,
+    VIP,
+    config,
+    policy,
+    service,
+    virtual_service,
+    workload,
+)
 
 HTTP1_PORT, HTTP2_PORT, GRPC_PORT = 9080, 9081, 9082
 """Ports of the service, and of the application behind it."""
 APP_IP = "127.0.1.1"
 OUR_PORT, ENVOY_PORT = 15018, 16018
+ISSUER = "https://issuer.perf"
 GRPC_PATH = "/perf.Echo/Unary"
 _TYPES = "type.googleapis.com/envoy.extensions"
 _MANAGER = "envoy.filters.network.http_connection_manager"
@@ -122,6 +134,12 @@ class Stage:
         )
         control = FakeControlPlane(folder, ca=FakeCa(default_identity=WAYPOINT_ID), labels=True)
         self._control = stack.enter_context(control)
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        public = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+        self.keys = json.dumps({"keys": [public | {"kid": "perf", "alg": "RS256"}]})
+        claims = {"iss": ISSUER, "sub": "perf", "exp": int(time.time()) + 86_400}
+        self.token = jwt.encode(claims, key, "RS256", headers={"kid": "perf"})
+        """Of an issuer that both waypoints believe."""
         self._ports = iter(range(10_001, 10_100))
 
     def sides(self) -> list[Side]:
@@ -166,8 +184,14 @@ class Stage:
         route = {"route": [{"destination": {"host": "reviews"}}], "timeout": "15s"}
         route["match"] = [{"uri": {"prefix": "/"}}]
         rule = {"to": [{"operation": {"methods": ["DELETE"]}}]}
+        targets = [{"kind": "Service", "group": "", "name": "reviews"}]
+        checked = {"targetRefs": targets, "jwtRules": [{"issuer": ISSUER, "jwks": self.keys}]}
         self._control.xds.put(
-            service(ports=ports), pod, virtual_service(route), policy([rule], "DENY")
+            service(ports=ports),
+            pod,
+            virtual_service(route),
+            policy([rule], "DENY"),
+            config("RequestAuthentication", "perf", checked),
         )
         address = f"127.0.0.1:{self._control.port}"
         env = os.environ | {
@@ -206,7 +230,9 @@ class Stage:
             {"name": _MANAGER, "typed_config": manager},
             transport_socket=envoy._tls("DownstreamTlsContext", self._issue(WAYPOINT_ID)),
         )
-        envoy.listeners += [_internal(port) for port in (HTTP1_PORT, HTTP2_PORT, GRPC_PORT)]
+        envoy.listeners += [
+            _internal(port, self.keys) for port in (HTTP1_PORT, HTTP2_PORT, GRPC_PORT)
+        ]
         return self._run(envoy, self._workers, internal=True)
 
     def _run(self, envoy: Envoy, concurrency: int, *, internal: bool = False) -> int:
@@ -302,8 +328,8 @@ def _inside(port: int) -> dict[str, Any]:
     }
 
 
-def _internal(port: int) -> dict[str, Any]:
-    """The listener of a service's port: DENY of a method, one route with a timeout."""
+def _internal(port: int, keys: str) -> dict[str, Any]:
+    """The listener of a service's port: tokens, DENY of a method, one route with a timeout."""
     route = {"cluster": f"app-{port}", "timeout": "15s"}
     host = {
         "name": "all",
@@ -320,11 +346,25 @@ def _internal(port: int) -> dict[str, Any]:
         "name": "envoy.filters.http.rbac",
         "typed_config": {"@type": f"{_TYPES}.filters.http.rbac.v3.RBAC", "rules": rules},
     }
-    manager["http_filters"] = [rbac, _router()]
+    manager["http_filters"] = [_tokens(keys), rbac, _router()]
     return {
         "name": f"internal-{port}",
         "internal_listener": {},
         "filter_chains": [{"filters": [{"name": _MANAGER, "typed_config": manager}]}],
+    }
+
+
+def _tokens(keys: str) -> dict[str, Any]:
+    """A token that is there has to be good."""
+    provider = {"issuer": ISSUER, "local_jwks": {"inline_string": keys}, "forward": True}
+    missing = {"requires_any": {"requirements": [{"provider_name": "perf"}, {"allow_missing": {}}]}}
+    return {
+        "name": "envoy.filters.http.jwt_authn",
+        "typed_config": {
+            "@type": f"{_TYPES}.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": {"perf": provider},
+            "rules": [{"match": {"prefix": "/"}, "requires": missing}],
+        },
     }
 
 
