@@ -14,6 +14,7 @@ from tests.fuzz import (
     mutation,
     route_objects,
     socks_clients,
+    tokens,
     xds_resources,
     zds_messages,
 )
@@ -29,6 +30,7 @@ TARGETS = [
     http2_frames,
     route_objects,
     socks_clients,
+    tokens,
     xds_resources,
     zds_messages,
 ]

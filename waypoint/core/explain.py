@@ -5,7 +5,7 @@ Nothing here decides: it runs the same functions as live traffic and reports the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -14,7 +14,7 @@ from ambient.api.address import IPAddress, NetworkAddress
 from ambient.api.config import ConfigObject
 from ambient.api.spiffe import Identity
 from waypoint.core.admission import admitted
-from waypoint.core.authz import NearMiss, Verdict, decide, near_misses
+from waypoint.core.authz import NearMiss, Question, Verdict, decide, near_misses, questions
 from waypoint.core.balance import Draw
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
@@ -111,9 +111,11 @@ def explain_with(
     if to.service is not None:
         passed_over = program.table(to.service, to.address.port).misses(request)
         notes += [f"{miss.route.source} does not apply: {miss.field}" for miss in passed_over]
+    asked = questions(program.policies(to.service), request)
     decided = plan(request, program, directory, to, _draws(), own)
     notes += _injected(decided.route)
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
+    notes += _asked_before(program, to, asked)
     allowed = decided.verdict.allowed
     answered = decided.reply is not None and decided.reply.details in BEFORE_ROUTING
     shares: tuple[Share, ...] = ()
@@ -131,6 +133,16 @@ def explain_with(
         notes=tuple(notes),
         problems=program.problems,
     )
+
+
+def _asked_before(program: Program, to: Destination, asked: tuple[Question, ...]) -> Iterator[str]:
+    """What a live request has to pass first, and nobody can say here."""
+    for one in asked:
+        how = "its answer only counts (dry run)" if one.dry_run else "which may refuse"
+        yield f"{one.by.policy} asks the authorizer {one.provider} first, {how}"
+    issuers = sorted({rule.issuer for rule in program.guards.authentication(to.service).providers})
+    if issuers:
+        yield f"tokens of {', '.join(issuers)} are verified first; this request carries none"
 
 
 def _explain_raw(

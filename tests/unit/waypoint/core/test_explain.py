@@ -144,3 +144,18 @@ def test_connections_that_are_not_http_have_routes_too():
     )
     found = told(state=mesh(tcp))
     assert (found.route, len(found.shares[0].targets)) == ("", 2)
+
+
+def test_what_a_live_request_has_to_pass_first_is_told():
+    provider = {"envoyExtAuthzGrpc": {"service": "authz.shop", "port": 9000}, "name": "bouncer"}
+    mesh_config = config("MeshConfig", "mesh", {"extensionProviders": [provider]})
+    custom = policy([{}], "CUSTOM", "c", provider={"name": "bouncer"})
+    targets = [{"kind": "Service", "group": "", "name": "reviews"}]
+    rules = [{"issuer": "https://idp"}]
+    tokens = config("RequestAuthentication", "t", {"targetRefs": targets, "jwtRules": rules})
+    found = explain([mesh_config, custom, tokens], mesh(), OWN, facts())
+    assert found.allowed
+    assert found.notes[-2:] == (
+        "shop/c asks the authorizer bouncer first, which may refuse",
+        "tokens of https://idp are verified first; this request carries none",
+    )
