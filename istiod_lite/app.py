@@ -18,6 +18,7 @@ from ambient.telemetry.io.metrics_http import serve_metrics
 from istiod_lite.core.certificates import Lifetimes
 from istiod_lite.core.changes import Changes
 from istiod_lite.core.facts import MeshFacts
+from istiod_lite.core.federation import Federation
 from istiod_lite.core.index import Index
 from istiod_lite.core.issue import Caller
 from istiod_lite.core.snapshot import Publisher
@@ -28,10 +29,12 @@ from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.bridge import Bridge
 from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
 from istiod_lite.io.ca_source import Source, open_source
+from istiod_lite.io.debounce import Debounce
 from istiod_lite.io.grpc_server import GrpcServer
 from istiod_lite.io.issuer import Issuer
 from istiod_lite.io.leader import Leader
 from istiod_lite.io.metrics import Metrics
+from istiod_lite.io.remote_clusters import Debouncing, RemoteClusters
 from istiod_lite.io.root_certs import CRL, ROOTS, Distribution
 from istiod_lite.io.serving import ServingCertificate
 from istiod_lite.io.status_pages import StatusPages
@@ -96,19 +99,28 @@ class ControlPlane:
                 allocate_addresses=settings.pilot_enable_ip_autoallocate,
             )
         )
+        debouncing = Debouncing(settings.pilot_debounce_after_s, settings.pilot_debounce_max_s)
+        self._federation = Federation(self.index)
+        self._remotes = RemoteClusters(
+            kube,
+            self._federation,
+            self.index.facts,
+            self._announce,
+            self._metrics,
+            debouncing,
+        )
         self._watches = Watches(
             kube,
             self.index,
             self._publish,
-            quiet_s=settings.pilot_debounce_after_s,
-            longest_s=settings.pilot_debounce_max_s,
+            Debounce(*debouncing),
             names=(settings.revision,),
         )
         self._watches.noted = self._metrics.note_update
         self._metrics.stale.set_function(self._watches.contact.stale_s)
         self._bridge = Bridge()
         self._authenticator = Authenticator(kube, settings.token_audiences, settings.cluster_id)
-        self._pages = StatusPages(settings, self.index, self._missing)
+        self._pages = StatusPages(settings, self.index, self._federation, self._missing)
         rules = XdsRules(
             identify=self._identify,
             debug=lambda name: self._bridge.call(self._pages.page, name),
@@ -135,6 +147,7 @@ class ControlPlane:
         self._webhooks: WebhookConfiguration | None = None
         self._pages.stale_s = self._watches.contact.stale_s
         self._pages.xds = self._xds
+        self._pages.remotes = self._remotes.page
         self._pages.authenticator = self._authenticator
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -230,6 +243,7 @@ class ControlPlane:
             listed.set()
 
         nursery.start_soon(list_all)
+        await nursery.start(self._remotes.run)
         nursery.start_soon(self._trusted.run)
         self._source, authority = await open_source(self._kube, self._settings)
         issuer = Issuer(authority, self._metrics)
@@ -241,6 +255,7 @@ class ControlPlane:
         nursery.start_soon(self._source.follow, issuer)
         self._pending.remove(CERTIFICATES)
         await listed.wait()
+        await self._remotes.until_settled(self._settings.pilot_remote_cluster_timeout_s)
         return issuer
 
     async def _write(self) -> None:
@@ -261,7 +276,8 @@ class ControlPlane:
     def _publish(self, changes: Changes, first: float) -> None:
         """Changes of the index: to proxies, controllers, metrics and the log."""
         begun = time.monotonic()
-        delta = self._publisher.advance(self.index, changes)
+        changes = self._federation.absorb(changes)
+        delta = self._publisher.advance(self._federation, changes)
         self._xds.publish(self._publisher.snapshot, delta, first)
         self._waypoints.look_at(changes.gateways)
         self._statuses.look_at(changes.statuses)
@@ -291,6 +307,12 @@ class ControlPlane:
             authorizations=len(changes.authorizations),
             configs=len(changes.configs),
         )
+
+    def _announce(self, changes: Changes, first: float) -> None:
+        """Changes by another cluster: to proxies."""
+        delta = self._publisher.advance(self._federation, changes)
+        self._xds.publish(self._publisher.snapshot, delta, first)
+        self._metrics.note_push(changes.addresses, "ambient")
 
     def _identify(self, context: Any) -> Caller | None:
         """The caller of an xDS stream, on gRPC's thread; nobody in particular in plain text."""

@@ -85,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Hosts of ServiceEntries without addresses get virtual ones."""
     pilot_enable_serviceentry_select_pods: bool = True
     pilot_enable_k8s_select_workload_entries: bool = True
+    pilot_remote_cluster_timeout_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long a start waits for other clusters before it goes on without them."""
     xds_address: str = ""
     """Where waypoints find us; empty: ``istiod[-<revision>].<system namespace>.svc:15012``."""
     lease_s: Annotated[float, Meta(ge=3)] = 15.0

@@ -34,6 +34,9 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: frozenset[str] = frozenset()
     statuses: frozenset[ObjectRef] = frozenset()
     """Objects whose status has to be compared with the one that they should have."""
+    labelled_services: frozenset[ObjectKey] = frozenset()
+    """Services that are new, gone, or have other labels: other clusters may know them now, or not
+    any more."""
     entries: frozenset[ObjectKey] = frozenset()
     """ServiceEntries that changed: their virtual addresses may have to."""
     remarks: tuple[Remark, ...] = ()
@@ -48,6 +51,7 @@ class Pending:
         self.waypoints: set[ObjectKey] = set()
         self.namespaces: set[str] = set()
         self.statuses: set[ObjectRef] = set()
+        self.labelled_services: set[ObjectKey] = set()
         self.entries: set[ObjectKey] = set()
         self.remarks: dict[tuple[str, ObjectKey], tuple[Remark, ...]] = {}
 
@@ -59,6 +63,7 @@ class Pending:
             self.waypoints,
             self.namespaces,
             self.statuses,
+            self.labelled_services,
             self.entries,
         )
         changes = Changes(
@@ -70,6 +75,7 @@ class Pending:
             waypoints=frozenset(self.waypoints),
             namespaces=frozenset(self.namespaces),
             statuses=frozenset(self.statuses),
+            labelled_services=frozenset(self.labelled_services),
             entries=frozenset(self.entries),
             remarks=tuple(one for several in self.remarks.values() for one in several),
         )

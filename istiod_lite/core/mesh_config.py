@@ -44,11 +44,50 @@ class ServiceEntryVisibility(Camel, frozen=True):
     policies: tuple[VisibilityPolicy, ...] = ()
 
 
+class ServiceScope(StrEnum):
+    """How far a Kubernetes Service is known."""
+
+    LOCAL = "LOCAL"
+    GLOBAL = "GLOBAL"
+
+
+class ServiceScopeConfig(Camel, frozen=True):
+    """A selector that is not there selects everything."""
+
+    namespace_selector: LabelSelector = LabelSelector()
+    services_selector: LabelSelector = LabelSelector()
+    scope: ServiceScope = ServiceScope.LOCAL
+
+
+GLOBAL_LABEL: Final = "istio.io/global"
+DEFAULT_SCOPES: Final = (
+    ServiceScopeConfig(
+        services_selector=LabelSelector(match_labels={GLOBAL_LABEL: "true"}),
+        scope=ServiceScope.GLOBAL,
+    ),
+)
+"""Istio's ambient profile: services say it themselves."""
+
+
 class MeshConfig(Camel, frozen=True):
     """The fields that we read; None or empty where the mesh does not say."""
 
     discovery_selectors: tuple[LabelSelector, ...] = ()
     service_entry_visibility: ServiceEntryVisibility | None = None
+    service_scope_configs: tuple[ServiceScopeConfig, ...] = DEFAULT_SCOPES
+
+    def is_global(
+        self, namespace: Mapping[str, str] | None, service: Mapping[str, str] | None
+    ) -> bool:
+        """Whether other clusters know a service with these labels in a namespace with those: one
+        GLOBAL entry that matches is enough, LOCAL ones take nothing back.
+        """
+        return any(
+            one.scope is ServiceScope.GLOBAL
+            and objects.matches(one.namespace_selector, dict(namespace or {}))
+            and objects.matches(one.services_selector, dict(service or {}))
+            for one in self.service_scope_configs
+        )
 
     def discovers(self, labels: Mapping[str, str] | None) -> bool:
         """Whether objects of a namespace with these labels are part of the mesh."""

@@ -19,6 +19,8 @@ from istiod_lite.core.workload_entries import Place, place_of
 
 REMOTE_CLASS: Final = "istio-remote"
 """A Gateway that stands for one that runs elsewhere (Istio)."""
+EAST_WEST_CLASS: Final = "istio-east-west"
+"""A Gateway that takes HBONE from other networks."""
 
 
 def address(gateway: objects.Gateway) -> GatewayAddress | None:
@@ -61,6 +63,51 @@ def workloads(gateway: objects.Gateway, facts: MeshFacts) -> Iterator[Workload]:
         workload_name=metadata.name,
         cluster_id=facts.cluster_id,
     )
+
+
+def east_west(gateway: objects.Gateway, facts: MeshFacts) -> Workload | None:
+    """The gateway by which others reach the cluster that it stands in, whose facts these are; None
+    for other Gateways and for one without an address.
+    """
+    if gateway.spec.gateway_class_name != EAST_WEST_CLASS or not facts.network:
+        return None
+    listeners = gateway.spec.listeners or ()
+    port = next((one.port for one in listeners if one.protocol == "HBONE"), None) or HBONE_PORT
+    place = next(
+        (
+            place_of(one.value)
+            for one in gateway.status.addresses or ()
+            if one.value and (one.type == "Hostname" or parse_ip(one.value))
+        ),
+        None,
+    )
+    if place is None:
+        return None
+    metadata = gateway.metadata
+    at = place.hostname or str(place.addresses[0])
+    return Workload(
+        uid=f"NetworkGateway/{facts.network}/{at}/{port}",
+        name=metadata.name,
+        namespace=metadata.namespace,
+        addresses=place.addresses,
+        hostname=place.hostname,
+        network=facts.network,
+        tunnel_protocol=TunnelProtocol.HBONE,
+        trust_domain=facts.trust_domain,
+        service_account=metadata.annotation(SERVICE_ACCOUNT_ANNOTATION) or metadata.name,
+        canonical_name=metadata.name,
+        canonical_revision="latest",
+        workload_name=metadata.name,
+        cluster_id=facts.cluster_id,
+    )
+
+
+def way_to(gateway: Workload) -> GatewayAddress:
+    """How a workload behind it names the gateway."""
+    port = int(gateway.uid.rpartition("/")[2])
+    if gateway.hostname:
+        return GatewayAddress(NamespacedHostname(gateway.namespace, gateway.hostname), port)
+    return GatewayAddress(NetworkAddress(gateway.network, gateway.addresses[0]), port)
 
 
 def _place(gateway: objects.Gateway) -> tuple[Place, int] | None:

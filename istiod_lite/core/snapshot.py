@@ -20,6 +20,7 @@ from ambient.xds.core import wire
 from ambient.xds.core.delta_server import Sent
 from istiod_lite.core.changes import Changes
 from istiod_lite.core.facts import ObjectKey
+from istiod_lite.core.federation import Federation
 from istiod_lite.core.index import Index
 
 K = TypeVar("K")
@@ -219,7 +220,7 @@ class Publisher:
         self.snapshot = Snapshot()
         self._configs: dict[str, Sent] = {}
 
-    def advance(self, index: Index, changes: Changes) -> Delta:
+    def advance(self, index: Index | Federation, changes: Changes) -> Delta:
         """Make the next snapshot of what changed; the names that clients have to be told."""
         old = self.snapshot
         addresses = dict(old.addresses)

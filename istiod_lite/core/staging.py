@@ -204,6 +204,8 @@ class Staging:
         if new is not None and services.is_in_mesh(new):
             claim = Claim(outside=False, age=new.metadata.age_order, ref=ref)
         self._world.hosts.put(ref, (self._world.facts.hostname(key),), claim)
+        if old is None or new is None or old.metadata.labels != new.metadata.labels:
+            self.pending.labelled_services.add(key)
         if old is not None and new is not None and old.spec == new.spec:
             return  # selector and ports are all that others read
         self._marks.pointing_at(ref)

@@ -51,6 +51,7 @@ class Metrics:
         self._add_xds()
         self._add_pipeline()
         self._add_index()
+        self._add_clusters()
         self._add_authority()
         self._add_admission()
 
@@ -146,6 +147,23 @@ class Metrics:
         self.stale = self._gauge(
             "ambient_istiod_stale_seconds",
             "How long the API server has been away; 0 while it answers.",
+        )
+
+    def _add_clusters(self) -> None:
+        self.managed_clusters = self._gauge(
+            "istiod_managed_clusters", "Clusters of the mesh.", "cluster_type"
+        )
+        self.cluster_syncs = self._gauge(
+            "istiod_remote_cluster_sync_status",
+            "1 for what each other cluster is now.",
+            "cluster",
+            "status",
+        )
+        self.secret_events = self._counter(
+            "remote_cluster_secret_events", "Changes of Secrets of other clusters.", "event"
+        )
+        self.cluster_timeouts = self._counter(
+            "remote_cluster_sync_timeouts", "Clusters that we have stopped waiting for."
         )
 
     def _add_authority(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from ambient.api.errors import MeshError
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
 from ambient.telemetry.io.http import Handler, Request, Response, Routes
+from istiod_lite.core.federation import GATEWAY_PREFIX, Federation
 from istiod_lite.core.index import Index
 from istiod_lite.core.issue import RefusedError
 from istiod_lite.io.ambient_page import ambient_page, service_json, workload_json
@@ -26,9 +27,18 @@ from istiod_lite.settings import Settings
 class StatusPages:
     """The routes of the HTTP port. ``pending`` names what is not done yet."""
 
-    def __init__(self, settings: Settings, index: Index, pending: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        index: Index,
+        federation: Federation,
+        pending: Callable[[], list[str]],
+    ) -> None:
         self._settings = settings
         self._index = index
+        self._federation = federation
+        self.remotes: Callable[[], list[dict[str, str]]] = list
+        """The other clusters."""
         self._pending = pending
         self.stale_s: Callable[[], float] = lambda: 0.0
         """How long the API server has been away."""
@@ -55,11 +65,11 @@ class StatusPages:
 
     def pages(self) -> dict[str, Callable[[], Any]]:
         """Status by name; the names are Istio's where the content is."""
-        index = self._index
+        index, all_ = self._index, self._federation
         pages: dict[str, Callable[[], Any]] = {
             "adsz": self._adsz,
             "ambientz": lambda: ambient_page(
-                index.workloads.values(), index.services.values(), index.authorizations.values()
+                all_.workloads.values(), all_.services.values(), index.authorizations.values()
             ),
             "authorizationz": lambda: {
                 "authorization_policies": [_plain(one) for one in index.authorizations.values()]
@@ -71,7 +81,7 @@ class StatusPages:
             "index": self._index_page,
             "mesh": lambda: _plain(index.facts),
             "networkz": self._networkz,
-            "registryz": lambda: [_plain(one) for one in index.services.values()],
+            "registryz": lambda: [_plain(one) for one in all_.services.values()],
             "syncz": self._syncz,
         }
         return {**pages, "list": lambda: sorted([*pages, "config_dump", "list"])}
@@ -169,8 +179,8 @@ class StatusPages:
 
     def _endpointz(self) -> Any:
         """By service: which workloads are behind it, and whether they are healthy."""
-        found: dict[str, list[dict[str, Any]]] = {key: [] for key in self._index.services}
-        for uid, workload in self._index.workloads.items():
+        found: dict[str, list[dict[str, Any]]] = {key: [] for key in self._federation.services}
+        for uid, workload in self._federation.workloads.items():
             for name, ports in workload.services.items():
                 found.setdefault(str(name), []).append(
                     {
@@ -193,8 +203,8 @@ class StatusPages:
                 "addresses": [str(address) for address in one.addresses] or [one.hostname],
                 "serviceAccount": one.service_account,
             }
-            for uid, one in self._index.workloads.items()
-            if uid.startswith("NetworkGateway/")
+            for uid, one in self._federation.workloads.items()
+            if uid.startswith(GATEWAY_PREFIX)
         ]
 
     def _config_dump(self, proxy: str) -> Any:
@@ -210,8 +220,10 @@ class StatusPages:
         for url in dict(stream.state.types):
             if url in (ADDRESS_TYPE, WORKLOAD_TYPE):
                 configs[url] = {
-                    "workloads": [workload_json(one) for one in index.workloads.values()],
-                    "services": [service_json(one) for one in index.services.values()],
+                    "workloads": [
+                        workload_json(one) for one in self._federation.workloads.values()
+                    ],
+                    "services": [service_json(one) for one in self._federation.services.values()],
                 }
             elif url == AUTHORIZATION_TYPE:
                 configs[url] = [_plain(one) for one in index.authorizations.values()]
@@ -220,7 +232,8 @@ class StatusPages:
         return {"proxy": proxy, "configs": configs}
 
     def _clusterz(self) -> Any:
-        return [{"id": self._settings.cluster_id, "secretName": "", "syncStatus": "synced"}]
+        ours = {"id": self._settings.cluster_id, "secretName": "", "syncStatus": "synced"}
+        return [ours, *self.remotes()]
 
     def _syncz(self) -> Any:
         short = {ADDRESS_TYPE: "WDS", AUTHORIZATION_TYPE: "WADS", CONFIG_TYPE: "CONFIG"}

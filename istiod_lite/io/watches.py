@@ -71,16 +71,18 @@ class Watches:
         kube: KubeClient,
         index: Index,
         publish: Callable[[Changes, float], None],
+        debounce: Debounce,
         *,
-        quiet_s: float,
-        longest_s: float,
         names: Collection[str] = (revisions.DEFAULT,),
+        watched: Collection[resources.Resource] = (),
     ) -> None:
-        """``names``: the revision that we are."""
+        """``names``: the revision that we are. ``watched``: of another cluster, which has no
+        configuration of the mesh; all kinds and that if empty.
+        """
         self._kube = kube
         self._index = index
         self._publish = publish
-        self._debounce = Debounce(quiet_s, longest_s)
+        self._debounce = debounce
         self._names = frozenset(names)
         self._tags: dict[ObjectKey, tuple[str, str]] = {}
         """By Service that stands for a tag: the tag and its revision."""
@@ -89,7 +91,10 @@ class Watches:
         self.contact = Contact()
         self.noted: Callable[[str, bool], None] = lambda kind, gone: None
         """Told of every object that is new, different or gone."""
-        self._unsynced = set(Index.KINDS)
+        self._watched = watched or WATCHED
+        self._unsynced = {one.kind for one in self._watched}
+        if not watched:
+            self._unsynced.add(MESH_CONFIG)
         self._all_listed = trio.Event()
 
     @property
@@ -101,15 +106,16 @@ class Watches:
         """Started once everything was listed and published; then until cancelled."""
         started = time.monotonic()
         async with trio.open_nursery() as nursery:
-            for resource in WATCHED:
+            for resource in self._watched:
                 nursery.start_soon(self._follow, resource.kind, resource)
-            nursery.start_soon(
-                self._follow,
-                MESH_CONFIG,
-                resources.CONFIG_MAPS,
-                self._index.facts.root_namespace,
-                f"metadata.name={CONFIG_MAP}",
-            )
+            if MESH_CONFIG in self._unsynced:
+                nursery.start_soon(
+                    self._follow,
+                    MESH_CONFIG,
+                    resources.CONFIG_MAPS,
+                    self._index.facts.root_namespace,
+                    f"metadata.name={CONFIG_MAP}",
+                )
             await self._all_listed.wait()
             self._debounce.forget()
             self._publish(self._index.settle(), started)

@@ -44,9 +44,10 @@ def test_every_step_of_the_demo_is_true(options: tuple[str, ...], tmp_path: Path
 
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
+    told = f"{json.dumps(report, indent=1)}\n{done.stderr}"
     failed = [check for check in report["checks"] if not check["ok"]]
-    assert failed == []
-    assert [check["name"] for check in report["checks"]] == PROMISED
-    assert report["ok"] is True
-    assert done.returncode == 0
-    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "ambient-mesh"])
+    assert failed == [], told
+    assert [check["name"] for check in report["checks"]] == PROMISED, told
+    assert report["ok"] is True, told
+    assert done.returncode == 0, told
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "ambient-mesh"]), told

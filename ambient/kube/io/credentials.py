@@ -15,7 +15,7 @@ from typing import Any, Final
 from kubernetes import config as kubernetes_config
 from kubernetes.client import Configuration
 from kubernetes.config import incluster_config
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from ambient.api.errors import SettingsError
 
@@ -121,3 +121,42 @@ def _from_file(path: str, context: str | None) -> Credentials:
         raise SettingsError(f"cannot use kubeconfig {path}: {reason}", hint=hint) from error
     chosen = next((one for one in contexts if one["name"] == context), active)
     return Credentials(configuration, chosen["context"].get("namespace") or "default", path)
+
+
+_REFUSED: Final = (
+    "exec",
+    "auth-provider",
+    "tokenFile",
+    "client-key",
+    "client-certificate",
+)
+"""What a kubeconfig of somebody else must not ask of us: to run programs, or to read our files."""
+
+
+def credentials_in(text: str, origin: str) -> Credentials:
+    """Read a whole kubeconfig that came over the network. Raises SettingsError that says what in
+    it cannot be used.
+    """
+    hint = "write it with istioctl create-remote-secret"
+    configuration = Configuration()
+    try:
+        config = safe_load(text)
+        for kind, fields in (("user", _REFUSED), ("cluster", ("certificate-authority",))):
+            for entry in config[f"{kind}s"]:
+                for field in fields:
+                    if field in (entry.get(kind) or {}):
+                        raise SettingsError(
+                            f"the kubeconfig of {origin} has {kind} field {field}, which would run "
+                            "a program or read a file here",
+                            hint="put the token and the certificates themselves into it",
+                        )
+        _loader.load_kube_config_from_dict(
+            config, client_configuration=configuration, persist_config=False
+        )
+    except (kubernetes_config.ConfigException, YAMLError, OSError, TypeError, KeyError,
+            AttributeError, ValueError) as error:  # fmt: skip
+        # The parser's own words would show parts of the text, which may be a token.
+        told = str(error) if isinstance(error, kubernetes_config.ConfigException | KeyError) else ""
+        reason = told or f"it is none ({type(error).__name__})"
+        raise SettingsError(f"cannot use the kubeconfig of {origin}: {reason}", hint=hint) from None
+    return Credentials(configuration, "default", origin)

@@ -121,6 +121,7 @@ class Event(StrEnum):
     API_SERVER_BACK = "api_server.back"
     XDS_CLIENT_SLOW = "xds.client_slow"
     XDS_CLIENT_LIMITED = "xds.client_limited"
+    CLUSTER_STATUS = "cluster.status"
     ADMISSION_REFUSED = "admission.refused"
     WEBHOOK_PATCHED = "webhook.patched"
     LEADER_ELECTED = "leader.elected"

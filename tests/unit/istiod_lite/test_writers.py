@@ -13,6 +13,7 @@ from istiod_lite.core.index import Index
 from istiod_lite.core.waypoint_objects import WaypointPlan
 from istiod_lite.core.waypoint_parameters import Parameters
 from istiod_lite.io.address_allocator import AddressAllocator
+from istiod_lite.io.debounce import Debounce
 from istiod_lite.io.keyed_queue import KeyedQueue
 from istiod_lite.io.status_writer import StatusWriter
 from istiod_lite.io.watches import Watches
@@ -55,7 +56,7 @@ async def leading(api, tmp_path, *, plan=PLAN):
             writers[1].look_at(changes.entries)
             waypoints.look_at(changes.gateways)
 
-        watches = Watches(kube, index, publish, quiet_s=0.01, longest_s=1.0)
+        watches = Watches(kube, index, publish, Debounce(0.01, 1.0))
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 await nursery.start(watches.run)
