@@ -81,24 +81,7 @@ class ControlPlane:
         self._publisher = Publisher()
         self._pending = [CERTIFICATES, LISTENERS]
         self.ports: dict[str, int] = {}
-        self.index = Index(
-            MeshFacts(
-                cluster_id=settings.cluster_id,
-                trust_domain=settings.trust_domain,
-                root_namespace=settings.pod_namespace,
-                cluster_domain=settings.cluster_domain,
-                network=settings.network,
-                waypoint_fail_closed=settings.waypoint_fail_closed,
-                allow_waypoints=settings.pilot_auto_allow_waypoint_policy,
-                ingress_use_waypoint=settings.ingress_use_waypoint,
-                send_dry_run=settings.ambient_enable_dry_run_authorization_policy,
-                service_entries_select_pods=settings.pilot_enable_serviceentry_select_pods,
-                services_select_workload_entries=(
-                    settings.pilot_enable_k8s_select_workload_entries
-                ),
-                allocate_addresses=settings.pilot_enable_ip_autoallocate,
-            )
-        )
+        self.index = Index(_facts(settings))
         debouncing = Debouncing(settings.pilot_debounce_after_s, settings.pilot_debounce_max_s)
         self._federation = Federation(self.index)
         self._remotes = RemoteClusters(
@@ -352,6 +335,23 @@ class ControlPlane:
                 replicas=settings.waypoint_replicas, max_replicas=settings.waypoint_max_replicas
             ),
         )
+
+
+def _facts(settings: Settings) -> MeshFacts:
+    return MeshFacts(
+        cluster_id=settings.cluster_id,
+        trust_domain=settings.trust_domain,
+        root_namespace=settings.pod_namespace,
+        cluster_domain=settings.cluster_domain,
+        network=settings.network,
+        waypoint_fail_closed=settings.waypoint_fail_closed,
+        allow_waypoints=settings.pilot_auto_allow_waypoint_policy,
+        ingress_use_waypoint=settings.ingress_use_waypoint,
+        send_dry_run=settings.ambient_enable_dry_run_authorization_policy,
+        service_entries_select_pods=settings.pilot_enable_serviceentry_select_pods,
+        services_select_workload_entries=(settings.pilot_enable_k8s_select_workload_entries),
+        allocate_addresses=settings.pilot_enable_ip_autoallocate,
+    )
 
 
 async def _or_explain(bind: Callable[[], Awaitable[Any]], setting: str, port: int) -> Any:
