@@ -17,6 +17,7 @@ from waypoint.core.connection_pool import (
 from waypoint.core.load_balancer import LoadBalancer, compile_load_balancer
 from waypoint.core.objects import Json, Problem, UnusableError, integer, mapping, sequence
 from waypoint.core.outlier import OutlierDetection, compile_outlier_detection
+from waypoint.core.tls_settings import read_tls
 
 T = TypeVar("T")
 
@@ -40,8 +41,6 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING: Final = Parts()
-ORIGINATED: Final = ("SIMPLE", "MUTUAL")
-"""Modes of ``tls`` that ask for TLS of the waypoint's own."""
 NOT_APPLIED: Final = ("tunnel", "proxyProtocol")
 """Parts that are left out."""
 
@@ -104,11 +103,11 @@ def compile_traffic_policy(
 def _parts(spec: Json, field: str, owner: str, problems: list[Problem]) -> Parts:
     reader = _Reader(spec, field, owner, problems)
     tls = reader.part("tls", mapping)
-    mode = None if tls is None else tls.get("mode")
-    if mode in ORIGINATED:
-        problems.append(
-            Problem(owner, f"{field}.tls", f"{mode} is not supported", "bytes go as they are")
-        )
+    try:
+        read_tls(tls)
+    except UnusableError as bad:
+        effect = "no connection to the endpoints is made"
+        problems.append(Problem(owner, f"{field}.{bad.field}", bad.reason, effect))
     return Parts(
         balancer=reader.part("loadBalancer", compile_load_balancer),
         pool=reader.part("connectionPool", compile_connection_pool),

@@ -62,6 +62,11 @@ def http_route(root: Field) -> None:
             rule["backendRefs"].wrong("a redirect calls no backend", "remove one of the two")
         rule["timeouts"]["request"].duration()
         rule["timeouts"]["backendRequest"].duration()
+        for code in rule["retry"]["codes"].items():
+            code.integer(400, 599)
+        rule["retry"]["attempts"].integer(0, 1000)
+        rule["retry"]["backoff"].duration()
+        _session(rule["sessionPersistence"])
         _filters(rule)
         _backends(rule)
 
@@ -79,6 +84,7 @@ def grpc_route(root: Field) -> None:
                 method["service"].pattern()
                 method["method"].pattern()
             _named_matches(match)
+        _session(rule["sessionPersistence"])
         _filters(rule)
         _backends(rule)
 
@@ -130,6 +136,23 @@ def _named_matches(match: Field) -> None:
 def _filters(rule: Field) -> None:
     for one in rule["filters"].items():
         one["type"].one_of(FILTERS, required=True)
+        mirror = one["requestMirror"]
+        if one["type"].value == "RequestMirror":
+            mirror["backendRef"]["name"].required("name the Service that gets the copy")
+        mirror["percent"].integer(0, 100)
+        if mirror["percent"].present and mirror["fraction"].given:
+            mirror.wrong("has percent and fraction", "keep one of them")
+        one["cors"]["maxAge"].integer(1, 2**31 - 1)
+
+
+def _session(session: Field) -> None:
+    """``sessionPersistence`` of a rule (GEP-1619)."""
+    session["type"].one_of(("Cookie", "Header"))
+    session["absoluteTimeout"].duration()
+    session["idleTimeout"].duration()
+    lifetime = session["cookieConfig"]["lifetimeType"].one_of(("Session", "Permanent"))
+    if lifetime == "Permanent" and not session["absoluteTimeout"].given:
+        session["absoluteTimeout"].wrong("is missing", "a permanent cookie needs it")
 
 
 def _backends(rule: Field) -> None:

@@ -222,3 +222,17 @@ def test_warm_up():
     assert [slow.factor(age) for age in (0, 5, 50, 100, 500)] == [0.1, 0.1, 0.5, 1.0, 1.0]
     steep = Warmup(duration_s=100, aggression=2, minimum_percent=0)
     assert steep.factor(25) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"tls": {"mode": "SIMPLE"}}, None),
+        ({"tls": {"mode": "ODD"}}, "spec.trafficPolicy.tls.mode"),
+        ({"tls": {"mode": "MUTUAL"}}, "spec.trafficPolicy.tls"),
+        ({"tunnel": {"targetHost": "x"}}, "spec.trafficPolicy.tunnel"),
+        ({"proxyProtocol": {"version": "V1"}}, "spec.trafficPolicy.proxyProtocol"),
+    ],
+)
+def test_what_is_not_applied_is_said(part, field):
+    assert [problem.field for problem in policy(part)[1]] == ([field] if field else [])

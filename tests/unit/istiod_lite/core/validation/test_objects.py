@@ -364,6 +364,32 @@ def test_what_is_right_is_admitted(kind, text):
         ),
         (
             "HTTPRoute",
+            "{rules: [{filters: [{type: RequestMirror, "
+            "requestMirror: {backendRef: {port: 80}}}]}]}",
+            "spec.rules[0].filters[0].requestMirror.backendRef.name",
+            "copy",
+        ),
+        (
+            "HTTPRoute",
+            "{rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}, "
+            "percent: 101}}]}]}",
+            "spec.rules[0].filters[0].requestMirror.percent",
+            "100",
+        ),
+        (
+            "HTTPRoute",
+            "{rules: [{retry: {codes: [99]}}]}",
+            "spec.rules[0].retry.codes[0]",
+            "400",
+        ),
+        (
+            "GRPCRoute",
+            "{rules: [{sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}}]}",
+            "spec.rules[0].sessionPersistence.absoluteTimeout",
+            "permanent",
+        ),
+        (
+            "HTTPRoute",
             "{rules: [{backendRefs: [{name: a}]}]}",
             "spec.rules[0].backendRefs[0].port",
             "missing",
