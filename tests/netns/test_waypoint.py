@@ -19,6 +19,8 @@ from ambient.identity.core.csr import new_key_and_csr
 from tests.fakes.ca_server import FakeCa
 from tests.fakes.certs import Issued
 from tests.fakes.xds_server import SERVER_NAME, FakeControlPlane
+from tests.unit.waypoint.core.test_authenticate import TARGETS, jwks, token
+from tests.unit.waypoint.core.test_rate_limit import http_filter, local
 from tests.unit.waypoint.io.rig import WAYPOINT_ID, Rig, http_app
 from tests.unit.waypoint.sample import (
     INTRUDER,
@@ -168,6 +170,7 @@ async def _story(control: FakeControlPlane, mesh: Rig) -> None:
     while (await caller.get()).status != 200:
         await trio.sleep(0.02)
     await _traffic(control, mesh)
+    await _guards(control, mesh)
 
 
 async def _traffic(control: FakeControlPlane, mesh: Rig) -> None:
@@ -199,6 +202,45 @@ async def _traffic(control: FakeControlPlane, mesh: Rig) -> None:
     for _ in range(4):
         again = await caller.get(cookie=cookie)
         assert again.headers["x-version"] == first.headers["x-version"]
+
+
+async def _guards(control: FakeControlPlane, mesh: Rig) -> None:
+    """Tokens, a rate limit, and the pages that tell of them."""
+    caller = await mesh.caller()
+    rule = {"issuer": "one", "jwks": jwks("one"), "outputClaimToHeaders": [
+        {"header": "x-user", "claim": "sub"}]}  # fmt: skip
+    by_alice = {"from": [{"source": {"requestPrincipals": ["one/alice"]}}]}
+    control.xds.put(
+        config("RequestAuthentication", "jwt", {"targetRefs": TARGETS, "jwtRules": [rule]}),
+        policy([by_alice], name="only-alice"),
+    )
+    while (await caller.get()).status != 403:
+        await trio.sleep(0.02)
+    good = await caller.get(authorization=f"Bearer {token()}")
+    assert (good.status, good.json["headers"]["x-user"]) == (200, "alice")
+    assert (await caller.get(authorization="Bearer x")).status == 401
+    limit = http_filter(local(2))
+    control.xds.put(
+        config("EnvoyFilter", "rate", {"targetRefs": TARGETS, "configPatches": [limit]})
+    )
+    while (last := await caller.get(authorization=f"Bearer {token()}")).status != 429:
+        await trio.sleep(0.02)
+    assert last.headers["x-envoy-ratelimited"] == "true"
+    control.xds.remove(
+        "type.googleapis.com/ambient.config.v1.Object",
+        "EnvoyFilter/shop/rate",
+        "AuthorizationPolicy/shop/only-alice",
+    )
+    while (await caller.get()).status != 200:
+        await trio.sleep(0.02)
+    assert json.loads((await http_get(15000, "/server_info"))[1])["state"] == "LIVE"
+    assert "::health_flags::healthy" in (await http_get(15000, "/clusters"))[1]
+    assert (await http_get(15000, "/ready"))[0] == 200
+    _, text = await http_get(15000, "/stats/prometheus")
+    assert any(
+        line.startswith("istio_requests_total") and 'response_flags="RL"' in line
+        for line in text.splitlines()
+    )
 
 
 async def _ends_when_told(process: trio.Process, mesh: Rig) -> None:

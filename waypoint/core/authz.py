@@ -112,6 +112,8 @@ class Question(NamedTuple):
 
 def questions(policies: PolicySet, request: Request, *, http: bool = True) -> tuple[Question, ...]:
     """The providers to ask before anything else judges, each once, by name."""
+    if not policies.custom:
+        return ()
     found: dict[str, Question] = {}
     for policy in policies.custom:
         by = _first((policy,), request, http)

@@ -39,6 +39,10 @@ def compile_part(config: ConfigObject, place: Place) -> tuple[PolicyPart, list[P
             return compile_policy(config, place)
 
 
+_NO_TOKENS: Final = Authentication()
+_NO_LIMITS: Final = Limits()
+
+
 class Policies:
     """All of them. Immutable but for its caches."""
 
@@ -68,6 +72,8 @@ class Policies:
 
     def authentication(self, service: Service | None) -> Authentication:
         """Which tokens requests for it may carry."""
+        if not self._tokens:
+            return _NO_TOKENS
         return _cached(
             self._authentications,
             service,
@@ -76,6 +82,8 @@ class Policies:
 
     def limits(self, service: Service | None) -> Limits:
         """How often it may be called."""
+        if not self._rates:
+            return _NO_LIMITS
         return _cached(
             self._limits,
             service,

@@ -30,7 +30,7 @@ class Watches:
 
     def of(self, service: Service | None) -> Watch:
         """For a service; None means a pod's own address."""
-        key = service.key if service is not None else None
+        key = service.key if service is not None and self._found else None
         found = self._cache.get(key)
         if found is None:
             found = self._cache[key] = select(self._found, service, self._place, self._mesh)
