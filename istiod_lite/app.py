@@ -137,7 +137,7 @@ class ControlPlane:
         """Until cancelled. The ports for proxies open only when the index is complete, so that
         no client ever sees a part of the mesh and takes the rest for gone.
         """
-        settings = self._settings
+        settings, begun = self._settings, time.monotonic()
         async with trio.open_nursery() as nursery:
             listeners = await _or_explain(
                 lambda: listen(settings.bind_address, settings.http_port),
@@ -176,6 +176,7 @@ class ControlPlane:
             self.ports |= dict(zip(("xds_port", "xds_plaintext_port"), server.ports, strict=True))
             server.start()
             self._pending.remove(LISTENERS)
+            self._metrics.startup.set(time.monotonic() - begun)
             nursery.start_soon(self._look_after_clients)
             leader = Leader(
                 self._kube,
@@ -279,6 +280,9 @@ class ControlPlane:
         metrics.note_push(changes.addresses, "ambient")
         metrics.note_push(changes.authorizations | changes.configs, "config")
         metrics.services.set(len(self.index.services))
+        metrics.virtual_services.set(
+            sum(name.startswith("VirtualService/") for name in self.index.inputs.configs)
+        )
         metrics.workloads.set(len(self.index.workloads))
         metrics.policies.set(len(self.index.authorizations))
         metrics.rejected_configs.set(len(self.index.remarks()))

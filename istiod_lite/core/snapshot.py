@@ -224,8 +224,9 @@ class Publisher:
         """Make the next snapshot of what changed; the names that clients have to be told."""
         old = self.snapshot
         addresses = dict(old.addresses)
+        workloads, services = index.workloads, index.services
         for name in changes.addresses | changes.labels:
-            value = index.workloads.get(name) or index.services.get(name)
+            value = workloads.get(name) or services.get(name)
             _put(addresses, name, AddressEntry(name, value) if value is not None else None)
         authorizations = dict(old.authorizations)
         for name in changes.authorizations:

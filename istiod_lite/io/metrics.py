@@ -139,6 +139,10 @@ class Metrics:
 
     def _add_index(self) -> None:
         self.services = self._gauge("pilot_services", "Services of the mesh.")
+        self.virtual_services = self._gauge("pilot_virt_services", "VirtualServices of the mesh.")
+        self.startup = self._gauge(
+            "startup_duration_seconds", "Seconds from the start until proxies were served."
+        )
         self.workloads = self._gauge("ambient_istiod_workloads", "Workloads of the mesh.")
         self.policies = self._gauge("ambient_istiod_authorizations", "L4 policies of the mesh.")
         self.rejected_configs = self._gauge(

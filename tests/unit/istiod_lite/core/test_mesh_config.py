@@ -135,3 +135,38 @@ def test_visibility_decides_who_sees_an_entry_and_who_is_canonical():
     hidden = "serviceEntryVisibility: {defaultVisibility: NONE}"
     assert index.apply("MeshConfig", mesh_config(hidden)).addresses == {mine, theirs}
     assert not {mine, theirs} & set(index.services)
+
+
+GLOBAL_A = "{scope: GLOBAL, servicesSelector: {matchLabels: {app: a}}}"
+GLOBAL_TEAM = "{scope: GLOBAL, namespaceSelector: {matchLabels: {team: a}}}"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "of_namespace", "of_service", "want"),
+    [
+        # What nobody configures is Istio's ambient profile.
+        (None, {}, {}, False),
+        (None, {}, {"istio.io/global": "true"}, True),
+        (None, {}, {"istio.io/global": "false"}, False),
+        (None, {"istio.io/global": "true"}, {}, False),
+        # Nothing is global that no entry makes so.
+        ("[]", {}, {"istio.io/global": "true"}, False),
+        ("[{scope: LOCAL}]", {}, {}, False),
+        ("[{scope: GLOBAL}]", {}, {}, True),
+        (f"[{GLOBAL_A}]", {}, {"app": "a"}, True),
+        (f"[{GLOBAL_A}]", {}, {"app": "b"}, False),
+        (f"[{GLOBAL_A}]", {}, None, False),
+        (f"[{GLOBAL_TEAM}]", {"team": "a"}, {}, True),
+        (f"[{GLOBAL_TEAM}]", {"team": "b"}, {}, False),
+        (f"[{GLOBAL_TEAM}]", None, {}, False),
+        # An entry has to match both; a LOCAL one takes nothing back; one of several is enough.
+        ("[{scope: GLOBAL, namespaceSelector: {matchLabels: {team: a}}, "
+         "servicesSelector: {matchLabels: {app: a}}}]", {"team": "a"}, {"app": "b"}, False),
+        (f"[{GLOBAL_A}, {{scope: LOCAL}}]", {}, {"app": "a"}, True),
+        (f"[{{scope: LOCAL}}, {GLOBAL_A}]", {}, {"app": "a"}, True),
+        (f"[{GLOBAL_A}, {GLOBAL_TEAM}]", {"team": "a"}, {"app": "b"}, True),
+    ],
+)  # fmt: skip
+def test_how_far_a_service_is_known(scopes, of_namespace, of_service, want):
+    text = "{}" if scopes is None else f"serviceScopeConfigs: {scopes}"
+    assert made.read(mesh_config(text)).is_global(of_namespace, of_service) is want

@@ -351,6 +351,34 @@ def test_conditions_of_workload_entries(index, waypoint_for, on_entry, on_namesp
     assert [one.reason for one in found] == ([want] if want else [])
 
 
+@pytest.mark.parametrize(
+    ("hosts", "spec", "addresses", "waypoint", "reasons"),
+    [
+        # What a client connects to, and through which waypoint: both are on the ServiceEntry.
+        ([HOST], {"resolution": "DNS"}, 1, True, ["WaypointAccepted"]),
+        ([HOST], {"addresses": ["192.0.2.7"]}, 1, True, ["WaypointAccepted"]),
+        # A host that has no address cannot be bound to anything, and says so.
+        (["*.example.com"], {"resolution": "NONE"}, 0, False, ["NoWaypointForWildcardService"]),
+    ],
+)
+def test_pain_29_a_service_entry_says_which_address_and_which_waypoint(
+    index, hosts, spec, addresses, waypoint, reasons
+):
+    labels = USE if waypoint else {}
+    index.apply("Gateway", gateway("wp", "shop", HOSTNAME))
+    entry = service_entry("e", "shop", *hosts, labels=labels, **spec)
+    if "addresses" not in spec and addresses:
+        entry["status"] = {"addresses": [{"host": hosts[0], "value": "240.240.0.1"}]}
+    index.apply("ServiceEntry", entry)
+    service = index.services[f"shop/{hosts[0]}"]
+    assert len(service.addresses) == addresses
+    assert (service.waypoint is not None) is waypoint
+    found = index.wanted(ObjectRef("ServiceEntry", ObjectKey("shop", "e")))
+    assert [one.reason for one in found] == reasons
+    if waypoint:
+        assert "shop/wp" in found[0].message
+
+
 def test_a_private_entry_may_not_use_another_namespaces_waypoint(index):
     index.apply("Gateway", gateway("wp", "other", HOSTNAME, allowed={"from": "All"}))
     labels = {**USE, "istio.io/use-waypoint-namespace": "other"}
