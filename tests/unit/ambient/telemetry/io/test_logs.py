@@ -82,6 +82,13 @@ def test_levels_by_scope_can_change_at_run_time(output):
     assert str(logs.levels) == "info,access=off,xds=debug"
 
 
+def test_whether_a_line_would_be_written_can_be_asked(output):
+    logs.levels.replace("info,access=debug")
+    assert logs.is_logged("access", "debug")
+    assert not logs.is_logged("xds", "debug")
+    assert logs.is_logged("xds", "warn")
+
+
 @pytest.mark.parametrize("spec", ["loud", "xds=loud", "=debug", "xds=debug,="])
 def test_a_bad_level_changes_nothing(spec):
     levels = logs.Levels("info")
