@@ -185,10 +185,13 @@ async def _traffic(control: FakeControlPlane, mesh: Rig) -> None:
     control.xds.put(virtual_service(both), subsets(trafficPolicy=by_user))
     while (await caller.get()).status != 200:
         await trio.sleep(0.02)
-    seen = {}
-    for user in map(str, range(12)):
-        versions = {(await caller.get(x_user=user)).headers["x-version"] for _ in range(3)}
-        seen[user] = versions
+
+    async def of(user: str) -> set[str]:
+        return {(await caller.get(x_user=user)).headers["x-version"] for _ in range(6)}
+
+    while len(await of("anna")) != 1:  # the rule may come after the route
+        await trio.sleep(0.02)
+    seen = {user: await of(user) for user in map(str, range(12))}
     assert all(len(versions) == 1 for versions in seen.values())
     assert len(set.union(*seen.values())) == 2
     session = {

@@ -350,7 +350,7 @@ async def test_a_session_leads_back():
         }
         mesh.configure(config("HTTPRoute", "r", route))
         versions = set()
-        for _ in range(12):
+        for _ in range(24):
             first = await (await mesh.caller()).get()
             cookie = first.headers["set-cookie"].partition(";")[0]
             again = await (await mesh.caller()).get(cookie=cookie)
