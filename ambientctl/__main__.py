@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "check": "ambientctl.check.command:command",
     "completion": "ambientctl.completion:command",
     "create-remote-secret": "ambientctl.remote_secret:command",
+    "dashboard": "ambientctl.dashboard:command",
     "demo": "ambientctl.demo.command:demo",
     "describe": "ambientctl.describe.command:command",
     "enroll": "ambientctl.enroll:enroll",

@@ -21,6 +21,7 @@ from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.federation import Federation
 from istiod_lite.core.index import Index
 from istiod_lite.core.issue import Caller
+from istiod_lite.core.mesh_page import Certificate
 from istiod_lite.core.snapshot import Publisher
 from istiod_lite.core.waypoint_objects import WaypointPlan
 from istiod_lite.core.waypoint_parameters import Parameters
@@ -30,6 +31,7 @@ from istiod_lite.io.bridge import Bridge
 from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
 from istiod_lite.io.ca_source import Source, open_source
 from istiod_lite.io.debounce import Debounce
+from istiod_lite.io.dashboard import Dashboard
 from istiod_lite.io.grpc_server import GrpcServer
 from istiod_lite.io.issuer import Issuer
 from istiod_lite.io.leader import Leader
@@ -132,6 +134,9 @@ class ControlPlane:
         self._pages.xds = self._xds
         self._pages.remotes = self._remotes.page
         self._pages.authenticator = self._authenticator
+        self._dashboard = Dashboard(settings, kube, self.index)
+        self._dashboard.streams = lambda: self._xds.streams
+        self._dashboard.stale_s = self._watches.contact.stale_s
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. The ports for proxies open only when the index is complete, so that
@@ -145,7 +150,11 @@ class ControlPlane:
                 settings.http_port,
             )
             self.ports["http_port"] = listeners[0].socket.getsockname()[1]
-            nursery.start_soon(serve_http, listeners, self._pages.routes())
+            routes = self._pages.routes()
+            for path, handler in self._dashboard.routes().items():
+                routes.add(path, handler)
+            nursery.start_soon(serve_http, listeners, routes)
+            nursery.start_soon(self._dashboard.traffic.run)
             self.ports["monitoring_port"] = await _or_explain(
                 lambda: nursery.start(
                     serve_metrics,
@@ -158,6 +167,10 @@ class ControlPlane:
                 settings.monitoring_port,
             )
             issuer = await self._prepare(nursery)
+            self._dashboard.certificates = lambda: (
+                Certificate("root certificate", issuer.authority.root_ends),
+                Certificate("signing certificate", issuer.authority.ends),
+            )
             serving = ServingCertificate(issuer, settings.serving_names)
             await self._open_webhook(nursery, issuer, serving)
             server = GrpcServer(

@@ -73,7 +73,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     opened: float
     """Connections."""
     secured: float | None
-    """Share of them with mutual TLS, from 0 to 1; None where none was opened."""
+    """Share of connections and requests with mutual TLS, from 0 to 1; None where there are none."""
     denied: float
     """Connections that a policy refused."""
     failed: float
@@ -82,6 +82,20 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, from the server to the client."""
     received: float
     """Bytes, from the client to the server."""
+
+
+class Decisions(msgspec.Struct):
+    """What one policy decided since the start of whoever counted."""
+
+    allowed: float = 0
+    denied: float = 0
+    would_deny: float = 0
+
+    def add(self, other: Decisions) -> None:
+        """Of another program."""
+        self.allowed += other.allowed
+        self.denied += other.denied
+        self.would_deny += other.would_deny
 
 
 class Seen(NamedTuple):
@@ -100,9 +114,10 @@ REQUESTS: Final = "requests"
 def read(text: str) -> dict[Seen, Totals]:
     """The pairs of one exposition (Prometheus' text format). Raises ValueError for other texts."""
     found: dict[Seen, Totals] = {}
-    for family in text_string_to_metric_families(text):
-        if not family.name.startswith("istio_"):
-            continue
+    lines = [line for line in text.splitlines() if line.startswith(_PREFIXES)]
+    if text and not lines and "# TYPE" not in text:
+        raise ValueError("this is no exposition of metrics")
+    for family in text_string_to_metric_families("\n".join(lines)):
         for sample in family.samples:
             if sample.name in _COUNTED:
                 reporter = sample.labels.get("reporter", "")
@@ -110,6 +125,23 @@ def read(text: str) -> dict[Seen, Totals]:
                     REQUESTS if sample.name in _REQUESTS else reporter, _pair(sample.labels)
                 )
                 _count(found.setdefault(seen, Totals()), sample.name, sample.labels, sample.value)
+    return found
+
+
+def decisions(text: str) -> dict[str, Decisions]:
+    """How often each policy of one exposition decided, by ``namespace/name``."""
+    found: dict[str, Decisions] = {}
+    wanted = (names.POLICY_DECISIONS, names.DRY_RUN_DENIALS)
+    lines = [line for line in text.splitlines() if line.startswith(wanted)]
+    for family in text_string_to_metric_families("\n".join(lines)):
+        for sample in family.samples:
+            one = found.setdefault(sample.labels.get("policy", ""), Decisions())
+            if sample.name.startswith(names.DRY_RUN_DENIALS):
+                one.would_deny += sample.value
+            elif sample.labels.get("decision") == "deny":
+                one.denied += sample.value
+            else:
+                one.allowed += sample.value
     return found
 
 
@@ -137,15 +169,18 @@ def rates(counted: Iterable[Scrape], seconds: float) -> dict[Pair, Rates]:
     for scrape in counted:
         for seen, totals in scrape.items():
             sums.setdefault(seen, Totals()).add(totals)
+    # The client may know the service by which it called a pod, the server only itself.
+    served = {(pair.source, pair.destination) for reporter, pair in sums if reporter == SERVER}
     pairs: dict[Pair, Totals] = {}
     for (reporter, pair), totals in sums.items():
-        if reporter != CLIENT or Seen(SERVER, pair) not in sums:
+        if reporter != CLIENT or (pair.source, pair.destination) not in served:
             pairs.setdefault(pair, Totals()).add(totals)
     return {pair: _rates(totals, seconds) for pair, totals in pairs.items()}
 
 
 def _rates(counted: Totals, seconds: float) -> Rates:
     counts = dict(sorted(counted.buckets.items()))
+    together = counted.opened + counted.requests
     return Rates(
         requests=counted.requests / seconds,
         errors=counted.errors / seconds,
@@ -153,7 +188,7 @@ def _rates(counted: Totals, seconds: float) -> Rates:
         p50_ms=quantile(counts, 0.5),
         p99_ms=quantile(counts, 0.99),
         opened=counted.opened / seconds,
-        secured=min(counted.secured / counted.opened, 1.0) if counted.opened else None,
+        secured=min(counted.secured / together, 1.0) if together else None,
         denied=counted.denied / seconds,
         failed=counted.failed / seconds,
         sent=counted.sent / seconds,
@@ -187,6 +222,8 @@ _FAILED: Final = f"{names.CONNECTIONS_FAILED}_total"
 _SENT: Final = f"{names.SENT_BYTES}_total"
 _RECEIVED: Final = f"{names.RECEIVED_BYTES}_total"
 _COUNTED: Final = _REQUESTS | {_OPENED, _FAILED, _SENT, _RECEIVED}
+_PREFIXES: Final = tuple(_COUNTED)
+"""Lines that are parsed; a busy tunnel exposes many more."""
 _REFUSALS: Final = frozenset({"401", "403", "429"})
 
 
@@ -206,6 +243,7 @@ def _count(totals: Totals, name: str, labels: Mapping[str, str], value: float) -
     if name == "istio_requests_total":
         code = labels.get("response_code", "")
         totals.requests += value
+        totals.secured += value if labels.get("connection_security_policy") == MTLS else 0
         totals.errors += value if code.startswith("5") else 0
         totals.refused += value if code in _REFUSALS else 0
     elif name == "istio_request_duration_milliseconds_bucket":

@@ -115,6 +115,31 @@ def test_quantiles_are_prometheus(counts: dict[float, float], share: float, valu
     assert traffic.quantile(counts, share) == value
 
 
+def test_decisions_of_policies() -> None:
+    text = (
+        "# TYPE ambient_policy_decisions_total counter\n"
+        'ambient_policy_decisions_total{policy="shop/a",decision="allow"} 5\n'
+        'ambient_policy_decisions_total{policy="shop/a",decision="deny"} 2\n'
+        "# TYPE ambient_policy_dry_run_denials_total counter\n"
+        'ambient_policy_dry_run_denials_total{policy="shop/b"} 3\n'
+    )
+    found = traffic.decisions(text)
+    assert found == {
+        "shop/a": traffic.Decisions(5, 2, 0),
+        "shop/b": traffic.Decisions(0, 0, 3),
+    }
+    found["shop/a"].add(traffic.Decisions(1, 1, 1))
+    assert found["shop/a"] == traffic.Decisions(6, 3, 1)
+
+
+def test_requests_by_mutual_tls() -> None:
+    secured = requests(c200=30).replace(
+        'reporter="w', 'connection_security_policy="mutual_tls",reporter="w'
+    )
+    assert between("", secured).secured == 1.0
+    assert between("", requests(c200=30)).secured == 0.0
+
+
 def test_what_is_no_exposition_is_an_error() -> None:
     with pytest.raises(ValueError, match=r".+"):
         traffic.read("<html>")

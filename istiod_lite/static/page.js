@@ -1,0 +1,263 @@
+// Asks the control plane for the mesh every few seconds and shows it. Reads only.
+import { amount, drawn, elements, health, padlock } from "./graph.js";
+
+const EVERY_MS = 5000;
+const TOKEN = "ambient-dashboard-token";
+const byId = (id) => document.getElementById(id);
+let mesh = null;
+let graph = null;
+let tab = "Graph";
+let chosen = null;
+let shape = "";
+
+// The token comes in the fragment, which no server and no log sees, and leaves the address bar.
+function token() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem(TOKEN, given);
+    history.replaceState(null, "", location.pathname);
+  }
+  return sessionStorage.getItem(TOKEN) ?? "";
+}
+
+function element(name, text, classes = "") {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (classes) made.className = classes;
+  return made;
+}
+
+function say(text, bad = false) {
+  byId("state").textContent = text;
+  byId("state").className = bad ? "bad" : "";
+}
+
+function days(iso) {
+  return (new Date(iso) - Date.now()) / 86400e3;
+}
+
+const TABS = {
+  Graph: null,
+  Workloads: () => table(
+    ["Workload", "Pods", "In the mesh", "Identity", "Versions", "Nodes"],
+    mesh.nodes.filter((node) => node.kind !== "unknown").filter(inNamespace).map((node) => [
+      node.id,
+      [`${node.healthy} of ${node.pods}`, node.healthy < node.pods ? "bad" : "ok"],
+      [node.inMesh === node.pods && node.pods ? "🛡 yes" : node.inMesh ? `${node.inMesh} of ${node.pods}` : "no", node.inMesh ? "ok" : "idle"],
+      node.identities.join("\n"), node.versions.join(", "), node.nodes.join(", "),
+    ]),
+  ),
+  Traffic: () => table(
+    ["From", "To", "Service", "", "Requests", "5xx", "Refused", "p50", "p99", "Connections", "Denied", "Failed", "Sent", "Received"],
+    mesh.edges.filter((edge) => inNamespace({ namespace: edge.source.split("/")[0] }) || inNamespace({ namespace: edge.target.split("/")[0] })).map((edge) => [
+      edge.source, edge.target, edge.service, [padlock(edge), health(edge)],
+      number(edge.requests, "/s"), number(edge.errors, "/s"), number(edge.refused, "/s"),
+      number(edge.p50Ms, "ms"), number(edge.p99Ms, "ms"),
+      number(edge.opened, "/s"), number(edge.denied, "/s"), number(edge.failed, "/s"),
+      number(edge.sent, "B/s"), number(edge.received, "B/s"),
+    ]),
+  ),
+  Policies: () => table(
+    ["Policy", "Layer", "Action", "Scope", "Allowed", "Denied", "Would deny"],
+    mesh.policies.filter((each) => inNamespace({ namespace: each.name.split("/")[0] })).map((each) => [
+      each.name, each.layer, each.dryRun ? `${each.action} (dry run)` : each.action, each.scope,
+      number(each.allowed, ""), number(each.denied, ""), number(each.would_deny, ""),
+    ]),
+  ),
+  Waypoints: () => table(
+    ["Waypoint", "Ready pods", "Routes", "Used by"],
+    mesh.waypoints.map((each) => [
+      each.name, [String(each.ready), each.ready ? "ok" : "bad"], String(each.routes),
+      each.users.length ? each.users.join("\n") : ["nobody", "warn"],
+    ]),
+  ),
+  Certificates: () => table(
+    ["Certificate", "Ends", "Days left"],
+    mesh.certificates.map((each) => {
+      const left = days(each.ends);
+      return [each.name, each.ends, [left.toFixed(0), left < 7 ? "bad" : left < 30 ? "warn" : "ok"]];
+    }),
+  ),
+  Problems: () => table(
+    ["Kind", "Object", "What", "Remedy"],
+    mesh.problems.map((each) => [each.kind, each.object, [each.text, "warn"], each.hint]),
+  ),
+  Proxies: () => table(
+    ["Proxy", "Kind", "Synced", "Refused"],
+    mesh.proxies.map((each) => [
+      each.name, each.kind, [each.synced ? "yes" : "no", each.synced ? "ok" : "warn"], [each.error, "bad"],
+    ]),
+  ),
+};
+
+function inNamespace(each) {
+  const wanted = byId("namespace").value;
+  return !wanted || each.namespace === wanted;
+}
+
+function number(value, unit) {
+  return [value === null ? "–" : amount(value, unit), "number"];
+}
+
+function table(heads, rows) {
+  const made = element("table");
+  const head = made.createTHead().insertRow();
+  for (const text of heads) {
+    const cell = element("th", text);
+    cell.scope = "col";
+    head.append(cell);
+  }
+  const body = made.createTBody();
+  for (const row of rows) {
+    const line = body.insertRow();
+    for (const cell of row) {
+      const [text, classes] = Array.isArray(cell) ? cell : [cell, ""];
+      const made = element("td", undefined, classes);
+      text.split("\n").forEach((part, index) => made.append(...(index ? [element("br")] : []), part));
+      line.append(made);
+    }
+  }
+  if (!rows.length) body.insertRow().append(element("td", "nothing", "idle"));
+  return made;
+}
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  return (name) => style.getPropertyValue(`--${name}`).trim();
+}
+
+function look() {
+  const colour = colours();
+  const line = (name) => ({ selector: `edge.${name}`, style: { "line-color": colour(name), "target-arrow-color": colour(name) } });
+  return [
+    { selector: "node", style: { label: "data(label)", color: colour("front"), "background-color": colour("accent"), "font-size": 12, "text-valign": "bottom", "text-margin-y": 4, width: 28, height: 28 } },
+    { selector: "node.waypoint", style: { shape: "diamond" } },
+    { selector: "node.unknown", style: { "background-color": colour("idle"), shape: "ellipse" } },
+    { selector: "node.unwell", style: { "background-color": colour("bad") } },
+    { selector: "node.namespace", style: { "background-color": colour("soft"), "border-color": colour("line"), "border-width": 1, shape: "round-rectangle", "text-valign": "top", "font-weight": "bold", padding: 24 } },
+    { selector: "node:selected", style: { "border-width": 3, "border-color": colour("front") } },
+    { selector: "edge", style: { label: "data(label)", "font-size": 10, color: colour("front"), "text-background-color": colour("back"), "text-background-opacity": 0.85, "curve-style": "bezier", "target-arrow-shape": "triangle", width: 2 } },
+    { selector: "edge.idle", style: { "line-style": "dashed", width: 1 } },
+    ...["ok", "warn", "bad", "idle"].map(line),
+    { selector: "edge:selected", style: { width: 4 } },
+  ];
+}
+
+function draw() {
+  const options = { namespace: byId("namespace").value, hops: byId("hops").checked, idle: byId("idle").checked };
+  const wanted = elements(drawn(mesh, options));
+  const now = wanted.map((each) => each.data.id).join("|");
+  if (graph === null) {
+    graph = cytoscape({ container: byId("canvas"), style: look(), wheelSensitivity: 0.3 });
+    graph.on("select unselect", () => {
+      chosen = graph.$(":selected").first().data("id") ?? null;
+      detail();
+    });
+    window.meshGraph = graph;
+  }
+  if (now !== shape) { // somebody came or went: lay it out again
+    shape = now;
+    graph.elements().remove();
+    graph.add(wanted);
+    graph.layout({ name: "cose", animate: false, nodeDimensionsIncludeLabels: true, idealEdgeLength: () => 130, nodeRepulsion: () => 60000, padding: 30 }).run();
+    if (chosen) graph.$id(chosen).select();
+  } else {
+    for (const each of wanted) graph.$id(each.data.id).data(each.data).classes(each.classes);
+  }
+  detail();
+}
+
+function detail() {
+  const place = byId("details");
+  place.replaceChildren();
+  if (!chosen || !mesh) {
+    place.append(element("p", "Choose a workload or a connection.", "idle"));
+    return;
+  }
+  const node = mesh.nodes.find((each) => each.id === chosen);
+  place.append(element("h2", chosen.replace(" ", " → ")));
+  if (node) {
+    place.append(list([
+      ["pods", `${node.healthy} of ${node.pods} healthy`], ["in the mesh", `${node.inMesh} of ${node.pods}`],
+      ["identity", node.identities.join(" ")], ["services", node.services.join(" ")], ["nodes", node.nodes.join(" ")],
+    ]));
+    return;
+  }
+  for (const edge of mesh.edges.filter((each) => `${each.source} ${each.target}` === chosen)) {
+    place.append(element("h2", edge.service || "by its address", health(edge)), list([
+      ["mutual TLS", edge.secured === null ? "–" : `${padlock(edge)} ${(edge.secured * 100).toFixed(0)} %`],
+      ["requests", amount(edge.requests, "/s")], ["5xx", amount(edge.errors, "/s")], ["refused", amount(edge.refused, "/s")],
+      ["p50, p99", `${amount(edge.p50Ms, "ms")}, ${amount(edge.p99Ms, "ms")}`],
+      ["connections", amount(edge.opened, "/s")], ["denied", amount(edge.denied, "/s")], ["failed", amount(edge.failed, "/s")],
+      ["sent, received", `${amount(edge.sent, "B/s")}, ${amount(edge.received, "B/s")}`],
+    ]));
+  }
+}
+
+function list(pairs) {
+  const made = element("dl");
+  for (const [name, text] of pairs) made.append(element("dt", name), element("dd", text || "–"));
+  return made;
+}
+
+function show() {
+  byId("graph").hidden = tab !== "Graph";
+  byId("tables").hidden = tab === "Graph";
+  for (const button of byId("tabs").children) {
+    const name = button.dataset.tab;
+    const count = name === "Problems" && mesh ? ` (${mesh.problems.length})` : "";
+    button.textContent = name + count;
+    button.setAttribute("aria-selected", String(name === tab));
+  }
+  if (!mesh) return;
+  if (tab === "Graph") draw();
+  else byId("tables").replaceChildren(TABS[tab]());
+}
+
+function namespaces() {
+  const select = byId("namespace");
+  const known = new Set([...select.options].map((option) => option.value));
+  for (const name of new Set(mesh.nodes.map((node) => node.namespace))) {
+    if (name && !known.has(name)) select.append(new Option(name, name));
+  }
+}
+
+async function ask() {
+  try {
+    const answer = await fetch("mesh.json", { headers: { authorization: `Bearer ${token()}` } });
+    if (!answer.ok) {
+      say((await answer.text()).trim() || `the control plane answers ${answer.status}`, true);
+      return;
+    }
+    mesh = await answer.json();
+  } catch (error) {
+    say(`the control plane does not answer: ${error.message}`, true);
+    return;
+  }
+  const stale = mesh.staleSeconds ? `; the API server is away for ${mesh.staleSeconds.toFixed(0)} s` : "";
+  const lost = mesh.unreachable.length ? `; cannot read ${mesh.unreachable.join(", ")}` : "";
+  const rates = mesh.measuredSeconds ? `rates over ${mesh.measuredSeconds.toFixed(0)} s` : "measuring";
+  say(`version ${mesh.version}, ${rates}${stale}${lost}`, Boolean(stale || lost));
+  namespaces();
+  show();
+}
+
+for (const name of Object.keys(TABS)) {
+  const button = element("button", name);
+  button.dataset.tab = name;
+  button.setAttribute("role", "tab");
+  button.addEventListener("click", () => {
+    tab = name;
+    show();
+  });
+  byId("tabs").append(button);
+}
+for (const id of ["namespace", "hops", "idle"]) byId(id).addEventListener("change", show);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => graph?.style(look()));
+show();
+(async () => {
+  for (;;) {
+    if (!document.hidden) await ask();
+    await new Promise((done) => setTimeout(done, EVERY_MS));
+  }
+})();
