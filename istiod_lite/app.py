@@ -30,8 +30,8 @@ from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.bridge import Bridge
 from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
 from istiod_lite.io.ca_source import Source, open_source
-from istiod_lite.io.debounce import Debounce
 from istiod_lite.io.dashboard import Dashboard
+from istiod_lite.io.debounce import Debounce
 from istiod_lite.io.grpc_server import GrpcServer
 from istiod_lite.io.issuer import Issuer
 from istiod_lite.io.leader import Leader
