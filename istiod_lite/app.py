@@ -144,28 +144,7 @@ class ControlPlane:
         """
         settings, begun = self._settings, time.monotonic()
         async with trio.open_nursery() as nursery:
-            listeners = await _or_explain(
-                lambda: listen(settings.bind_address, settings.http_port),
-                "HTTP_PORT",
-                settings.http_port,
-            )
-            self.ports["http_port"] = listeners[0].socket.getsockname()[1]
-            routes = self._pages.routes()
-            for path, handler in self._dashboard.routes().items():
-                routes.add(path, handler)
-            nursery.start_soon(serve_http, listeners, routes)
-            nursery.start_soon(self._dashboard.traffic.run)
-            self.ports["monitoring_port"] = await _or_explain(
-                lambda: nursery.start(
-                    serve_metrics,
-                    settings.bind_address,
-                    settings.monitoring_port,
-                    self._metrics.registry,
-                    self._pages.debug_routes(),
-                ),
-                "MONITORING_PORT",
-                settings.monitoring_port,
-            )
+            await self._open_pages(nursery)
             issuer = await self._prepare(nursery)
             self._dashboard.certificates = lambda: (
                 Certificate("root certificate", issuer.authority.root_ends),
@@ -209,6 +188,32 @@ class ControlPlane:
                     self._xds.finish()
                     await trio.to_thread.run_sync(server.stop)
                     await leader.release()
+
+    async def _open_pages(self, nursery: trio.Nursery) -> None:
+        """Readiness, status, the web page, and metrics."""
+        settings = self._settings
+        listeners = await _or_explain(
+            lambda: listen(settings.bind_address, settings.http_port),
+            "HTTP_PORT",
+            settings.http_port,
+        )
+        self.ports["http_port"] = listeners[0].socket.getsockname()[1]
+        routes = self._pages.routes()
+        for path, handler in self._dashboard.routes().items():
+            routes.add(path, handler)
+        nursery.start_soon(serve_http, listeners, routes)
+        nursery.start_soon(self._dashboard.traffic.run)
+        self.ports["monitoring_port"] = await _or_explain(
+            lambda: nursery.start(
+                serve_metrics,
+                settings.bind_address,
+                settings.monitoring_port,
+                self._metrics.registry,
+                self._pages.debug_routes(),
+            ),
+            "MONITORING_PORT",
+            settings.monitoring_port,
+        )
 
     async def _open_webhook(
         self, nursery: trio.Nursery, issuer: Issuer, serving: ServingCertificate
