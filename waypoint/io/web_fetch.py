@@ -60,9 +60,11 @@ class WebFetch:
 async def _body(answer: httpx.Response, url: str) -> bytes:
     found = bytearray()
     async for piece in answer.aiter_bytes():
-        found += piece
-        if len(found) > MAX_DOCUMENT:
-            raise FetchError(f"{url}: more than {MAX_DOCUMENT} bytes")
+        # Read on, but keep no more: httpx's generators must not be left half-way.
+        if len(found) <= MAX_DOCUMENT:
+            found += piece[: MAX_DOCUMENT + 1]
+    if len(found) > MAX_DOCUMENT:
+        raise FetchError(f"{url}: more than {MAX_DOCUMENT} bytes")
     return bytes(found)
 
 

@@ -1,0 +1,122 @@
+"""The mesh configuration as a waypoint reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.waypoint.sample import config
+from waypoint.core.mesh_settings import MeshSettings, compile_mesh
+from waypoint.core.path import Normalization
+from waypoint.core.providers import Address, ExtAuthz, LogSink, Tracer
+
+
+def compiled(spec):
+    return compile_mesh(config("MeshConfig", "istio", spec, "istio-system"))
+
+
+def provider(kind, **spec):
+    given = {"service": "authz.shop.svc.cluster.local", "port": 9000, **spec}
+    found, problems = compiled({"extensionProviders": [{"name": "p", kind: given}]})
+    return found.providers.get("p"), [one.field for one in problems]
+
+
+def test_nothing_said_is_the_default():
+    assert compiled({}) == (MeshSettings(), [])
+    assert compiled(None) == (MeshSettings(), [])
+
+
+def test_an_http_authorizer_with_every_field():
+    found, problems = provider(
+        "envoyExtAuthzHttp",
+        service="shop/authz.example.com",
+        timeout="1.5s",
+        failOpen=True,
+        statusOnError="503",
+        pathPrefix="/check",
+        includeRequestHeadersInCheck=["X-A"],
+        includeHeadersInCheck=["x-old"],
+        includeAdditionalHeadersInCheck={"X-From": "mesh"},
+        includeRequestBodyInCheck={"maxRequestBytes": 10, "allowPartialMessage": True},
+        headersToUpstreamOnAllow=["x-u*"],
+        headersToDownstreamOnAllow=["x-d"],
+        headersToDownstreamOnDeny=["*-n"],
+    )
+    assert problems == []
+    assert isinstance(found, ExtAuthz)
+    assert (found.at, found.grpc) == (Address("authz.example.com", 9000, "shop"), False)
+    assert (found.timeout_s, found.fail_open, found.status_on_error) == (1.5, True, 503)
+    assert (found.path_prefix, found.include_headers) == ("/check", ("x-a", "x-old"))
+    assert found.additional_headers == (("x-from", "mesh"),)
+    assert (found.body.max_bytes, found.body.partial, found.body.as_bytes) == (10, True, False)
+    assert (found.upstream_on_allow, found.downstream_on_allow, found.downstream_on_deny) == (
+        ("x-u*",), ("x-d",), ("*-n",),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "path", "w3c", "b3"),
+    [
+        ("opentelemetry", {}, "", True, False),
+        ("opentelemetry", {"http": {"path": "/x"}}, "/x", True, False),
+        ("zipkin", {}, "/api/v2/spans", False, True),
+        ("zipkin", {"traceContextOption": "USE_B3_WITH_W3C_PROPAGATION"}, "/api/v2/spans", True,
+         True),
+    ],
+)  # fmt: skip
+def test_tracers(kind, spec, path, w3c, b3):
+    found, _ = provider(kind, **spec)
+    assert isinstance(found, Tracer)
+    assert (found.path, found.w3c, found.b3) == (path, w3c, b3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "field"),
+    [
+        ("envoyExtAuthzHttp", {"port": 0}, "extensionProviders[0].envoyExtAuthzHttp"),
+        ("envoyExtAuthzHttp", {"service": ""}, "extensionProviders[0].envoyExtAuthzHttp"),
+        ("envoyExtAuthzHttp", {"statusOnError": "99"},
+         "extensionProviders[0].envoyExtAuthzHttp.statusOnError"),
+        ("envoyExtAuthzGrpc", {"includeRequestBodyInCheck": {}},
+         "extensionProviders[0].envoyExtAuthzGrpc.includeRequestBodyInCheck.maxRequestBytes"),
+        ("datadog", {}, "extensionProviders[0].datadog"),
+    ],
+)  # fmt: skip
+def test_providers_that_nobody_can_use(kind, spec, field):
+    assert provider(kind, **spec) == (None, [field])
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "value"),
+    [
+        ({"pathNormalization": {"normalization": "MERGE_SLASHES"}}, "normalization",
+         Normalization.MERGE_SLASHES),
+        ({"pathNormalization": {"normalization": "DEFAULT"}}, "normalization",
+         Normalization.BASE),
+        ({"trustDomainAliases": ["old"]}, "trust_domain_aliases", ("old",)),
+        ({"defaultConfig": {"tracing": {"sampling": 10}}}, "sampling", 10.0),
+        ({"accessLogFile": "/dev/stdout", "accessLogFormat": "x"}, "access_log",
+         LogSink(name="envoy", text="x")),
+        ({"accessLogFile": "/x", "accessLogEncoding": "JSON", "accessLogFormat": '{"a": "b"}'},
+         "access_log", LogSink(name="envoy", path="/x", labels={"a": "b"})),
+    ],
+)  # fmt: skip
+def test_parts(spec, name, value):
+    found, problems = compiled(spec)
+    assert (getattr(found, name), problems) == (value, [])
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"pathNormalization": {"normalization": "SOME"}}, "pathNormalization.normalization"),
+        ({"accessLogFile": "/x", "accessLogEncoding": "XML"}, "accessLogEncoding"),
+        ({"accessLogFile": "/x", "accessLogEncoding": "JSON", "accessLogFormat": "{"},
+         "accessLogFormat"),
+        ({"defaultConfig": {"tracing": {"sampling": 101}}}, "defaultConfig.tracing.sampling"),
+        ({"outboundTrafficPolicy": {"mode": "SOME"}}, "outboundTrafficPolicy.mode"),
+        ({"trustDomainAliases": "old"}, "trustDomainAliases"),
+    ],
+)  # fmt: skip
+def test_parts_that_keep_their_default(spec, field):
+    _, problems = compiled(spec)
+    assert [(one.field, one.effect) for one in problems] == [(field, "the default holds")]
