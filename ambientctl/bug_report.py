@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,7 @@ from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe.command import system_option
-from ambientctl.logs import lines
+from ambientctl.logs import read_lines
 from ambientctl.reach import ask, port_of, running_pods
 from ambientctl.redaction import redact_object, redact_text
 from ambientctl.why.command import seconds
@@ -165,13 +164,14 @@ async def _log(
     async def read() -> str:
         kept: list[str] = []
         size = 0
-        async with aclosing(lines(kube, pod, since_s=since_s)) as told:
-            async for line in told:
-                size += len(line) + 1
-                if size > MAX_LOG_BYTES:
-                    kept.append("... the rest is left out")
-                    break
-                kept.append(line)
+
+        def take(line: str) -> bool:
+            nonlocal size
+            size += len(line) + 1
+            kept.append(line if size <= MAX_LOG_BYTES else "... the rest is left out")
+            return size <= MAX_LOG_BYTES
+
+        await read_lines(kube, pod, take, since_s=since_s)
         return "\n".join(kept) + "\n"
 
     async with limit:

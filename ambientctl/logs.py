@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
+from typing import Final
 
 import httpx
+import trio
 
 from ambient.kube.core.errors import error_from
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
 
-MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES: Final = 1 << 20
+Take = Callable[[str], object]
+"""Gets each line; False ends the reading."""
 
 
-async def lines(
-    kube: KubeClient, pod: KubeObject, *, since_s: int | None = None, follow: bool = False
-) -> AsyncGenerator[str, None]:
-    """A pod's first container, line by line. Raises KubeError, UnavailableError."""
+async def read_lines(
+    kube: KubeClient,
+    pod: KubeObject,
+    take: Take,
+    *,
+    since_s: int | None = None,
+    follow: bool = False,
+) -> None:
+    """A pod's first container, line by line. Raises KubeError, UnavailableError.
+
+    Lines are handed over and not yielded: the HTTP library's generators must run to their end, or
+    be cancelled in their midst.
+    """
     metadata = pod["metadata"]
     path = PODS.path(metadata["namespace"], metadata["name"], "log")
     params = {"container": str(pod["spec"]["containers"][0]["name"])}
@@ -26,18 +39,18 @@ async def lines(
         params["follow"] = "true"
     rest = ""
     try:
-        async with kube.stream(path, params, await kube.headers()) as answer:
-            if answer.is_error:
-                raise error_from(answer.status_code, await answer.aread(), f"GET {path}")
-            async for chunk in answer.aiter_text():
-                *whole, rest = (rest + chunk).split("\n")
-                for line in whole:
-                    yield line
-                if len(rest) > MAX_LINE_BYTES:
-                    rest = ""
+        with trio.CancelScope() as scope:
+            async with kube.stream(path, params, await kube.headers()) as answer:
+                if answer.is_error:
+                    raise error_from(answer.status_code, await answer.aread(), f"GET {path}")
+                async for chunk in answer.aiter_text():
+                    *whole, rest = (rest + chunk).split("\n")
+                    rest = rest if len(rest) <= MAX_LINE_BYTES else ""
+                    if any(take(line) is False for line in whole):
+                        scope.cancel(reason="enough lines")
+        if rest and not scope.cancelled_caught:
+            take(rest)
     except httpx.ReadTimeout:
         return  # a quiet log: whoever follows asks again
     except httpx.HTTPError as error:
         raise kube.unreachable(error) from error
-    if rest:
-        yield rest

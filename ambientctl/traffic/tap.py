@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import click
@@ -13,12 +12,12 @@ import trio
 from rich.console import Console
 
 from ambient.api.errors import MeshError
-from ambient.kube.core.resources import KubeObject
+from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
 from ambientctl.access_log import REQUEST, Access, read_line
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.logs import lines
+from ambientctl.logs import read_lines
 from ambientctl.options import grouped
 from ambientctl.printing import output_option, warn
 from ambientctl.reach import running_pods
@@ -119,32 +118,47 @@ async def _watch(
     kube: KubeClient, show: Callable[[Access], bool], most: int, *, follow: bool, since_s: int
 ) -> None:
     """All flows of all proxies, in the order in which they are told."""
-    send, receive = trio.open_memory_channel[Access](256)
-
-    async def read(pod: KubeObject, channel: trio.MemorySendChannel[Access]) -> None:
-        async with channel:
-            try:
-                async with aclosing(lines(kube, pod, since_s=since_s, follow=follow)) as told:
-                    async for line in told:
-                        access = read_line(line)
-                        if access is not None and is_the_one(access):
-                            await channel.send(access)
-            except MeshError as error:
-                warn(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}")
-
     pods = await running_pods(kube, None, ZTUNNEL) + await running_pods(kube, None, GATEWAY_NAME)
     if not pods:
         raise MeshError("no ztunnel and no waypoint runs", hint="ambientctl check")
     shown = 0
     async with trio.open_nursery() as nursery:
-        async with send:
-            for pod in pods:
-                nursery.start_soon(read, pod, send.clone())
-        async for access in receive:
+
+        def take(line: str) -> None:
+            nonlocal shown
+            access = read_line(line)
+            if access is None or not is_the_one(access) or (most and shown >= most):
+                return
             shown += show(access)
             if most and shown >= most:
-                nursery.cancel_scope.cancel()
-                return
+                nursery.cancel_scope.cancel(reason="enough")
+
+        async def read(pod: KubeObject) -> None:
+            since = since_s
+            while True:
+                try:
+                    await read_lines(kube, pod, take, since_s=since, follow=follow)
+                except MeshError as error:
+                    warn(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}")
+                    return
+                if not follow or not await _runs(kube, pod):
+                    return
+                since = AGAIN_S
+
+        for pod in pods:
+            nursery.start_soon(read, pod)
+
+
+AGAIN_S = 1
+"""From how long ago a log is read again whose stream has ended."""
+
+
+async def _runs(kube: KubeClient, pod: KubeObject) -> bool:
+    """Whether a log whose stream ended goes on; asked once a second at most."""
+    await trio.sleep(AGAIN_S)
+    metadata = pod["metadata"]
+    fields = f"metadata.name={metadata['name']},status.phase=Running"
+    return bool(await kube.list(PODS, metadata["namespace"], "", fields))
 
 
 def is_the_one(access: Access) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import aclosing
 from typing import Any, Final
 
 import trio
@@ -13,7 +12,7 @@ from ambient.api.ports import ADMIN_PORT
 from ambient.kube.core.resources import KubeObject
 from ambient.kube.io.client import KubeClient
 from ambientctl.access_log import CONNECTION, Access, read_line
-from ambientctl.logs import lines
+from ambientctl.logs import read_lines
 from ambientctl.reach import ask_json, port_of, running_pods
 from ambientctl.why.replay import Seen, gathered, seen_in
 
@@ -28,15 +27,17 @@ async def observed(kube: KubeClient, since_s: int) -> tuple[list[Seen], list[str
 
     async def read(pod: KubeObject, waypoint: tuple[str, str] | None) -> None:
         name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+        def take(line: str) -> None:
+            access = read_line(line)
+            one = seen_in(access, waypoint) if access is not None else None
+            if one is not None:
+                found.append(one)
+
         try:
             if waypoint is None:
                 found.extend(_live(await ask_json(kube, port_of(pod, ADMIN_PORT), "/connections")))
-            async with aclosing(lines(kube, pod, since_s=since_s)) as told:
-                async for line in told:
-                    access = read_line(line)
-                    one = seen_in(access, waypoint) if access is not None else None
-                    if one is not None:
-                        found.append(one)
+            await read_lines(kube, pod, take, since_s=since_s)
         except MeshError as error:
             silent.append(f"{name}: {error}")
 
