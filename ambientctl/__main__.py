@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "graph": "ambientctl.traffic.graph:command",
     "install": "ambientctl.install.command:install",
     "local": "ambientctl.local.commands:local",
+    "migrate": "ambientctl.migrate.command:command",
     "proxy-config": "ambientctl.proxy_config:command",
     "proxy-status": "ambientctl.proxy_status:command",
     "tag": "ambientctl.tag:command",

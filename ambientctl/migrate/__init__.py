@@ -1,0 +1,1 @@
+"""``ambientctl migrate``: a namespace from sidecars to ambient mode, and back."""
