@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-from opentelemetry.proto.common.v1 import common_pb2
-from opentelemetry.proto.trace.v1 import trace_pb2
 
+from ambient.api.pb import otlp_pb2
 from waypoint.core.span import Reporter, Span
 
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -17,34 +15,34 @@ METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 def otlp(spans: Iterable[Span], reporter: Reporter) -> bytes:
     """An ExportTraceServiceRequest."""
-    made = trace_service_pb2.ExportTraceServiceRequest()
+    made = otlp_pb2.ExportTraceServiceRequest()
     resource = made.resource_spans.add()
     resource.resource.attributes.extend(_attributes({"service.name": reporter.service}))
     scope = resource.scope_spans.add()
     for span in spans:
         scope.spans.append(
-            trace_pb2.Span(
+            otlp_pb2.Span(
                 trace_id=bytes.fromhex(span.trace.trace_id),
                 span_id=bytes.fromhex(span.trace.span_id),
                 parent_span_id=bytes.fromhex(span.trace.parent_id),
                 name=span.name,
-                kind=trace_pb2.Span.SPAN_KIND_SERVER,
+                kind=otlp_pb2.Span.SPAN_KIND_SERVER,
                 start_time_unix_nano=span.begun_ns,
                 end_time_unix_nano=span.ended_ns,
                 attributes=_attributes(span.tags),
-                status=trace_pb2.Status(
-                    code=trace_pb2.Status.STATUS_CODE_ERROR
+                status=otlp_pb2.Status(
+                    code=otlp_pb2.Status.STATUS_CODE_ERROR
                     if span.error
-                    else trace_pb2.Status.STATUS_CODE_UNSET
+                    else otlp_pb2.Status.STATUS_CODE_UNSET
                 ),
             )
         )
     return bytes(made.SerializeToString())
 
 
-def _attributes(tags: Mapping[str, str]) -> list[common_pb2.KeyValue]:
+def _attributes(tags: Mapping[str, str]) -> list[otlp_pb2.KeyValue]:
     return [
-        common_pb2.KeyValue(key=name, value=common_pb2.AnyValue(string_value=value))
+        otlp_pb2.KeyValue(key=name, value=otlp_pb2.AnyValue(string_value=value))
         for name, value in tags.items()
     ]
 

@@ -120,7 +120,9 @@ def collector(seen):
         found = trace_service_pb2.ExportTraceServiceRequest.FromString(raw)
         resource = found.resource_spans[0]
         name = resource.resource.attributes[0].value.string_value
-        seen.extend((name, span) for span in resource.scope_spans[0].spans)
+        # Two installed packages bring this module; the older one calls the field by its first name.
+        scopes = getattr(resource, "scope_spans", None) or resource.instrumentation_library_spans
+        seen.extend((name, span) for span in scopes[0].spans)
         return 0, b""
 
     return grpc_server(answer, [])
