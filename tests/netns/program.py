@@ -22,15 +22,18 @@ class Program:
         self._output = output
 
     def access_log(self):
-        lines = [json.loads(line) for line in self._output.read_text().splitlines()]
-        return [line for line in lines if line["scope"] == "access"]
+        return [line for line in self._lines() if line["scope"] == "access"]
 
     def events(self):
-        return [json.loads(line)["message"] for line in self._output.read_text().splitlines()]
+        return [line["message"] for line in self._lines()]
+
+    def _lines(self):
+        """What it logged so far; the last line may still be half written."""
+        whole, _, _ = self._output.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def worker_pid(self, number):
-        lines = [json.loads(line) for line in self._output.read_text().splitlines()]
-        started = [one for one in lines if one["message"] == "worker.started"]
+        started = [one for one in self._lines() if one["message"] == "worker.started"]
         return [one["pid"] for one in started if one["worker"] == number][-1]
 
     async def until_ready(self):
@@ -55,6 +58,17 @@ class Program:
             while event not in self.events():
                 assert self.process.poll() is None, self._output.read_text()
                 await trio.sleep(0.02)
+
+    async def until_access_logged(self, *directions):
+        """The lines of ended connections, once there is one of each direction."""
+        with trio.fail_after(30):
+            while not set(directions) <= {line["direction"] for line in self.completed()}:
+                assert self.process.poll() is None, self._output.read_text()
+                await trio.sleep(0.02)
+        return self.completed()
+
+    def completed(self):
+        return [one for one in self.access_log() if one["message"] == "connection complete"]
 
     async def ended(self):
         """Its exit code."""

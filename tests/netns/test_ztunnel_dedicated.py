@@ -64,8 +64,7 @@ async def test_two_dedicated_tunnels_without_a_node_agent(lan, tmp_path, launch,
     async with await web.dial(api.ip, 8080) as stream:
         assert await exchange(stream, b"dedicated") == b"dedicated"
     for program, direction in zip(programs, ("outbound", "inbound"), strict=True):
-        await program.until_logged("connection complete")
-        (line,) = program.access_log()
+        (line,) = await program.until_access_logged(direction)
         assert line["direction"] == direction
         assert line["src.identity"] == "spiffe://cluster.local/ns/shop/sa/web"
 
@@ -102,7 +101,7 @@ async def test_the_tunnels_own_metrics_are_scraped_over_mutual_tls(lan, tmp_path
     agent.close()
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"istio_build" in answer
-    await program.until_logged("connection complete")
-    lines = {line["direction"]: line for line in program.access_log()}
+    logged = await program.until_access_logged("inbound", "outbound")
+    lines = {line["direction"]: line for line in logged}
     assert lines["inbound"]["dst.identity"] == "spiffe://cluster.local/ns/shop/sa/node"
     assert lines["inbound"]["src.identity"] == "spiffe://cluster.local/ns/shop/sa/web"

@@ -86,7 +86,7 @@ async def test_two_pods_by_files_alone(lan, tmp_path, launch, nursery):
             path.write_text(state(web, api, policies=[deny | {"rules": [[[match]]]}]))
             assert not await read_all(stream)  # cut as soon as the file is read
     agent.close()
-    lines = program.access_log()
+    lines = await program.until_access_logged("inbound", "outbound")
     assert {line.get("src.identity") for line in lines} == {"spiffe://cluster.local/ns/shop/sa/web"}
 
 

@@ -93,7 +93,8 @@ async def test_the_life_of_a_node(lan, tmp_path, control, agent):
                 with trio.fail_after(30):
                     while len(await dump_of_certificates()) > 1:
                         await trio.sleep(0.02)
-        identities = {line.get("src.identity") for line in program.access_log()}
+        logged = await program.until_access_logged("inbound", "outbound")
+        identities = {line.get("src.identity") for line in logged}
         assert SPIFFE + "web" in identities
         program.process.send_signal(signal.SIGTERM)
         assert await program.ended() == 0
