@@ -7,40 +7,11 @@ from importlib import import_module
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from ambientctl.commands import COMMANDS, GROUPS
 from ambientctl.console import fail_clearly
 from ambientctl.groups import AliasedGroup
-
-COMMANDS: Final = {
-    "analyze": "ambientctl.analyze.command:command",
-    "authz": "ambientctl.authz:command",
-    "bug-report": "ambientctl.bug_report:command",
-    "check": "ambientctl.check.command:command",
-    "completion": "ambientctl.completion:command",
-    "create-remote-secret": "ambientctl.remote_secret:command",
-    "dashboard": "ambientctl.dashboard:command",
-    "demo": "ambientctl.demo.command:demo",
-    "describe": "ambientctl.describe.command:command",
-    "enroll": "ambientctl.enroll:enroll",
-    "explain": "ambientctl.explain:command",
-    "graph": "ambientctl.traffic.graph:command",
-    "install": "ambientctl.install.command:install",
-    "local": "ambientctl.local.commands:local",
-    "migrate": "ambientctl.migrate.command:command",
-    "proxy-config": "ambientctl.proxy_config:command",
-    "proxy-status": "ambientctl.proxy_status:command",
-    "tag": "ambientctl.tag:command",
-    "tap": "ambientctl.traffic.tap:command",
-    "top": "ambientctl.traffic.top:command",
-    "uninstall": "ambientctl.install.command:uninstall",
-    "upgrade": "ambientctl.install.command:upgrade",
-    "unenroll": "ambientctl.enroll:unenroll",
-    "version": "ambientctl.version:version",
-    "ztunnel-config": "ambientctl.ztunnel_config.command:command",
-    "waypoint": "ambientctl.waypoint:waypoint",
-    "why": "ambientctl.why.command:why",
-}
-"""Command name to ``module:attribute``; a module is imported only when its command is used."""
 
 ALIASES: Final = {
     "apply": "install",
@@ -54,18 +25,33 @@ ALIASES: Final = {
 
 
 class LazyGroup(AliasedGroup):
-    """A group whose commands are imported on first use, so that ``--help`` stays quick."""
+    """A group whose commands are imported when they are called; help and completion need none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(self.aliases.get(cmd_name, cmd_name))
-        if target is None:
+        entry = COMMANDS.get(self.aliases.get(cmd_name, cmd_name))
+        if entry is None:
             return None
-        module, _, attribute = target.partition(":")
+        module, _, attribute = entry.target.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for heading, entries in GROUPS.items():
+            with formatter.section(heading):
+                rows = [(f"{name:<{width}}", one.summary) for name, one in entries.items()]
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        own = [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in sorted(COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return [*own, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

@@ -6,11 +6,12 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from ambient.kube.io.client import KubeClient
+if TYPE_CHECKING:
+    from ambient.kube.io.client import KubeClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +26,8 @@ class Cluster(NamedTuple):
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[KubeClient]:
         """Open the cluster's API. Raises UnavailableError with the remedy where it is away."""
+        from ambient.kube.io.client import KubeClient  # slow to load, and not always needed
+
         path = self.kubeconfig or default_kubeconfig()
         async with KubeClient.connect(path, self.context) as kube:
             yield kube

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import trio
-
 from ambient.api.errors import MeshError
 
 T = TypeVar("T")
@@ -15,6 +13,7 @@ T = TypeVar("T")
 
 def run(task: Callable[[], Awaitable[T]]) -> T:
     """Run an async task to its end; a MeshError inside exception groups is raised bare."""
+    import trio  # a fifth of a second, which commands without tasks need not wait for
 
     async def whole() -> T:
         return await task()
@@ -30,6 +29,8 @@ def run(task: Callable[[], Awaitable[T]]) -> T:
 
 def only_mesh_error(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
     """The first MeshError of a group that holds nothing worse; None otherwise."""
+    import trio
+
     found, rest = group.split(MeshError)
     if found is None or (rest is not None and rest.split(trio.Cancelled)[1] is not None):
         return None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +26,8 @@ def dump(value: object, form: str) -> None:
     if form == "json":
         print(json.dumps(value, indent=2, default=str))
     else:
+        import yaml  # slow to load
+
         print(yaml.safe_dump(json.loads(json.dumps(value, default=str)), sort_keys=False), end="")
 
 

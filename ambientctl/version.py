@@ -11,9 +11,7 @@ import click
 from ambient.api.errors import MeshError
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.control_plane import http_of, proxies, replicas
 from ambientctl.printing import dump, output_option, warn
-from ambientctl.reach import ask
 
 
 @click.command()
@@ -45,6 +43,10 @@ def version(cluster: Cluster, remote: bool, short: bool, system: str, output: st
 
 
 async def _remote(cluster: Cluster, system: str) -> dict[str, Any]:
+    # Loaded only where a cluster is asked.
+    from ambientctl.control_plane import http_of, proxies, replicas
+    from ambientctl.reach import ask
+
     async with cluster.connect() as kube:
         mesh: dict[str, str] = {}
         for pod in await replicas(kube, system):

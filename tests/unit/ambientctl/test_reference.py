@@ -13,7 +13,8 @@ import click
 import pytest
 
 from ambient.kube.core.objects import AuthorizationPolicy, decode
-from ambientctl.__main__ import COMMANDS, cli
+from ambientctl.__main__ import cli
+from ambientctl.commands import COMMANDS, GROUPS
 from ambientctl.reference import reference
 from ambientctl.support_matrix import MATRIX, NO, YES
 from istiod_lite.core.facts import MeshFacts
@@ -45,6 +46,34 @@ def test_every_command_has_a_help_and_every_command_of_the_cluster_takes_its_opt
         if "--kubeconfig" in options:
             assert {"--context", "--namespace", "-n", "-c"} <= options, way
     assert len(COMMANDS) > 20
+
+
+def test_help_says_of_each_command_what_the_command_says_of_itself():
+    ctx = click.Context(cli)
+    for name, entry in COMMANDS.items():
+        command = cli.get_command(ctx, name)
+        assert entry.summary == command.get_short_help_str(200), name
+    assert len(COMMANDS) == sum(map(len, GROUPS.values()))
+    text = run_command(["--help"], "", {}).out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert all(f"\n{heading}:\n" in text for heading in GROUPS)
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("version", "--short"), ("completion", "bash"), ("explain",)]
+)
+def test_commands_without_a_cluster_do_not_load_what_speaks_to_one(words):
+    code = (
+        "import sys\nfrom ambientctl.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'trio', 'httpx', 'kubernetes', 'cryptography', 'rich', 'yaml', 'grpc'}\n"
+        "print('loaded:', *sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded:"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
