@@ -14,12 +14,12 @@ from typing import Final
 import trio
 
 from ambient.api.errors import SettingsError
+from ambient.cli.worker import Worker
 from ambient.cli.worker_count import worker_count
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Routes
 from ambient.telemetry.io.logs import get_logger
 from waypoint import app
-from waypoint.io.worker import Worker
 from waypoint.io.worker_admin import WorkerAdmin
 from waypoint.settings import Settings
 
@@ -41,7 +41,7 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         await app.run(settings, stopping)
         return
     app.check(settings)
-    await _supervise(settings, stopping, [Worker(number) for number in range(count)])
+    await _supervise(settings, stopping, [Worker("waypoint", number) for number in range(count)])
 
 
 async def _supervise(settings: Settings, stopping: trio.Event, workers: Sequence[Worker]) -> None:

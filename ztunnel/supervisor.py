@@ -84,7 +84,7 @@ async def _follow(
 
         async def talk() -> None:
             for worker in workers:
-                await worker.until_connected()
+                await worker.until_serving()
             readiness.done(app.PROXY)
             await follow_agent(settings.inpod_uds, shares)
 

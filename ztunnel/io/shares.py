@@ -92,7 +92,7 @@ class Shares:
     def _remove(self, uid: str) -> None:
         worker = self._worker(uid)
         _release(worker.books.pop(uid, None))
-        if worker.connected:
+        if worker.serving:
             self._nursery.start_soon(_tell, worker, uid)
 
 

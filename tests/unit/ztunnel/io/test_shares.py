@@ -19,12 +19,12 @@ class FakeWorker:
     def __init__(self):
         self.books = {}
         self.told = []
-        self.connected = True
+        self.serving = True
         self.refusal = ""
 
     async def sync(self, uid, *, again=False):
         await trio.lowlevel.checkpoint()
-        if not self.connected:
+        if not self.serving:
             raise PodStartError("worker 0 is being started again")
         self.told.append(("serve" if uid in self.books else "drop", uid))
         return self.refusal
@@ -91,7 +91,7 @@ async def test_a_pod_that_leaves_is_forgotten_also_while_its_worker_is_away(worl
     uid = UIDS[0]
     netns = await world.add(uid)
     world.shares.snapshot_sent()
-    world.of(uid).connected = False
+    world.of(uid).serving = False
     world.shares.delete(uid)
     world.shares.delete("never heard of")
     await trio.testing.wait_all_tasks_blocked()
@@ -102,7 +102,7 @@ async def test_a_pod_that_leaves_is_forgotten_also_while_its_worker_is_away(worl
 
 async def test_a_worker_that_is_away_refuses_and_has_the_pod_in_its_books(world):
     uid = UIDS[0]
-    world.of(uid).connected = False
+    world.of(uid).serving = False
     with pytest.raises(PodStartError, match="being started again"):
         await world.add(uid)
     assert uid in world.of(uid).books, "the next one is told of it"

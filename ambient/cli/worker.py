@@ -1,4 +1,4 @@
-"""One worker as the supervisor sees it: its process, started as often as needed."""
+"""One worker as its supervisor sees it: a process, started as often as needed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Final
+from contextlib import ExitStack
+from typing import ClassVar, Final
 
 import trio
 
@@ -26,20 +27,32 @@ log = get_logger("supervisor")
 
 
 class Worker:
-    """Owns the process ``number``."""
+    """Owns the process ``python -m PROGRAM worker NUMBER FD...``.
 
-    def __init__(self, number: int) -> None:
+    The last descriptor is for HTTP (``worker_http``); a program that talks to its workers in more
+    ways has more ``CHANNELS`` and attends to them itself.
+    """
+
+    CHANNELS: ClassVar = 1
+
+    def __init__(self, program: str, number: int) -> None:
         self.number: Final = number
         self.restarts = 0
         self.code = 0
         """The exit code of its last process."""
+        self._program = program
         self._process: trio.Process | None = None
         self._http: AgentSocket | None = None
         self._stopping = trio.Event()
 
     @property
-    def running(self) -> bool:
-        """Is there a process?"""
+    def pid(self) -> int:
+        """Its process; 0 while there is none."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def serving(self) -> bool:
+        """Does it do its work, as far as we know?"""
         return self._process is not None
 
     async def run(self) -> None:
@@ -75,28 +88,34 @@ class Worker:
 
     async def _run_once(self) -> int:
         """One process from start to end; its exit code."""
-        http, http_fd = AgentSocket.pair()
-        with http:
+        with ExitStack() as stack:
+            pairs = [AgentSocket.pair() for _ in range(self.CHANNELS)]
+            *channels, http = [stack.enter_context(ours) for ours, _ in pairs]
             try:
-                process = self._process = await self._start(http_fd)
+                process = self._process = await self._start([fd for _, fd in pairs])
             finally:
-                os.close(http_fd)
+                for _, fd in pairs:
+                    os.close(fd)
             self._http = http
             if self._stopping.is_set():
                 process.terminate()
             log.info(Event.WORKER_STARTED, worker=self.number, pid=process.pid)
             try:
-                return await process.wait()
+                return await self._attend(process, *channels)
             finally:
                 self._http = self._process = None
                 if process.returncode is None:
                     process.kill()
 
-    async def _start(self, http_fd: int) -> trio.Process:
-        command = [sys.executable, "-m", "waypoint", "worker", str(self.number), str(http_fd)]
+    async def _attend(self, process: trio.Process, *channels: AgentSocket) -> int:
+        """Until the process has ended; its exit code."""
+        return await process.wait()
+
+    async def _start(self, fds: list[int]) -> trio.Process:
+        command = [sys.executable, "-m", self._program, "worker", str(self.number), *map(str, fds)]
         # A group of its own: Ctrl-C is for the supervisor, which tells the workers itself.
         process = await trio.lowlevel.open_process(
-            command, pass_fds=(http_fd,), stdin=subprocess.DEVNULL, process_group=0
+            command, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0
         )
         return process
 
