@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -23,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,11 +36,14 @@ from istiod_lite import app  # noqa: E402
 from istiod_lite.core.index import Index  # noqa: E402
 from istiod_lite.core.snapshot import AddressSource, Publisher  # noqa: E402
 from istiod_lite.settings import Settings  # noqa: E402
+from perf import report  # noqa: E402
+from perf.report import Row  # noqa: E402
 from tests.fakes.kube_api import FakeKubeApi  # noqa: E402
 from tests.unit.istiod_lite import objects  # noqa: E402
 
 Cluster = dict[str, list[dict[str, Any]]]
 SIZES = (1_000, 3_000, 10_000)
+BUDGET = "budget"
 NODES, NAMESPACES, PODS_PER_SERVICE, TUNNELS = 200, 50, 10, 100
 COLLECTIONS = {
     "Namespace": "/api/v1/namespaces",
@@ -50,19 +51,6 @@ COLLECTIONS = {
     "Service": "/api/v1/services",
     "Pod": "/api/v1/pods",
 }
-
-
-class Row(NamedTuple):
-    """One line of the result; ``ratio`` above 1 is better than the budget."""
-
-    work: str
-    unit: str
-    ours: float
-    budget: float
-
-    @property
-    def ratio(self) -> float:
-        return self.budget / self.ours if self.ours else float("inf")
 
 
 def cluster(pods: int) -> Cluster:
@@ -121,8 +109,8 @@ def full_index(rounds: int) -> list[Row]:
             source.get(name)
         encoded.append(time.perf_counter() - begun)
     return [
-        Row("index 10k pods, 1k services", "s", statistics.median(seconds), 1.0),
-        Row("encode them all once", "s", statistics.median(encoded), 4.0),
+        Row("index 10k pods, 1k services", "s", statistics.median(seconds), BUDGET, 1.0),
+        Row("encode them all once", "s", statistics.median(encoded), BUDGET, 4.0),
     ]
 
 
@@ -140,7 +128,9 @@ def single_changes(rounds: int) -> list[Row]:
                     begun = time.perf_counter()
                     index.apply(kind, obj)
                     times.append((time.perf_counter() - begun) * 1e6)
-            row = Row(f"{name}, {size // 1000}k pods", "us", statistics.median(times), budget_us)
+            row = Row(
+                f"{name}, {size // 1000}k pods", "us", statistics.median(times), BUDGET, budget_us
+            )
             rows.append(row)
     return rows
 
@@ -288,11 +278,11 @@ async def whole_program(quick: bool) -> list[Row]:
                 )
                 synced = time.monotonic() - begun
                 rows = [
-                    Row("from start to serving, 10k pods", "s", started, 5.0),
-                    Row("100 tunnels get everything", "s", synced, 60.0),
+                    Row("from start to serving, 10k pods", "s", started, BUDGET, 5.0),
+                    Row("100 tunnels get everything", "s", synced, BUDGET, 60.0),
                     *await _pushes(api, tunnels, 10 if quick else 40),
                     *await _sustained(api, tunnels, 3.0 if quick else 10.0),
-                    Row("resident memory", "MB", _resident_mb(), 600.0),
+                    Row("resident memory", "MB", _resident_mb(), BUDGET, 600.0),
                 ]
             finally:
                 tunnels.process.kill()
@@ -313,8 +303,8 @@ async def _pushes(api: FakeKubeApi, tunnels: Tunnels, many: int) -> list[Row]:
     delays.sort()
     p99 = delays[int(len(delays) * 0.99)]
     return [
-        Row("one pod to 100 tunnels, median", "ms", statistics.median(delays) * 1e3, 500.0),
-        Row("one pod to 100 tunnels, p99", "ms", p99 * 1e3, 1000.0),
+        Row("one pod to 100 tunnels, median", "ms", statistics.median(delays) * 1e3, BUDGET, 500.0),
+        Row("one pod to 100 tunnels, p99", "ms", p99 * 1e3, BUDGET, 1000.0),
     ]
 
 
@@ -329,7 +319,7 @@ async def _sustained(api: FakeKubeApi, tunnels: Tunnels, seconds: float) -> list
         await trio.sleep(max(0.0, begun + (number + 1) / 50 - time.monotonic()))
     ended = time.monotonic()
     await trio.to_thread.run_sync(tunnels.wait, _all_heard(tunnels, _uid(changed), 1), 60.0)
-    return [Row("50 changes/s: lag behind the last", "s", time.monotonic() - ended, 2.0)]
+    return [Row("50 changes/s: lag behind the last", "s", time.monotonic() - ended, BUDGET, 2.0)]
 
 
 def _all_heard(tunnels: Tunnels, uid: str, times: int) -> Callable[[], bool]:
@@ -347,27 +337,13 @@ def _resident_mb() -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def machine() -> dict[str, object]:
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "cpu": model[1] if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, under a minute")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
-    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser = report.parser(__doc__)
     parser.add_argument("--clients", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.clients:
         run_clients(arguments.clients)
-    before = machine()
+    before = report.machine()
     rounds = 1 if arguments.quick else 5
     works: dict[str, Callable[[], list[Row]]] = {
         "index": lambda: full_index(rounds),
@@ -382,22 +358,10 @@ def main() -> None:
         for row in work():
             rows.append(row)
             print(
-                f"{row.work:36} {row.unit:>5} {row.ours:10.3f} {row.budget:10.0f} {row.ratio:7.1f}",
+                f"{row.work:36} {row.unit:>5} {row.ours:10.3f} {row.theirs:10.0f} {row.ratio:7.1f}",
                 flush=True,
             )
-    if arguments.json:
-        listed = [
-            {
-                "work": row.work,
-                "unit": row.unit,
-                "ours": row.ours,
-                "peer": "budget",
-                "theirs": row.budget,
-                "ratio": row.ratio,
-            }
-            for row in rows
-        ]
-        arguments.json.write_text(json.dumps({"machine": before, "rows": listed}, indent=2) + "\n")
+    report.write(arguments.json, before, rows)
 
 
 if __name__ == "__main__":

