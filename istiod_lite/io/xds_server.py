@@ -93,25 +93,25 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         self, request_iterator: Iterator[Any], context: Any
     ) -> Iterator[Any]:
         """One stream, from its first request to its end."""
-        call = Call(context)
-        if not self.clients.enter(call):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
-        try:
-            yield from self._serve(checked(request_iterator), call)
-        except UnreadableError as error:
-            self._end_unreadable(call, error)
-        finally:
-            self.clients.leave(call)
+        yield from self._stream(self._serve, request_iterator, context)
 
     def StreamAggregatedResources(  # noqa: N802
         self, request_iterator: Iterator[Any], context: Any
     ) -> Iterator[Any]:
         """The older protocol: status for istioctl; the mesh's own types speak delta only."""
+        yield from self._stream(self._debug, request_iterator, context)
+
+    def _stream(
+        self,
+        answers: Callable[[Iterator[Any], Call], Iterator[Any]],
+        requests: Iterator[Any],
+        context: Any,
+    ) -> Iterator[Any]:
         call = Call(context)
         if not self.clients.enter(call):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
         try:
-            yield from self._debug(checked(request_iterator), call)
+            yield from answers(checked(requests), call)
         except UnreadableError as error:
             self._end_unreadable(call, error)
         finally:
