@@ -53,9 +53,9 @@ async def ask(kube: KubeClient, at: PodPort, path: str, *, method: str = "GET") 
     return body
 
 
-async def ask_json(kube: KubeClient, at: PodPort, path: str) -> Any:
+async def ask_json(kube: KubeClient, at: PodPort, path: str, *, method: str = "GET") -> Any:
     """The same, decoded. Raises MeshError where it is no JSON."""
-    body = await ask(kube, at, path)
+    body = await ask(kube, at, path, method=method)
     try:
         return json.loads(body)
     except ValueError as error:

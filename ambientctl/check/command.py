@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import trio
@@ -13,6 +14,7 @@ from ambient.api.errors import MeshError
 from ambientctl.check import cluster as cluster_checks
 from ambientctl.check import configuration, mesh
 from ambientctl.check.facts import Facts, gather
+from ambientctl.check.reachability import reachability
 from ambientctl.check.result import SYMBOLS, Result, State
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
@@ -27,23 +29,25 @@ AGAIN_S = 2.0
 @click.option("--wait", "wait_s", default=0.0, help="Seconds to look again until all is well.")
 @click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
 @click.option("--strict", is_flag=True, help="Warnings fail, too.")
+@click.option(
+    "--probe/--no-probe", default=True, help="Let pods of the mesh reach for each other's tunnel."
+)
 @output_option("table", "short", "json")
 @cluster_options
-def command(
-    cluster: Cluster, before: bool, wait_s: float, system: str, strict: bool, output: str
-) -> None:
+def command(cluster: Cluster, before: bool, strict: bool, output: str, **how: Any) -> None:
     """Check the cluster, the mesh, its certificates and its configuration.
 
     Every line that is not well has a remedy. Exit status 1 where something does not work.
     """
     bad = (State.ERROR, State.WARNING) if strict else (State.ERROR,)
+    wait_s, system, probe = how["wait_s"], how["system"], how["probe"]
 
     async def task() -> list[Result]:
         deadline = trio.current_time() + wait_s
         while True:
             try:
                 async with cluster.connect() as kube:
-                    facts = await gather(kube, system, before=before)
+                    facts = await gather(kube, system, before=before, probe=probe)
                 results = list(results_of(facts, before=before))
             except MeshError:
                 if trio.current_time() >= deadline:
@@ -86,6 +90,7 @@ def results_of(facts: Facts, *, before: bool) -> Iterator[Result]:
     yield from mesh.daemon_sets(facts)
     yield from mesh.tunnels(facts)
     yield from mesh.certificates(facts)
+    yield from reachability(facts)
     yield from configuration.configuration(facts)
     yield configuration.summary(facts)
 

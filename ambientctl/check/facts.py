@@ -17,6 +17,7 @@ from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.io.client import KubeClient
 from ambientctl.analyze.reading import Reading, read_cluster
+from ambientctl.check.probing import Probing, probe_all
 from ambientctl.control_plane import SELECTOR as ISTIOD
 from ambientctl.control_plane import Proxy, proxies
 from ambientctl.reach import ask, ask_json, port_of, running_pods
@@ -62,6 +63,8 @@ class Facts(msgspec.Struct, kw_only=True):
     """Node agent's pod to what ``/readyz`` says."""
     nodes_of: dict[str, str] = {}
     """Pod to its node."""
+    probing: Probing | None = None
+    """What tunnels reached; None where nobody tried."""
 
 
 WANTED: Final = (
@@ -84,8 +87,11 @@ LOOKING: Final = (("create", "", "pods/portforward"), ("list", "", "pods"))
 """What the other commands need."""
 
 
-async def gather(kube: KubeClient, system: str, *, before: bool) -> Facts:
-    """All facts. Raises UnavailableError where the API server is away, or SettingsError."""
+async def gather(kube: KubeClient, system: str, *, before: bool, probe: bool = False) -> Facts:
+    """All facts; ``probe``: also by connections between pods.
+
+    Raises UnavailableError where the API server is away, or SettingsError.
+    """
     version, moment = await server(kube)
     facts = Facts(
         now=datetime.now(UTC),
@@ -104,6 +110,8 @@ async def gather(kube: KubeClient, system: str, *, before: bool) -> Facts:
             nursery.start_soon(_istiods, kube, facts)
             nursery.start_soon(_tunnels, kube, facts)
             nursery.start_soon(_agents, kube, facts)
+    if probe and not before:
+        facts.probing = await probe_all(kube, system, facts.tunnels, facts.nodes_of)
     return facts
 
 

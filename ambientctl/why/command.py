@@ -228,5 +228,9 @@ def show_walk(console: Console, answer: Walk) -> None:
     console.print(f"{verdict}{decided}", style=style, markup=False)
     if answer.change:
         console.print(f"to let it pass: {answer.change}", markup=False)
+    for one in answer.notes:
+        console.print(f"note: {one.text}", style="yellow", markup=False)
+        if one.remedy:
+            console.print(f"      remedy: {one.remedy}", markup=False)
     if answer.allowed and answer.refuse:
         console.print(f"to refuse it: {answer.refuse}", style="dim", markup=False)

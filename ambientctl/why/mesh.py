@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ambient.api.config import ConfigObject
 from ambient.api.workload import Workload
 from ambient.state.core.mesh import MeshState
+from ambientctl.why.surroundings import Surroundings
 from waypoint.core.place import Place
 from waypoint.core.program import Program
 
@@ -16,6 +17,7 @@ class Mesh(NamedTuple):
 
     state: MeshState
     configs: tuple[ConfigObject, ...]
+    around: Surroundings = Surroundings()
 
     def program(self, place: Place) -> Program:
         """The L7 configuration of a waypoint, compiled as the waypoint compiles it."""

@@ -9,11 +9,13 @@ import trio
 
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from ambient.kube.core import resources
-from ambient.kube.core.errors import NotFound
+from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.io.client import KubeClient
 from ambient.state.core.mesh import MeshState
+from ambientctl.analyze.reading import NETWORK_POLICIES
 from ambientctl.why.mesh import Mesh
+from ambientctl.why.surroundings import surroundings_of
 from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.index import Index
 from istiod_lite.core.mesh_config import CONFIG_MAP
@@ -36,7 +38,10 @@ READ: Final = (
     resources.SERVICES,
     resources.ENDPOINT_SLICES,
     resources.PODS,
+    NETWORK_POLICIES,
 )
+OPTIONAL: Final = frozenset({NETWORK_POLICIES})
+"""Without these the answer is the mesh's alone: not everybody may read them."""
 
 
 async def read_mesh(kube: KubeClient) -> Mesh:
@@ -51,7 +56,10 @@ async def read_objects(kube: KubeClient) -> dict[str, list[KubeObject]]:
     async def read(resource: Resource) -> None:
         try:
             found[resource.kind] = await kube.list(resource)
-        except NotFound:
+        except KubeError as error:
+            known = error.status not in (401, 403) or resource not in OPTIONAL
+            if known and not isinstance(error, NotFound):
+                raise
             found[resource.kind] = []  # a cluster without that kind has no objects of it
 
     async def read_mesh_config() -> None:
@@ -90,7 +98,7 @@ def index_mesh(found: Mapping[str, Iterable[KubeObject]]) -> Mesh:
     """Objects by kind, as the proxies would be told about them."""
     index = Index()
     index.load(found)
-    return mesh_of(index)
+    return mesh_of(index)._replace(around=surroundings_of(found, index.bindings))
 
 
 def mesh_of(index: Index) -> Mesh:

@@ -11,11 +11,13 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from ambient.api.address import HostPort, IPAddress, NetworkAddress
+from ambient.api.ports import HBONE_PORT
 from ambient.api.spiffe import Identity
 from ambient.api.workload import TunnelProtocol, Workload
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.parties import Source, Target
 from ambientctl.why.remedy import flip_l4, flip_l7, refuse_l4, refuse_l7
+from ambientctl.why.surroundings import SYSTEM, Note
 from waypoint.core.dispatch import Self
 from waypoint.core.explain import Explanation, RequestFacts, Share, explain_with
 from waypoint.core.place import Place
@@ -60,6 +62,8 @@ class Walk(msgspec.Struct, kw_only=True):
     """The smallest change that would let it pass; empty where it passes."""
     refuse: str = ""
     """The smallest change that would refuse it; empty where it is refused."""
+    notes: list[Note] = []
+    """What is perhaps not meant: an end outside the mesh, a waypoint that is missing."""
 
 
 class _EndedError(Exception):
@@ -88,12 +92,17 @@ class _Walker:
 
     def go(self) -> None:
         if not self.source.captured:
+            self.note(self.mesh.around.outside(self.source.workload, SYSTEM))
             self.step("source", _why_not_captured(self.source))
-            self.deliver_plaintext(*self.balance_outside())
+            workload, address = self.balance_outside()
+            self.cross(self.source.workload, workload, address.port)
+            self.deliver_plaintext(workload, address)
             return
         identity = self.source.workload.identity
         self.step("source", f"captured by the node tunnel, which speaks as {identity}")
         decided = route(self.mesh.state, self.source.workload, self.target.address, _first)
+        if isinstance(decided, Route) and not decided.via_waypoint:
+            self.note(self.mesh.around.past_waypoint(self.target.service, decided.workload))
         match decided:
             case NoRoute(reason=reason, hint=hint):
                 self.stop("source tunnel", reason, change=hint)
@@ -104,13 +113,18 @@ class _Walker:
                 self.step("destination", f"{found.target.host} is known by its name only")
             case Route(via_waypoint=True) as found:
                 self.step("source tunnel", f"HBONE to {found.target}, {found.reason}")
+                self.cross(self.source.workload, found.workload, HBONE_PORT)
                 self.through_waypoint(found, identity)
             case Route(protocol=Hop1Protocol.HBONE) as found:
                 self.step("source tunnel", f"HBONE to {found.target}: {found.reason}")
                 assert found.workload is not None
+                self.cross(self.source.workload, found.workload, HBONE_PORT)
                 self.deliver_tunnelled(found.workload, found.authority, identity, self.source.ip)
             case Route() as found:
                 self.step("source tunnel", f"plaintext to {found.target}: {found.reason}")
+                if found.workload is not None:
+                    self.note(self.mesh.around.outside(found.workload, SYSTEM))
+                self.cross(self.source.workload, found.workload, found.target.port)
                 self.deliver_plaintext(found.workload, found.target)
 
     def across(self, found: Route) -> None:
@@ -172,10 +186,12 @@ class _Walker:
         workload, address = share.targets[0]
         if workload.tunnel_protocol is TunnelProtocol.HBONE:
             self.step(at, f"HBONE to {workload.name} ({address}) as {waypoint.identity}")
+            self.cross(waypoint, workload, HBONE_PORT)
             ip = waypoint.addresses[0]
             self.deliver_tunnelled(workload, str(address), waypoint.identity, ip)
         else:
             self.step(at, f"plaintext to {workload.name} ({address})")
+            self.cross(waypoint, workload, address.port)
             self.deliver_plaintext(workload, address)
 
     def judge_at_waypoint(self, at: str, told: Explanation) -> None:
@@ -203,8 +219,14 @@ class _Walker:
         at = f"tunnel of {workload.namespace}/{workload.name}"
         caller = admit.Caller(identity=identity, ip=ip, authority=authority)
         host = authority.rpartition(":")[0].strip("[]")
-        local = HostPort(host, 15008)
+        local = HostPort(host, HBONE_PORT)
         self.settle(at, workload, admit.admit_connect(self.mesh.state, workload, caller, local))
+
+    def cross(self, client: Workload, server: Workload | None, port: int) -> None:
+        """Over the cluster's network; ends the walk where NetworkPolicies close the way."""
+        found = self.mesh.around.closed(client, server, port)
+        if found is not None:
+            self.stop("network", found.what, by=found.by, change=found.change)
 
     def deliver_plaintext(self, workload: Workload | None, address: HostPort) -> None:
         if workload is None or workload.tunnel_protocol is not TunnelProtocol.HBONE:
@@ -227,6 +249,10 @@ class _Walker:
             return
         change = flip_l4(self.mesh.state, workload, decided)
         self.stop(at, f"refused: {decided.reason}", by=by, change=change)
+
+    def note(self, found: Note | None) -> None:
+        if found is not None:
+            self.answer.notes.append(found)
 
     def step(self, at: str, what: str, by: str = "") -> None:
         self.answer.hops.append(Hop(at=at, what=what, by=by))

@@ -175,3 +175,15 @@ async def _alive(pid):
         return stat.rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+async def test_a_probe_is_made_by_the_worker_that_serves_the_pod(lan, tmp_path):
+    async with serving(lan, tmp_path) as (node, _):
+        for share in node.shares:
+            client, server = share
+            query = {"pod": f"uid-{client.name}", "to": server.ip}
+            async with httpx.AsyncClient(trust_env=False) as http:
+                answer = await http.post("http://localhost:15000/probe", params=query, timeout=30)
+                lost = await http.post("http://localhost:15000/probe", params={"pod": "lost"})
+            assert [one["stage"] for one in answer.json()] == ["done"]
+            assert lost.status_code == 404

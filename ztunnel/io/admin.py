@@ -6,6 +6,7 @@ import json
 from importlib.metadata import version
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from ambient.api.address import parse_ip
@@ -16,6 +17,7 @@ from ztunnel.core import dump
 from ztunnel.io.connections import LiveConnection
 from ztunnel.io.node import Node
 from ztunnel.io.pods import Pods
+from ztunnel.io.probe import probe, read_targets
 from ztunnel.io.profile import profile_routes
 
 JSON: Final = "application/json"
@@ -25,6 +27,7 @@ INDEX: Final = """\
 /logging                  log levels; POST ?level=<level> or ?level=<scope>=<level>, ?reset
 /debug/pprof/profile      where the time goes: ?seconds=10&frequency=100, collapsed stacks
 /debug/pprof/heap         what the memory is for
+/probe                    POST: ?pod=<uid>&to=<address>,... does this pod reach their tunnels?
 /quitquitquit             POST: drain and end
 """
 LOGGING_HELP: Final = (
@@ -43,6 +46,7 @@ def admin_routes(node: Node, pods: Pods, stopping: trio.Event, default_levels: s
     routes.add("/config_dump", admin.config_dump, methods=())
     routes.add("/connections", admin.connections)
     routes.add("/logging", local_only(admin.logging), methods=("GET", "POST"))
+    routes.add("/probe", local_only(admin.probe), methods=("POST",))
     routes.add("/quitquitquit", local_only(admin.quit), methods=("POST",))
     routes.include(profile_routes())
     return routes
@@ -115,6 +119,17 @@ class _Admin:
         except ValueError as error:
             return Response(400, f"{error}\n{LOGGING_HELP}")
         return Response(200, f"current log level is {levels}\n")
+
+    async def probe(self, request: Request) -> Response:
+        """Let a pod of ours reach for the tunnels of others; 404 where we do not serve it."""
+        pod = self._pods.running.get(request.query.get("pod", ""))
+        if pod is None:
+            return Response(404, "this tunnel serves no pod of that uid\n")
+        try:
+            targets = read_targets(request.query.get("to", ""))
+        except ValueError as error:
+            return Response(400, f"{error}\n")
+        return _json(msgspec.to_builtins(await probe(self._node, pod, targets)))
 
     async def quit(self, _: Request) -> Response:
         """Drain and end, as SIGTERM does."""

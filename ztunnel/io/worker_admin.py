@@ -54,8 +54,17 @@ class WorkerAdmin:
                 return await self._merged(request)
             case "/logging":
                 return await ask_each(self._workers, request)
+            case "/probe":
+                return await self._answered(request)
             case _:  # what concerns one process: a profile, for example
                 return await ask_one(self._workers, request)
+
+    async def _answered(self, request: Request) -> Response:
+        """By the worker that serves the pod; the others say 404."""
+        answers = (await ask_all(self._workers, request)).values()
+        found = [answer for answer in answers if answer is not None]
+        known = [answer for answer in found if answer.status != 404]
+        return next(iter(known or found), Response(503, "no worker\n"))
 
     async def _merged(self, request: Request) -> Response:
         answers = await ask_all(self._workers, request)

@@ -66,9 +66,28 @@ def times(begins=timedelta(hours=-1), ends=timedelta(hours=20), **more):
     }
     identity = "spiffe://cluster.local/ns/shop/sa/reviews"
     certificate = {"identity": identity, "state": "Available", "certChain": [entry], **more}
-    dump = copy.deepcopy(DUMP)
-    dump["certificates"] = [certificate]
-    return dump
+    return copy.deepcopy(DUMP) | {"certificates": [certificate], "workloads": PODS}
+
+
+PODS = [
+    {"uid": f"Kubernetes//Pod/shop/{app}-1", "workloadIps": [ip], "protocol": "HBONE",
+     "name": f"{app}-1", "namespace": "shop", "workloadName": app, "node": node,
+     "status": "Healthy", "serviceAccount": app}
+    for app, ip, node in (
+        ("reviews", "10.244.1.10", "node-1"), ("details", "10.244.2.10", "node-2"),
+    )
+]  # fmt: skip
+SERVED = {
+    number: {f"uid-{app}": {"state": "Up", "info": {"name": f"{app}-1", "namespace": "shop"}}}
+    for number, app in ((1, "reviews"), (2, "details"))
+}
+
+
+def probed(request, *, stage="done", error="", hint=""):
+    """What a tunnel answers for each address of a probe."""
+    assert request.query["pod"].startswith("uid-")
+    told = {"stage": stage, "error": error, "hint": hint}
+    return Response(200, json.dumps([{"to": ip, **told} for ip in request.query["to"].split(",")]))
 
 
 class Healthy:
@@ -99,8 +118,10 @@ class Healthy:
         status = {"desiredNumberScheduled": 2, "numberReady": ready}
         self.run.status("apps/v1", "DaemonSet", f"istio-system/{name}", status)
 
-    def tunnel(self, number, dump):
-        self.run.program(f"istio-system/ztunnel-{number}", 15000, {"/config_dump": dump})
+    def tunnel(self, number, dump, probe=None):
+        dump["workloadState"] = SERVED[number]
+        pages = {"/config_dump": dump, "/probe": probe or probed}
+        self.run.program(f"istio-system/ztunnel-{number}", 15000, pages)
 
     def lease(self, number, ahead=timedelta()):
         moment = (datetime.now(UTC) + ahead).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -136,6 +157,7 @@ def test_a_healthy_mesh(healthy):
     out = healthy.run.ok("check")
     assert "✔ replicas: 2 of 2 are ready" in out
     assert "✔ workloads: 2 of" in out
+    assert "✔ probes: 2 pods answer other pods at port 15008, each as itself" in out
     assert out.endswith("Status check results are ✔\n")
     assert "✔" in healthy.run.ok("check", "-o", "short")  # the last line
 
@@ -219,6 +241,55 @@ spec:
     assert one["category"] == "network-policies"
     assert "traffic of the mesh goes to port 15008" in one["text"]
     assert one["remedy"] == "add {protocol: TCP, port: 15008} to the ports of this rule"
+
+
+def failing(stage, error):
+    return lambda request: probed(request, stage=stage, error=error)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said", "remedy"),
+    [
+        ("connect", "no answer within 2 s", "let TCP 15008 through: no NetworkPolicy selects"),
+        ("connect", "Connection refused", "nobody listens there: ambientctl describe pod"),
+        ("handshake", "certificate has expired", "about clocks and certificates"),
+        ("identity", "no certificate", "kubectl -n istio-system logs ztunnel-1"),
+    ],
+)
+def test_pain_3_a_pod_that_no_other_reaches(healthy, stage, said, remedy):
+    healthy.tunnel(1, times(), failing(stage, said))
+    status, one = healthy.only()
+    assert status == 1
+    assert one["name"] == "shop/details-1"
+    assert one["text"] == (
+        f"shop/reviews-1 cannot reach the tunnel of shop/details-1 (node-1 to node-2): {said}"
+    )
+    assert remedy in one["remedy"]
+    assert healthy.run("check", "--no-probe").status == 0
+
+
+def test_pain_3_a_pod_that_a_network_policy_isolates_may_be_meant_so(healthy):
+    healthy.run.apply(
+        """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {podSelector: {matchLabels: {app: details}}, policyTypes: [Ingress]}
+"""
+    )
+    healthy.tunnel(1, times(), failing("connect", "no answer within 2 s"))
+    status, one = healthy.only()
+    assert (status, one["state"]) == (0, "warning")
+    assert one["remedy"].endswith("from its callers: NetworkPolicy shop/nobody")
+
+
+def test_a_tunnel_that_cannot_probe_is_named(healthy):
+    healthy.tunnel(1, times(), lambda _: Response(404, "not found\n"))
+    status, one = healthy.only()
+    assert (status, one["state"]) == (0, "skipped")
+    assert "no probe by ztunnel-1: " in one["text"]
+    healthy.tunnel(1, times(), lambda _: Response(200, "[]"))
+    assert "does not answer as tunnels of this mesh do" in healthy.only()[1]["text"]
 
 
 def test_pain_5_probes_behind_a_network_policy_name_the_rule_that_is_missing(healthy):

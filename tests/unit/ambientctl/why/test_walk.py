@@ -224,3 +224,64 @@ def test_nobody_is_trusted_behind_a_gateway_without_a_name_to_expect() -> None:
     assert not answer.allowed
     assert f"service {FAR} names no identity" in answer.hops[-1].what
     assert "subject alternative names" in answer.change
+
+
+def network_policy(name: str, app: str, port: int) -> Manifest:
+    where, _, short = name.partition("/")
+    return {
+        "kind": "NetworkPolicy",
+        "metadata": {"name": short, "namespace": where},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": app}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": port}]}],
+        },
+    }
+
+
+def test_pain_3_a_network_policy_that_closes_15008_is_the_answer() -> None:
+    answer = ask("shop/client", "details.shop", network_policy("shop/only-9080", "details", 9080))
+    assert not answer.allowed
+    assert answer.decided_by == "NetworkPolicy shop/only-9080"
+    assert "port: 15008} to the ports of spec.ingress[0]" in answer.change
+    assert [hop.at for hop in answer.hops if not hop.passes] == ["network"]
+    assert ask("shop/client", "details.shop", network_policy("shop/n", "details", 15008)).allowed
+    # From outside the mesh it is the application's own port that counts.
+    plain = ask("default/outside", "details.shop", network_policy("shop/n", "details", 15008))
+    assert plain.decided_by == "NetworkPolicy shop/n"
+    assert "port 9080" in plain.hops[-1].what
+
+
+def test_pain_3_the_way_behind_a_waypoint_is_looked_at_too() -> None:
+    bound = service("shop/details", "10.96.0.20", **{"istio.io/use-waypoint": "waypoint"})
+    objects = [one for one in SHOP if one["metadata"]["name"] != "details" or one["kind"] == "Pod"]
+    objects += [bound, *waypoint("shop", "10.96.0.50")]
+    for app, stopped_at in (("waypoint", 2), ("details", 4)):
+        mesh = index_mesh(by_kind([*objects, network_policy("shop/n", app, 9080)]))
+        caller = read_source(mesh, "shop/client", "default")
+        answer = walk(mesh, caller, read_target(mesh, "details.shop", "default"), Http())
+        assert answer.decided_by == "NetworkPolicy shop/n"
+        assert len(answer.hops) == stopped_at + 1, answer.hops
+
+
+def test_who_is_not_in_the_mesh_is_told_why_and_how_to_join() -> None:
+    answer = ask("default/outside", "details.shop")
+    (note,) = answer.notes
+    assert note.text.endswith("neither it nor its namespace has the label "
+                              "istio.io/dataplane-mode=ambient")  # fmt: skip
+    assert note.remedy == "kubectl label namespace default istio.io/dataplane-mode=ambient"
+    late = pod("shop/late", "10.244.1.7", mesh=False)
+    (note,) = ask("shop/late", "details.shop", late).notes
+    assert note.text == "shop/late-1 has the label, but node-1 has not captured it"
+    assert "k8s-app=istio-cni-node" in note.remedy
+
+
+def test_a_waypoint_that_is_not_there_is_told() -> None:
+    asking = service("shop/reviews", "10.96.0.21", **{"istio.io/use-waypoint": "wypoint"})
+    mesh = index_mesh(by_kind([*SHOP[:-1], asking]))
+    caller = read_source(mesh, "shop/client", "default")
+    answer = walk(mesh, caller, read_target(mesh, "reviews.shop", "default"), Http())
+    assert answer.allowed
+    (note,) = answer.notes
+    assert "asks for waypoint shop/wypoint, and traffic goes past it" in note.text
+    assert note.remedy.startswith("ambientctl waypoint apply -n shop --name wypoint")
