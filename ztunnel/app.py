@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
 from ambient.api.type_urls import AUTHORIZATION_TYPE
-from ambient.cli.memory import settle_memory
+from ambient.cli.memory import keep_small
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.relay import Relay
 from ambient.net.core.wire import Add
@@ -171,7 +171,7 @@ class _Tunnel:
             async with trio.open_nursery() as either:
                 either.start_soon(_cancel_after, session.synced, either.cancel_scope)
                 either.start_soon(_cancel_after, self._stopping, either.cancel_scope)
-        settle_memory()
+        nursery.start_soon(keep_small)
         self._readiness.done(STATE_MANAGER)
 
     def _apply(self, update: Update) -> Iterable[BadResource]:
