@@ -30,7 +30,7 @@ from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
-from ambient.telemetry.io.logs import bind_everywhere, get_logger
+from ambient.telemetry.io.logs import bind_everywhere, get_logger, hold_lines
 from ambient.telemetry.io.metrics_http import metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
@@ -141,6 +141,7 @@ class Waypoint:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._relay.run)
+                hold_lines(self._relay.flush_later)
                 nursery.start_soon(self._certs.run)
                 nursery.start_soon(self.service.run)
                 await self._serve_endpoints(nursery)
@@ -158,6 +159,7 @@ class Waypoint:
                 await self._leave_endpoints()
                 nursery.cancel_scope.cancel()
         finally:
+            hold_lines(None)
             self._ca.close()
 
     async def _work(self, connections: trio.Nursery) -> None:

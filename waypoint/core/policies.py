@@ -52,6 +52,7 @@ class Policies:
         self._authorization = [one for one in found if isinstance(one, Policy)]
         self._tokens = [one for one in found if isinstance(one, RequestAuthentication)]
         self.mesh = next((one for one in found if isinstance(one, MeshSettings)), MeshSettings())
+        self._authorizers = self.mesh.authorizers
         self._rates = [one for one in found if isinstance(one, RateLimits)]
         self._limits: dict[NamespacedHostname | None, Limits] = {}
         self._sets: dict[NamespacedHostname | None, PolicySet] = {}
@@ -65,10 +66,12 @@ class Policies:
 
     def authorization(self, service: Service | None) -> PolicySet:
         """Who may call a service; None means a pod's own address."""
-        known = self.mesh.authorizers
-        return _cached(
-            self._sets, service, lambda: select(self._authorization, service, self._place, known)
-        )
+        key = service.key if service is not None else None
+        found = self._sets.get(key)
+        if found is None:
+            found = select(self._authorization, service, self._place, self._authorizers)
+            self._sets[key] = found
+        return found
 
     def authentication(self, service: Service | None) -> Authentication:
         """Which tokens requests for it may carry."""

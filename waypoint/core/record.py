@@ -93,11 +93,7 @@ class Record:
         return self.to.service
 
     def fields(self) -> dict[str, object]:
-        """The access log's fields; those without a value are left out."""
-        decided = self.decided
-        upstream = decided.upstream if decided is not None else None
-        route = decided.route if decided is not None else None
-        by = decided.verdict.by if decided is not None else None
+        """The access log's fields of this exchange alone; those without a value are left out."""
         known: dict[str, object] = {
             "method": self.method,
             "path": self.path,
@@ -114,6 +110,18 @@ class Record:
             "user_agent": self.user_agent,
             "request_id": self.request_id,
             "authority": self.authority,
+            "grpc_status": self.grpc_status,
+            "trace_id": self.trace_id,
+        }
+        return {name: value for name, value in known.items() if value != ""}
+
+    def standing_fields(self) -> dict[str, object]:
+        """Those that exchanges of the same parties share (see ``parties``)."""
+        decided = self.decided
+        upstream = decided.upstream if decided is not None else None
+        route = decided.route if decided is not None else None
+        by = decided.verdict.by if decided is not None else None
+        known: dict[str, object] = {
             "upstream_host": "" if self.target is None else str(self.target.address),
             "upstream_cluster": "" if upstream is None else upstream.cluster,
             "upstream_identity": self._upstream_identity(),
@@ -124,10 +132,20 @@ class Record:
             "route_source": "" if route is None else route.source,
             "policy": "" if by is None else str(by),
             "audited": str(decided.verdict.audited or "") if decided is not None else "",
-            "grpc_status": self.grpc_status,
-            "trace_id": self.trace_id,
         }
         return {name: value for name, value in known.items() if value != ""}
+
+    def parties(self) -> tuple[object, ...]:
+        """Who takes part: objects that live as long as the configuration or the connection, to be
+        compared by identity, and the rules that decided."""
+        decided = self.decided
+        if decided is None:
+            return (self.peer, self.to, self.target, None, None, None, None)
+        upstream, verdict = decided.upstream, decided.verdict
+        backend = upstream.backend if upstream is not None else None
+        service = upstream.service if upstream is not None else None
+        by = (verdict.by, verdict.audited, upstream.port if upstream is not None else 0)
+        return (self.peer, self.to, self.target, decided.route, backend, service, by)
 
     def _upstream_identity(self) -> str:
         proven = self.target is not None and self.target.hbone

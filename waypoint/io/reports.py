@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from typing import Final
 
 from ambient.api.address import NetworkAddress
 from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
-from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
+from ambient.telemetry.io.logs import ACCESS_SCOPE, Standing, get_logger, is_logged
 from waypoint.core.authz import Verdict
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination
@@ -23,12 +24,26 @@ from waypoint.core.trace_context import begin, inject
 from waypoint.core.watches import Watches
 from waypoint.io.access_logs import AccessLogs
 from waypoint.io.mesh_call import MeshCalls
-from waypoint.io.request_metrics import Counted, Live, OpenConnection, Overrides, RequestMetrics
+from waypoint.io.request_metrics import Live, OpenConnection, Overrides, RequestMetrics, Series
 from waypoint.io.span_export import SpanExport
 
 access_log = get_logger(ACCESS_SCOPE)
 log = get_logger("waypoint")
 _ids = random.Random()  # ids of traces need not be secret
+KNOWN_PARTIES: Final = 1024
+
+
+class Parties:
+    """What exchanges share that have the same client, destination, route and endpoint: fields of
+    their log lines, and the series that they are counted in."""
+
+    __slots__ = ("_who", "series", "source", "standing")
+
+    def __init__(self, record: Record, who: tuple[object, ...], source: Workload | None) -> None:
+        self._who = who  # kept, so that their ids stay theirs
+        self.source = source
+        self.standing = Standing(record.standing_fields())
+        self.series: dict[tuple[object, ...], Series] = {}
 
 
 class Reports:
@@ -45,6 +60,8 @@ class Reports:
         self._directory = directory
         self._network = network
         self._draw = draw
+        self._parties: dict[tuple[object, ...], Parties] = {}
+        self._generation = -1
         self._reporter = Reporter(
             service=f"{place.identity.service_account}.{place.namespace}",
             node=f"waypoint~{place.gateway}.{place.namespace}",
@@ -77,24 +94,53 @@ class Reports:
     def finished(self, record: Record) -> None:
         """An exchange or a raw connection has ended."""
         watch = self.watches.of(record.to.service)
-        self._log(watch, record)
+        parties = self._parties_of(record)
+        self._log(watch, record, parties)
         if record.decided is not None:
             self._note_verdict(record.decided.verdict, record.request_id)
         if not record.method:
             return
-        source = self._source(record)
+        source = parties.source
         if watch.measured:
-            self.metrics.request(_counted(record, source, _overrides(watch, record)))
+            self._count(record, parties, _overrides(watch, record) if watch.overrides else ())
         trace, tracer = record.trace, watch.tracing.tracer
         if trace is not None and trace.sampled and tracer is not None and not watch.tracing.silent:
             span = span_of(record, trace, watch.tracing, self._reporter, source, os.environ.get)
             self.spans.add(tracer, span)
+
+    def _parties_of(self, record: Record) -> Parties:
+        """Known until the mesh changes."""
+        known, generation = self._parties, self._directory.generation
+        if generation != self._generation or len(known) >= KNOWN_PARTIES:
+            self._generation = generation
+            known.clear()
+        who = record.parties()
+        key = (*map(id, who[:-1]), who[-1])
+        found = known.get(key)
+        if found is None:
+            found = known[key] = Parties(record, who, self._source(record))
+        return found
+
+    def _count(self, record: Record, parties: Parties, overrides: Overrides) -> None:
+        key = (record.status, record.flag, record.grpc, record.grpc_status, overrides)
+        series = parties.series.get(key)
+        if series is None:
+            labels = record.labels(parties.source)
+            series = self.metrics.series(labels, record.status, record.grpc_status, overrides)
+            parties.series[key] = series
+        asked = record.received + _size(record.request_headers) + len(record.path)
+        series.add(record.duration_ms, asked, record.sent + _size(record.response_headers))
+        if record.grpc:
+            series.messages_in += record.request_messages
+            series.messages_out += record.response_messages
 
     def _note_verdict(self, verdict: Verdict, request_id: str) -> None:
         """Which policy decided, and which would have."""
         policies = self.metrics.policies
         if verdict.by is not None:
             policies.decided(verdict.by.policy, allowed=verdict.allowed)
+        if not verdict.dry_runs:
+            return
         policies.would_deny(verdict.dry_run_denials)
         for policy in verdict.dry_run_denials:
             log.info(Event.POLICY_DRY_RUN, policy=policy, request_id=request_id)
@@ -112,10 +158,11 @@ class Reports:
         if connection is not None:
             self.metrics.closed(connection)
 
-    def _log(self, watch: Watch, record: Record) -> None:
+    def _log(self, watch: Watch, record: Record, parties: Parties) -> None:
         if watch.logs is None:
-            event = Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED
-            access_log.info(event, **record.fields())
+            if is_logged(ACCESS_SCOPE, "info"):
+                event = Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED
+                access_log.info_with(event, record.fields(), parties.standing)
             return
         for one in watch.logs:
             if all(passes(record) for passes in one.passes):
@@ -135,25 +182,11 @@ def _overrides(watch: Watch, record: Record) -> Overrides:
     return tuple(found)
 
 
-def _counted(record: Record, source: Workload | None, overrides: Overrides) -> Counted:
-    return Counted(
-        labels=record.labels(source),
-        status=record.status,
-        grpc_status=record.grpc_status,
-        overrides=overrides,
-        duration_ms=record.duration_ms,
-        request_bytes=record.received + _size(record.request_headers) + len(record.path),
-        response_bytes=record.sent + _size(record.response_headers),
-        request_messages=record.request_messages,
-        response_messages=record.response_messages,
-    )
-
-
 def _size(headers: Headers | None) -> int:
     """Of a head, as HTTP/1.1 would write it."""
     if headers is None:
         return 0
-    return 16 + sum(len(name) + len(value) + 4 for name, value in headers)
+    return 16 + sum([len(name) + len(value) + 4 for name, value in headers.items])
 
 
 def _new_id(digits: int) -> str:

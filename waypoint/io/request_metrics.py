@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -31,20 +31,6 @@ class Live(Protocol):
     received: int
 
 
-class Counted(NamedTuple):
-    """What a finished request adds."""
-
-    labels: TrafficLabels
-    status: int
-    grpc_status: str
-    overrides: Overrides = ()
-    duration_ms: float = 0.0
-    request_bytes: int = 0
-    response_bytes: int = 0
-    request_messages: int = 0
-    response_messages: int = 0
-
-
 class _Histogram:
     """One bucket more than bounds, for what is above all."""
 
@@ -63,14 +49,20 @@ class _Histogram:
         self.total += other.total
 
 
-class _Requests:
-    """One combination of labels."""
+class Series:
+    """The requests of one combination of labels."""
 
     __slots__ = ("duration", "messages_in", "messages_out", "received", "sent")
 
     def __init__(self) -> None:
         self.duration, self.received, self.sent = _Histogram(), _Histogram(), _Histogram()
         self.messages_in = self.messages_out = 0
+
+    def add(self, duration_ms: float, request_bytes: int, response_bytes: int) -> None:
+        """A finished request."""
+        self.duration.add(duration_ms)
+        self.received.add(request_bytes)
+        self.sent.add(response_bytes)
 
 
 class _Connections:
@@ -105,22 +97,20 @@ class RequestMetrics(Collector):
     """``istio_requests_total`` and its family, and ``istio_tcp_*``."""
 
     def __init__(self) -> None:
-        self._requests: dict[Key, _Requests] = {}
+        self._requests: dict[Key, Series] = {}
         self._connections: dict[tuple[TrafficLabels, Overrides], _Connections] = {}
         self._live: set[OpenConnection] = set()
         self.policies = PolicyHits()
 
-    def request(self, counted: Counted) -> None:
-        """Count a finished request; status 0 means that the client got none."""
-        key = (counted.labels, counted.status, counted.grpc_status, counted.overrides)
+    def series(
+        self, labels: TrafficLabels, status: int, grpc_status: str, overrides: Overrides = ()
+    ) -> Series:
+        """What counts requests like this one; status 0 means that the client got no answer."""
+        key = (labels, status, grpc_status, overrides)
         series = self._requests.get(key)
         if series is None:
-            series = self._requests[key] = _Requests()
-        series.duration.add(counted.duration_ms)
-        series.received.add(counted.request_bytes)
-        series.sent.add(counted.response_bytes)
-        series.messages_in += counted.request_messages
-        series.messages_out += counted.response_messages
+            series = self._requests[key] = Series()
+        return series
 
     def opened(
         self, labels: TrafficLabels, live: Live, overrides: Overrides = ()

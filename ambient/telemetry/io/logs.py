@@ -9,7 +9,8 @@ from __future__ import annotations
 import json as jsonlib
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import IO, Any, cast
@@ -127,6 +128,8 @@ class MeshLogger:
         if direct is not None and "exc_info" not in fields and direct.undisturbed:
             direct.write(self._scope, level, event, _everywhere | self._fields | fields)
         else:
+            if direct is not None:
+                direct.flush()
             logger = structlog.get_logger(self._scope, **self._fields)
             getattr(logger, _METHODS.get(level, level))(event, **fields)
 
@@ -137,6 +140,17 @@ class MeshLogger:
     def info(self, event: str, **fields: Any) -> None:
         """Normal life."""
         self._log("info", 20, event, fields)
+
+    def info_with(self, event: str, fields: dict[str, Any], more: Standing) -> None:
+        """``info`` with fields that many lines share, behind those of this line."""
+        direct = _direct
+        if levels.of(self._scope) > LEVELS["info"]:
+            return
+        if direct is not None and direct.undisturbed:
+            own = _everywhere | self._fields | fields
+            direct.write(self._scope, "info", event, own, more.text(direct))
+        else:
+            self._log("info", 20, event, fields | more.fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Somebody should look at this some time."""
@@ -174,6 +188,23 @@ class _Bound(structlog.BoundLoggerBase):
         self._send("error", event, fields)
 
 
+class Standing:
+    """Fields that many lines share; they are put into text once."""
+
+    __slots__ = ("_text", "_way", "fields")
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+        self._way: _Direct | None = None
+        self._text = ""
+
+    def text(self, way: _Direct) -> str:
+        """As they stand behind other fields of a line."""
+        if self._way is not way:
+            self._way, self._text = way, way.tail(self.fields)
+        return self._text
+
+
 class _Direct:
     """The short way from a logger to the stream, as long as nobody has changed the long one."""
 
@@ -181,7 +212,10 @@ class _Direct:
         self._processors = processors
         self._last = processors[-1]
         self._render = _json_line if json else _plain_line
-        self._stream = stream
+        self._output = _Output("", stream)
+        self.tail = _json_tail if json else _plain_tail
+        self.later: Callable[[_Direct], None] | None = None
+        self._held: list[str] = []
 
     @property
     def undisturbed(self) -> bool:
@@ -189,9 +223,31 @@ class _Direct:
         now = structlog.get_config()["processors"]
         return now is self._processors and len(now) == 3 and now[-1] is self._last
 
-    def write(self, scope: str, level: str, event: str, fields: dict[str, Any]) -> None:
-        """One line."""
-        _Output(scope, self._stream).msg(self._render(level, scope, event, fields))
+    def write(
+        self, scope: str, level: str, event: str, fields: dict[str, Any], tail: str = ""
+    ) -> None:
+        """One line; ``tail`` are further fields as text."""
+        line = self._render(level, scope, event, fields, tail)
+        if self.later is None:
+            self._output.msg(line)
+            return
+        self._held.append(line)
+        if len(self._held) == 1:
+            self.later(self)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held:
+            held, self._held = self._held, []
+            self._output.msg("\n".join(held))
+
+
+def hold_lines(later: Callable[[_Direct], None] | None) -> None:
+    """From now on lines wait until ``flush`` is called on what ``later`` is given: one write for
+    many of them. None: each line is written at once again."""
+    if _direct is not None:
+        _direct.flush()
+        _direct.later = later
 
 
 _direct: _Direct | None = None
@@ -204,6 +260,7 @@ def configure(level: str = "info", json: bool = False, stream: IO[str] | None = 
     ``stream`` None means whatever ``sys.stdout`` is at the time of each line.
     """
     global _direct
+    hold_lines(None)
     levels.replace(level)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -247,8 +304,16 @@ class _Foreign(logging.Handler):
         send(Event.FOREIGN_LOG, text=record.getMessage(), exc_info=record.exc_info or None)
 
 
+_second, _second_text = -1, ""
+
+
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    global _second, _second_text
+    second, part = divmod(time.time_ns(), 1_000_000_000)
+    if second != _second:
+        _second = second
+        _second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+    return f"{_second_text}{part // 1000:06d}Z"
 
 
 def _split(logger: WrappedLogger, event_dict: MutableMapping[str, Any]) -> tuple[str, str, str]:
@@ -262,14 +327,20 @@ def _render_plain(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
     return _plain_line(level, scope, event, event_dict) + (f"\n{trace}" if trace else "")
 
 
-def _plain_line(level: str, scope: str, event: str, fields: Mapping[str, Any]) -> str:
+def _plain_line(
+    level: str, scope: str, event: str, fields: Mapping[str, Any], tail: str = ""
+) -> str:
     parts = [_now(), level]
     if scope:
         parts.append(scope)
     parts.append(event)
     if fields:
-        parts.append(" ".join([f"{key}={_plain(value)}" for key, value in fields.items()]))
+        parts.append(" ".join([f"{key}={_plain(value)}" for key, value in fields.items()]) + tail)
     return "\t".join(parts)
+
+
+def _plain_tail(fields: Mapping[str, Any]) -> str:
+    return "".join([f" {key}={_plain(value)}" for key, value in fields.items()])
 
 
 def _plain(value: object) -> str:
@@ -278,6 +349,8 @@ def _plain(value: object) -> str:
         if value.isprintable() and '"' not in value and "\\" not in value:
             return f'"{value}"'  # as most are: nothing to escape
         return jsonlib.dumps(str(value), ensure_ascii=False)
+    if type(value) is int:
+        return str(value)
     if isinstance(value, (bool, int, float)) or value is None:
         return jsonlib.dumps(value)
     return str(value)
@@ -287,6 +360,14 @@ def _render_json(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
     return _json_line(*_split(logger, event_dict), event_dict)
 
 
-def _json_line(level: str, scope: str, event: str, fields: Mapping[str, Any]) -> str:
+def _json_line(
+    level: str, scope: str, event: str, fields: Mapping[str, Any], tail: str = ""
+) -> str:
     head = {"level": level, "time": _now(), "scope": scope, "message": event}
-    return jsonlib.dumps(head | dict(fields), default=str, ensure_ascii=False)
+    text = jsonlib.dumps(head | dict(fields), default=str, ensure_ascii=False)
+    return text[:-1] + tail + "}" if tail else text
+
+
+def _json_tail(fields: Mapping[str, Any]) -> str:
+    text = jsonlib.dumps(dict(fields), default=str, ensure_ascii=False)
+    return ", " + text[1:-1] if fields else ""

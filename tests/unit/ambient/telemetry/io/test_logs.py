@@ -101,3 +101,44 @@ def test_nobody_reading_the_log_does_not_stop_the_program(output):
     configure(output)
     output.close()
     logs.get_logger().info("into the void")
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_fields_that_lines_share_read_like_their_own(output, json_lines):
+    configure(output, json=json_lines)
+    shared = logs.Standing({"cluster": 'a "b"', "port": 80})
+    log = logs.get_logger("access", id=1)
+    log.info_with("done", {"path": "/"}, shared)
+    log.info("done", path="/", **shared.fields)
+    one, other = (
+        (line[27:] if not json_lines else line) for line in output.getvalue().splitlines()
+    )
+    if json_lines:
+        one, other = (json.loads(line) | {"time": ""} for line in (one, other))
+        assert list(one) == list(other)
+    assert one == other
+    logs.levels.update("access=warn")
+    log.info_with("done", {}, shared)
+    assert output.getvalue().count("\n") == 2
+
+
+def test_held_lines_leave_together_and_in_order(output):
+    configure(output)
+    waiting = []
+    logs.hold_lines(waiting.append)
+    log = logs.get_logger()
+    log.info("one")
+    log.info("two")
+    assert output.getvalue() == ""
+    assert len(waiting) == 1
+    waiting.pop().flush()
+    assert output.getvalue().count("\n") == 2
+    log.info("three")
+    try:
+        raise ValueError("four")
+    except ValueError:
+        log.exception("four")
+    log.info("five")
+    logs.hold_lines(None)
+    found = [line.split("\t")[2] for line in output.getvalue().splitlines() if "\t" in line]
+    assert found == ["one", "two", "three", "four", "five"]
