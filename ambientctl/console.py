@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import click
 
 from ambient.api.errors import MeshError
 
 T = TypeVar("T")
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C (POSIX: 128 + SIGINT)."""
 
 
 def run(task: Callable[[], Awaitable[T]]) -> T:
-    """Run an async task to its end; a MeshError inside exception groups is raised bare."""
+    """Run an async task to its end; what it told in exception groups is raised bare.
+
+    Raises SystemExit with 130 after Ctrl-C.
+    """
     import trio  # a fifth of a second, which commands without tasks need not wait for
 
     async def whole() -> T:
@@ -20,24 +27,41 @@ def run(task: Callable[[], Awaitable[T]]) -> T:
 
     try:
         return trio.run(whole)
+    except KeyboardInterrupt:
+        raise _interrupted() from None
     except BaseExceptionGroup as group:
-        error = only_mesh_error(group)
-        if error is None:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise _interrupted() from None
+        told = only(group, MeshError, click.ClickException, click.Abort, SystemExit)
+        if told is None:
             raise
-        raise error from None
+        raise told from None
 
 
-def only_mesh_error(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
-    """The first MeshError of a group that holds nothing worse; None otherwise."""
+def _interrupted() -> SystemExit:
+    print("\ninterrupted", file=sys.stderr)
+    return SystemExit(INTERRUPTED)
+
+
+def only(
+    group: BaseExceptionGroup[BaseException], *kinds: type[BaseException]
+) -> BaseException | None:
+    """The first exception of these kinds in a group that holds nothing worse; None otherwise."""
     import trio
 
-    found, rest = group.split(MeshError)
+    found, rest = group.split(kinds)
     if found is None or (rest is not None and rest.split(trio.Cancelled)[1] is not None):
         return None
     leaf: BaseException = found
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
-    assert isinstance(leaf, MeshError)
+    return leaf
+
+
+def only_mesh_error(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
+    """The first MeshError of a group that holds nothing worse; None otherwise."""
+    leaf = only(group, MeshError)
+    assert leaf is None or isinstance(leaf, MeshError)
     return leaf
 
 
@@ -45,7 +69,7 @@ def fail_clearly(command: Callable[[], object]) -> int:
     """Run a command and return its exit status.
 
     A MeshError becomes ``error: ...`` and ``hint: ...`` on standard error and its ``exit_code``;
-    Ctrl-C exits with 130 (POSIX: 128 + SIGINT).
+    Ctrl-C exits with 130.
     """
     try:
         command()
@@ -55,5 +79,5 @@ def fail_clearly(command: Callable[[], object]) -> int:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0

@@ -34,16 +34,19 @@ class PodPort(NamedTuple):
         return f"{self.namespace}/{self.pod}:{self.port}"
 
 
-async def ask(kube: KubeClient, at: PodPort, path: str, *, method: str = "GET") -> bytes:
+async def ask(
+    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S
+) -> bytes:
     """The body of a 200. Raises MeshError with the program's words otherwise, UnavailableError
     where it cannot be reached.
     """
     try:
-        with trio.fail_after(ANSWER_S):
+        with trio.fail_after(limit_s):
             async with forwarded(kube, at.namespace, at.pod, at.port) as stream:
                 status, body = await _exchange(stream, method, path)
     except (trio.TooSlowError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
-        reason = str(error) or "no answer"
+        silent = isinstance(error, trio.TooSlowError)
+        reason = f"no answer within {limit_s:g} s" if silent else str(error) or "no answer"
         raise UnavailableError(
             f"{at}{path}: {reason}", hint=f"kubectl -n {at.namespace} logs {at.pod}"
         ) from error
@@ -53,9 +56,11 @@ async def ask(kube: KubeClient, at: PodPort, path: str, *, method: str = "GET") 
     return body
 
 
-async def ask_json(kube: KubeClient, at: PodPort, path: str, *, method: str = "GET") -> Any:
+async def ask_json(
+    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S
+) -> Any:
     """The same, decoded. Raises MeshError where it is no JSON."""
-    body = await ask(kube, at, path, method=method)
+    body = await ask(kube, at, path, method=method, limit_s=limit_s)
     try:
         return json.loads(body)
     except ValueError as error:

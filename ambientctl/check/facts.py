@@ -27,6 +27,10 @@ from ambientctl.ztunnel_config.finding import SELECTOR as ZTUNNEL
 T = TypeVar("T")
 AGENT: Final = "k8s-app=istio-cni-node"
 AGENT_PORT: Final = 8000
+ANSWER_S: Final = 5.0
+"""A program that says nothing for so long is not well."""
+DUMP_S: Final = 20.0
+"""Of a tunnel that knows 10,000 pods."""
 ACCESS_REVIEWS: Final = Resource(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview",
     namespaced=False,
@@ -181,7 +185,8 @@ async def _ask_all(
         at = port_of(pod, page[0])
         facts.nodes_of[at.pod] = str(pod["spec"].get("nodeName") or "")
         try:
-            into[at.pod] = (await ask(kube, at, page[1])).decode(errors="replace").strip()
+            body = await ask(kube, at, page[1], limit_s=ANSWER_S)
+            into[at.pod] = body.decode(errors="replace").strip()
         except MeshError as error:
             into[at.pod] = error
 
@@ -195,7 +200,8 @@ async def _tunnels(kube: KubeClient, facts: Facts) -> None:
         at = port_of(pod, ADMIN_PORT)
         facts.nodes_of[at.pod] = str(pod["spec"].get("nodeName") or "")
         try:
-            facts.tunnels[at.pod] = Dump(await ask_json(kube, at, "/config_dump"))
+            dump = await ask_json(kube, at, "/config_dump", limit_s=DUMP_S)
+            facts.tunnels[at.pod] = Dump(dump)
         except MeshError as error:
             facts.tunnels[at.pod] = error
 

@@ -23,6 +23,8 @@ from ambientctl.ztunnel_config.dump import Dump
 
 MAX_TARGETS: Final = 200
 """Of one check; a mesh with more workloads is reached for in part, and the line says so."""
+ANSWER_S: Final = 15.0
+"""For one request; a tunnel itself gives up after 4 s."""
 BATCH: Final = 50
 """Addresses in one request; tunnels take 64."""
 ROUNDS: Final = 3
@@ -154,7 +156,7 @@ async def _ask(
         query = urlencode({"pod": source.uid, "to": ",".join(one.ip for one in batch)})
         at = PodPort(system, source.tunnel, ADMIN_PORT)
         try:
-            answers = await ask_json(kube, at, f"/probe?{query}", method="POST")
+            answers = await ask_json(kube, at, f"/probe?{query}", method="POST", limit_s=ANSWER_S)
         except MeshError as error:
             unable[source.tunnel] = str(error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import trio
@@ -52,7 +53,7 @@ class Kinds:
         return self._groups[api_version].get(kind)
 
     def forget(self) -> None:
-        """Definitions have been added."""
+        """Definitions have come or gone."""
         self._groups.clear()
 
     async def _read(self, api_version: str) -> dict[str, Resource]:
@@ -164,7 +165,9 @@ async def present(kube: KubeClient, kinds: Kinds) -> list[KubeObject]:
     found: list[KubeObject] = []
     for api_version, kind in SEARCHED:
         resource = await kinds.of(api_version, kind)
-        if resource is not None:
+        if resource is None:
+            continue
+        with suppress(NotFound):  # its definition has just been deleted
             found += await kube.list(resource, None, f"{MANAGED_BY}={MANAGER}")
     return found
 

@@ -24,7 +24,7 @@ from ambientctl.check.command import results_of
 from ambientctl.check.facts import gather
 from ambientctl.check.result import State
 from ambientctl.cluster import Cluster, cluster_options
-from ambientctl.console import run
+from ambientctl.console import INTERRUPTED, run
 from ambientctl.install.applying import (
     LOOK_S,
     Kinds,
@@ -136,7 +136,12 @@ def _go(cluster: Cluster, plan: Plan, wish: Wish, how: How, *, upgrade: bool) ->
             confirm(f"{verb} profile {profile!r} into {kube.server}", how)
             await _apply(kube, kinds, plan, mine, how)
 
-    run(task)
+    try:
+        run(task)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            warn("what was applied stays", "the same command goes on from here")
+        raise
 
 
 def _revision(obj: KubeObject) -> str:
@@ -303,6 +308,7 @@ async def _purge(kube: KubeClient, kinds: Kinds) -> None:
         one for one in definitions if _ours(found.get(one["metadata"]["name"], {"metadata": {}}))
     ]
     number = await delete_all(kube, kinds, ours)
+    kinds.forget()
     print(f"✔ {number} definitions deleted, with all objects of theirs")
 
 

@@ -116,7 +116,7 @@ def for_waypoints(config_map: KubeObject) -> KubeObject:
     kept = {
         name: metadata[name] for name in ("name", "namespace", "generation") if name in metadata
     }
-    loaded = yaml.safe_load((config_map.get("data") or {}).get(KEY, "")) or {}
+    loaded = yaml.safe_load(_text(config_map)) or {}
     spec = msgspec.to_builtins(loaded, builtin_types=(), str_keys=True)
     return {
         "apiVersion": API_VERSION,
@@ -130,10 +130,15 @@ def read(config_map: KubeObject) -> MeshConfig:
     """The configuration in its ConfigMap. Raises ObjectError that names the field."""
     metadata: Any = config_map.get("metadata") or {}
     name, namespace = str(metadata.get("name", "")), str(metadata.get("namespace", ""))
-    text = (config_map.get("data") or {}).get(KEY, "")
     try:
-        loaded = yaml.safe_load(text) or {}
+        loaded = yaml.safe_load(_text(config_map)) or {}
         return msgspec.convert(loaded, MeshConfig)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         reason = f"key {KEY}: {str(error).replace(' - at `$.', ' at `')}"
         raise ObjectError("ConfigMap", namespace, name, reason) from None
+
+
+def _text(config_map: KubeObject) -> str:
+    """The YAML; of a file, anything may stand in its place. Raises msgspec.ValidationError."""
+    data = msgspec.convert(config_map.get("data") or {}, dict[str, Any])
+    return msgspec.convert(data.get(KEY, ""), str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Final
@@ -14,6 +15,8 @@ from istiod_lite.core.policies import DRY_RUN_ANNOTATION
 from istiod_lite.core.statuses import ZTUNNEL_ACCEPTED
 
 _LISTS: Final = ("from", "to", "when")
+_PRINCIPAL: Final = re.compile(r"[^/*]+/ns/([^/*]+)/sa/.+")
+_ACCOUNT: Final = re.compile(r"([^/*]+)/.+")
 
 
 def authorization_conflicts(corpus: Corpus) -> Iterator[Finding]:
@@ -87,7 +90,7 @@ def _entry_covers(wide: Any, narrow: Any) -> bool:
     for holder in ("source", "operation"):
         conditions, given = (
             _mapping(_mapping(wide).get(holder)),
-            _mapping(_mapping(narrow).get(holder)),
+            _with_namespaces(_mapping(_mapping(narrow).get(holder))),
         )
         for name, values in conditions.items():
             if name.startswith("not"):
@@ -96,6 +99,18 @@ def _entry_covers(wide: Any, narrow: Any) -> bool:
             elif not _values_cover(values, given.get(name)):
                 return False
     return True
+
+
+def _with_namespaces(source: dict[str, Any]) -> dict[str, Any]:
+    """Principals and service accounts that are written out say their namespaces as well."""
+    if "namespaces" in source:
+        return source
+    named = source.get("principals"), source.get("serviceAccounts")
+    for values, pattern in zip(named, (_PRINCIPAL, _ACCOUNT), strict=True):
+        found = [pattern.fullmatch(str(one)) for one in values] if isinstance(values, list) else []
+        if found and all(found):
+            return {**source, "namespaces": [one[1] for one in found if one is not None]}
+    return source
 
 
 def _values_cover(patterns: Any, values: Any) -> bool:

@@ -331,7 +331,7 @@ metadata: {name: none, namespace: shop}
 spec:
   selector: {matchLabels: {app: details}}
   action: DENY
-  rules: [{from: [{source: {namespaces: ["*"], principals: ["cluster.local/ns/shop/*"]}}]}]
+  rules: [{from: [{source: {namespaces: ["outside"], principals: ["cluster.local/ns/*"]}}]}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

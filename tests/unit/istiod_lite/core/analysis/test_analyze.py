@@ -510,3 +510,29 @@ def test_pain_50_a_scraper_outside_the_mesh_and_strict():
     )
     assert found(scraped, scraper, PEERS, excepted, only=["scrapes"]) == set()
     assert found(scraped, scraper, only=["scrapes"]) == set()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused", "conflict"),
+    [
+        ("principals: [td/ns/web/sa/a]", "namespaces: [web]", True),
+        ("principals: [td/ns/web/sa/a, td/ns/shop/sa/b]", "namespaces: [web]", False),
+        ("principals: [td/ns/web/sa/a, td/ns/shop/sa/b]", "namespaces: [web, 'sh*']", True),
+        ("principals: ['td/ns/web/*']", "namespaces: [web]", False),  # no account is named
+        ("serviceAccounts: [web/a]", "namespaces: [web]", True),
+        ("principals: [td/ns/web/sa/a], namespaces: [web]", "namespaces: [web]", True),
+        ("ipBlocks: [10.0.0.1]", "namespaces: [web]", False),
+    ],
+)
+def test_a_namespace_that_is_denied_takes_back_its_principals(allowed, refused, conflict):
+    policy = """
+    kind: AuthorizationPolicy
+    metadata: {{name: {name}, namespace: shop}}
+    spec: {{action: {action}, rules: [{{from: [{{source: {{{source}}}}}]}}]}}
+    """
+    texts = [
+        policy.format(name="allow", action="ALLOW", source=allowed),
+        policy.format(name="deny", action="DENY", source=refused),
+    ]
+    told = found(SHOP, *texts, only=["policy-conflicts"])
+    assert ("AMB0103 AuthorizationPolicy shop/allow" in told) is conflict

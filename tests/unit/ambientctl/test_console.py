@@ -1,0 +1,66 @@
+"""However a task ends, a person reads one line and a program reads the status."""
+
+from __future__ import annotations
+
+import click
+import pytest
+import trio
+
+from ambient.api.errors import MeshError, UsageError
+from ambientctl.console import fail_clearly, run
+
+
+def inside(error: BaseException):
+    """A task in whose nursery something happens, two groups deep."""
+
+    async def fail():
+        raise error
+
+    async def task():
+        async with trio.open_nursery() as outer:
+            outer.start_soon(trio.sleep_forever)
+            async with trio.open_nursery() as inner:
+                inner.start_soon(fail)
+
+    return task
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (MeshError("it failed", hint="mend it"), 1, "error: it failed\nhint: mend it\n"),
+        (UsageError("that is no name"), 2, "error: that is no name\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (SystemExit(79), 79, ""),
+        (click.Abort(), 1, "Aborted!\n"),
+        (click.UsageError("no such option"), 2, "no such option"),
+    ],
+)
+def test_one_line_and_a_status(error, status, said, capsys):
+    @click.command()
+    def command():
+        run(inside(error))
+
+    try:
+        found = fail_clearly(lambda: command.main([], prog_name="x"))
+    except SystemExit as end:
+        found = end.code
+    assert found == status
+    text = capsys.readouterr().err
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_mistakes_of_ours_keep_their_traceback():
+    with pytest.raises(ExceptionGroup) as raised:
+        run(inside(KeyError("a mistake")))
+    assert raised.value.subgroup(KeyError) is not None
+
+    async def both():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(inside(MeshError("told")))
+            nursery.start_soon(inside(KeyError("a mistake")))
+
+    with pytest.raises(ExceptionGroup) as raised:
+        run(both)
+    assert raised.value.subgroup(KeyError) is not None
