@@ -139,6 +139,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     weighted_waypoints: tuple[WeightedWaypoint, ...] = ()
     visibility: Visibility = Visibility.PUBLIC
 
+    def __hash__(self) -> int:
+        """So that what follows from a service can be remembered (``lru_cache``)."""
+        return hash(self.hostname)
+
     @property
     def key(self) -> NamespacedHostname:
         """The service's name in look-ups and in xDS."""

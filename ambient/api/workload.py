@@ -95,6 +95,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     """Pod labels; only told to waypoints (extension ``ambient.labels``), empty elsewhere."""
 
+    def __hash__(self) -> int:
+        """So that what follows from a workload can be remembered (``lru_cache``)."""
+        return hash(self.uid)
+
     @property
     def identity(self) -> Identity:
         """The SPIFFE identity that the workload's certificate carries."""

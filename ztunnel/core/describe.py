@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -13,6 +14,9 @@ from ambient.api.workload import Workload
 from ambient.telemetry.core.access_record import AccessRecord, Direction, Endpoint
 from ambient.telemetry.core.metric_names import TrafficLabels
 from ztunnel.core.route import Protocol, Route
+
+_REMEMBERED: Final = 1024
+"""Pairs of workloads: connections are many, who talks to whom changes seldom."""
 
 
 class Described(NamedTuple):
@@ -52,10 +56,10 @@ def outbound(client: Workload, peer: HostPort, hop: Route, far: FarEnd | None = 
         hbone_address=hop.authority,
         service=hop.service.hostname if hop.service else "",
     )
-    labels = _labels("source", client, server, hop.service)
+    labels = _labels("source", client, server, hop.service, client.identity if mutual else None)
     if far is not None:
         labels = labels._replace(destination_principal=str(far.identity or ""))
-    return Described(record, _with_security(labels, client.identity if mutual else None))
+    return Described(record, labels)
 
 
 class Inbound(NamedTuple):
@@ -72,6 +76,7 @@ class Inbound(NamedTuple):
     service: Service | None = None
 
 
+@lru_cache(_REMEMBERED)
 def client_of(known: Workload | None, told: Workload | None) -> Workload | None:
     """Who called: what the control plane says, and where it says nothing, what the caller said."""
     if known is None or told is None:
@@ -96,8 +101,8 @@ def inbound(facts: Inbound) -> Described:
         hbone_address=facts.authority,
         service=facts.service.hostname if facts.service else "",
     )
-    labels = _labels("destination", facts.client, facts.server, facts.service)
-    return Described(record, _with_security(labels, facts.identity))
+    labels = _labels("destination", facts.client, facts.server, facts.service, facts.identity)
+    return Described(record, labels)
 
 
 def _endpoint(workload: Workload | None, at: HostPort, identity: Identity | None) -> Endpoint:
@@ -112,17 +117,20 @@ def _endpoint(workload: Workload | None, at: HostPort, identity: Identity | None
     )
 
 
-def _with_security(labels: TrafficLabels, source: Identity | None) -> TrafficLabels:
-    """The source's principal is only told where mutual TLS has proven it."""
-    if source is None:
-        return labels._replace(connection_security_policy="unknown")
-    return labels._replace(source_principal=str(source), connection_security_policy="mutual_tls")
-
-
+@lru_cache(_REMEMBERED)
 def _labels(
-    reporter: str, source: Workload | None, destination: Workload | None, service: Service | None
+    reporter: str,
+    source: Workload | None,
+    destination: Workload | None,
+    service: Service | None,
+    proven: Identity | None,
 ) -> TrafficLabels:
-    labels = TrafficLabels(reporter=reporter)
+    """``proven``: the source's identity; its principal is only told where mutual TLS says so."""
+    labels = TrafficLabels(
+        reporter=reporter,
+        source_principal=str(proven or ""),
+        connection_security_policy="mutual_tls" if proven else "unknown",
+    )
     if source is not None:
         labels = labels._replace(
             source_workload=source.workload_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from ambient.api.address import HostPort
@@ -33,6 +34,7 @@ def request_headers(
     )
 
 
+@lru_cache(1024)
 def baggage(workload: Workload) -> str:
     """Who the workload says it is: a hint for telemetry that proves nothing."""
     parts = (
@@ -52,13 +54,17 @@ def read_baggage(headers: Headers) -> Workload | None:
 
     The rest of the workload is unknown, above all its identity: only a certificate proves one.
     """
+    return _told(tuple(value for name, value in headers if name == BAGGAGE))
+
+
+@lru_cache(256)
+def _told(values: tuple[str, ...]) -> Workload | None:
     parts: dict[str, str] = {}
-    for name, value in headers:
-        if name == BAGGAGE:
-            for part in value.split(","):
-                key, _, text = part.strip().partition("=")
-                if text and len(text) <= _MAX_BAGGAGE_VALUE:
-                    parts.setdefault(key, text)
+    for value in values:
+        for part in value.split(","):
+            key, _, text = part.strip().partition("=")
+            if text and len(text) <= _MAX_BAGGAGE_VALUE:
+                parts.setdefault(key, text)
     if not parts:
         return None
     types = [kind for kind in WorkloadType if f"k8s.{kind.name.lower()}.name" in parts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -61,7 +62,7 @@ class Netns:
     @classmethod
     def current(cls) -> Netns:
         """The namespace that the calling thread is in."""
-        return cls.open("/proc/thread-self/ns/net")
+        return cls.from_fd(_open_here())
 
     @property
     def fd(self) -> int:
@@ -75,7 +76,7 @@ class Netns:
 
         The function must not wait: for its duration the whole thread is away.
         """
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = _main_home.leave()
         try:
             setns(self.fd, CLONE_NEWNET)
             try:
@@ -83,7 +84,7 @@ class Netns:
             finally:
                 _return_home(home)
         finally:
-            os.close(home)
+            _main_home.back(home)
 
     def close(self) -> None:
         """Give the descriptor back; harmless when repeated."""
@@ -107,11 +108,45 @@ class OwnNetns(Netns):
     @classmethod
     def open_own(cls) -> OwnNetns:
         """Raises OSError."""
-        return cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        return cls(_open_here())
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` where we are."""
         return function(*args, **kwargs)
+
+
+class _MainHome:
+    """Where threads come from. The main thread's answer is kept: it makes a visit for every
+    connection, and opening a file of /proc takes longer than the rest of it.
+    """
+
+    def __init__(self) -> None:
+        self._kept = -1
+        self._away = False
+
+    def leave(self) -> int:
+        """A descriptor of the namespace in which the calling thread is now; give it ``back``."""
+        is_main = threading.get_ident() == threading.main_thread().ident
+        if not is_main or self._away:  # a visit within a visit ends where that one is
+            return _open_here()
+        if self._kept < 0:
+            self._kept = _open_here()
+        self._away = True
+        return self._kept
+
+    def back(self, home: int) -> None:
+        """The thread is there again."""
+        if home == self._kept:
+            self._away = False
+        else:
+            os.close(home)
+
+
+_main_home: Final = _MainHome()
+
+
+def _open_here() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _namespace_kind(fd: int) -> int:

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import trio
@@ -177,8 +178,13 @@ def peer_address(sock: socket.socket) -> HostPort:
 
 def host_port(host: str, port: int) -> HostPort:
     """A socket address in the mesh's form."""
+    return HostPort(_canonical_text(host), port)
+
+
+@lru_cache(4096)
+def _canonical_text(host: str) -> str:
     ip = parse_ip(host.partition("%")[0])
-    return HostPort(str(ip) if ip else host, port)
+    return str(ip) if ip else host
 
 
 def _listen(port: int, options: ListenOptions) -> Listener:

@@ -5,8 +5,10 @@ Only this file knows the spelling; ztunnel src/proxy/metrics.rs is the source.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
@@ -60,12 +62,13 @@ class AccessRecord:
 
     def fields(self) -> dict[str, str | int]:
         """Every known field by its name in the log, in the order of the log."""
-        return self._parties() | {
-            "bytes_sent": self.bytes_sent,
-            "bytes_recv": self.bytes_received,
-            "duration": f"{int(self.duration_s * 1000)}ms",
-            **({"error": self.error} if self.error else {}),
-        }
+        known = self._parties()
+        known["bytes_sent"] = self.bytes_sent
+        known["bytes_recv"] = self.bytes_received
+        known["duration"] = f"{int(self.duration_s * 1000)}ms"
+        if self.error:
+            known["error"] = self.error
+        return known
 
     def opened_fields(self) -> dict[str, str | int]:
         """As ``fields``, at a moment when there are no counts yet."""
@@ -93,22 +96,36 @@ class AccessRecord:
 
     def _parties(self) -> dict[str, str | int]:
         source, destination = self.source, self.destination
-        known = {
-            "src.addr": _text(source.address),
-            "src.workload": source.workload,
-            "src.namespace": source.namespace,
-            "src.identity": _text(source.identity),
-            "src.cluster": source.cluster,
-            "dst.addr": _text(destination.address),
-            "dst.hbone_addr": self.hbone_address,
-            "dst.service": self.service,
-            "dst.workload": destination.workload,
-            "dst.namespace": destination.namespace,
-            "dst.identity": _text(destination.identity),
-            "dst.cluster": destination.cluster,
-            "direction": str(self.direction),
-        }
-        return {name: value for name, value in known.items() if value}
+        known: dict[str, str | int] = {}
+        if source.address is not None:
+            known["src.addr"] = str(source.address)
+        known |= _who("src", source.workload, source.namespace, source.identity, source.cluster)
+        if destination.address is not None:
+            known["dst.addr"] = str(destination.address)
+        if self.hbone_address:
+            known["dst.hbone_addr"] = self.hbone_address
+        if self.service:
+            known["dst.service"] = self.service
+        known |= _who(
+            *("dst", destination.workload, destination.namespace),
+            *(destination.identity, destination.cluster),
+        )
+        known["direction"] = self.direction.value
+        return known
+
+
+@lru_cache(1024)
+def _who(
+    end: str, workload: str, namespace: str, identity: Identity | None, cluster: str
+) -> Mapping[str, str]:
+    """What many connections of a workload have in common."""
+    known = {
+        f"{end}.workload": workload,
+        f"{end}.namespace": namespace,
+        f"{end}.identity": _text(identity),
+        f"{end}.cluster": cluster,
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 def _text(value: object) -> str:

@@ -126,7 +126,9 @@ class MeshLogger:
             return
         direct = _direct
         if direct is not None and "exc_info" not in fields and direct.undisturbed:
-            direct.write(self._scope, level, event, _everywhere | self._fields | fields)
+            if _everywhere or self._fields:
+                fields = _everywhere | self._fields | fields
+            direct.write(self._scope, level, event, fields)
         else:
             if direct is not None:
                 direct.flush()

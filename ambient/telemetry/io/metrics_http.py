@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Protocol
 
 import trio
@@ -24,13 +25,28 @@ class LiveBytes(Protocol):
     received: int
 
 
-class OpenConnection:
-    """A connection that is being counted; ``ByteCounts.closed`` ends it."""
+class _Series:
+    """What is counted for one combination of labels."""
 
-    __slots__ = ("labels", "live", "swapped")
+    __slots__ = ("closed", "failed", "labels", "opened", "received", "sent")
 
-    def __init__(self, labels: TrafficLabels, live: LiveBytes, swapped: bool) -> None:
+    def __init__(self, labels: TrafficLabels) -> None:
         self.labels = labels
+        self.opened = 0
+        self.closed: dict[str, int] = {}
+        """By response flag, as ``failed``."""
+        self.failed: dict[str, int] = {}
+        self.received = 0
+        self.sent = 0
+
+
+class OpenConnection:
+    """A connection that is being counted; ``TrafficMetrics.closed`` ends it."""
+
+    __slots__ = ("live", "series", "swapped")
+
+    def __init__(self, series: _Series, live: LiveBytes, swapped: bool) -> None:
+        self.series = series
         self.live = live
         self.swapped = swapped
 
@@ -46,10 +62,7 @@ class TrafficMetrics(Collector):
     """
 
     def __init__(self) -> None:
-        self._opened: dict[TrafficLabels, int] = {}
-        self._closed: dict[TrafficLabels, int] = {}
-        self._failed: dict[TrafficLabels, int] = {}
-        self._bytes: dict[TrafficLabels, tuple[int, int]] = {}
+        self._series: dict[TrafficLabels, _Series] = {}
         self._live: set[OpenConnection] = set()
         self._sockets: dict[str, int] = {}
         self.policies = PolicyHits()
@@ -59,11 +72,12 @@ class TrafficMetrics(Collector):
     ) -> OpenConnection:
         """Count a connection as open.
 
-        ``live.sent`` is what went from client to server, unless ``sent_is_response``.
+        ``live.sent`` is what went from client to server, unless ``sent_is_response``. The
+        ``response_flags`` of ``labels`` are those of a connection that is fine.
         """
-        labels = labels._replace(response_flags=ResponseFlag.FINE)
-        self._opened[labels] = self._opened.get(labels, 0) + 1
-        connection = OpenConnection(labels, live, sent_is_response)
+        series = self._of(labels)
+        series.opened += 1
+        connection = OpenConnection(series, live, sent_is_response)
         self._live.add(connection)
         return connection
 
@@ -72,19 +86,24 @@ class TrafficMetrics(Collector):
         if connection not in self._live:
             return
         self._live.remove(connection)
-        labels = connection.labels
-        received, sent = self._bytes.get(labels, (0, 0))
-        more_received, more_sent = connection.counts()
-        self._bytes[labels] = (received + more_received, sent + more_sent)
-        final = labels._replace(response_flags=flag)
-        self._closed[final] = self._closed.get(final, 0) + 1
+        series = connection.series
+        received, sent = connection.counts()
+        series.received += received
+        series.sent += sent
+        series.closed[flag] = series.closed.get(flag, 0) + 1
         if flag != ResponseFlag.FINE:
-            self._failed[final] = self._failed.get(final, 0) + 1
+            series.failed[flag] = series.failed.get(flag, 0) + 1
 
     def refused(self, labels: TrafficLabels, flag: str) -> None:
         """Count a connection that failed before it was open."""
-        final = labels._replace(response_flags=flag)
-        self._failed[final] = self._failed.get(final, 0) + 1
+        series = self._of(labels)
+        series.failed[flag] = series.failed.get(flag, 0) + 1
+
+    def _of(self, labels: TrafficLabels) -> _Series:
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = _Series(labels)
+        return series
 
     def socket(self, reporter: str, change: int) -> None:
         """Count an accepted socket in (+1) or out (-1)."""
@@ -92,18 +111,24 @@ class TrafficMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families that have samples."""
-        yield from _family(names.CONNECTIONS_OPENED, "Connections opened.", self._opened)
-        yield from _family(names.CONNECTIONS_CLOSED, "Connections closed.", self._closed)
-        yield from _family(names.CONNECTIONS_FAILED, "Connections failed.", self._failed)
-        totals = dict(self._bytes)
+        known = self._series.values()
+        opened = [one for one in known if one.opened]
+        yield from _family(
+            names.CONNECTIONS_OPENED, "Connections opened.", ((s.labels, s.opened) for s in opened)
+        )
+        closed = (_flagged(s.labels, s.closed) for s in known)
+        yield from _family(names.CONNECTIONS_CLOSED, "Connections closed.", chain(*closed))
+        failed = (_flagged(s.labels, s.failed) for s in known)
+        yield from _family(names.CONNECTIONS_FAILED, "Connections failed.", chain(*failed))
+        totals = {series: (series.received, series.sent) for series in opened}
         for connection in self._live:
-            received, sent = totals.get(connection.labels, (0, 0))
+            received, sent = totals[connection.series]
             more_received, more_sent = connection.counts()
-            totals[connection.labels] = (received + more_received, sent + more_sent)
-        received_total = {labels: counts[0] for labels, counts in totals.items()}
-        sent_total = {labels: counts[1] for labels, counts in totals.items()}
-        yield from _family(names.RECEIVED_BYTES, "Bytes from client to server.", received_total)
-        yield from _family(names.SENT_BYTES, "Bytes from server to client.", sent_total)
+            totals[connection.series] = (received + more_received, sent + more_sent)
+        received_totals = ((s.labels, counts[0]) for s, counts in totals.items())
+        yield from _family(names.RECEIVED_BYTES, "Bytes from client to server.", received_totals)
+        sent_totals = ((s.labels, counts[1]) for s, counts in totals.items())
+        yield from _family(names.SENT_BYTES, "Bytes from server to client.", sent_totals)
         if self._sockets:
             gauge = GaugeMetricFamily(names.SOCKETS_OPEN, "Accepted sockets.", labels=["reporter"])
             for reporter, count in self._sockets.items():
@@ -112,11 +137,18 @@ class TrafficMetrics(Collector):
         yield from self.policies.collect()
 
 
-def _family(name: str, text: str, counts: Mapping[TrafficLabels, int]) -> Iterator[Metric]:
-    if counts:
-        family = CounterMetricFamily(name, text, labels=TRAFFIC_LABELS)
-        for labels, count in counts.items():
-            family.add_metric(labels.values(), count)
+def _flagged(
+    labels: TrafficLabels, counts: Mapping[str, int]
+) -> Iterator[tuple[TrafficLabels, int]]:
+    for flag, count in counts.items():
+        yield labels._replace(response_flags=flag), count
+
+
+def _family(name: str, text: str, counts: Iterable[tuple[TrafficLabels, int]]) -> Iterator[Metric]:
+    family = CounterMetricFamily(name, text, labels=TRAFFIC_LABELS)
+    for labels, count in counts:
+        family.add_metric(labels.values(), count)
+    if family.samples:
         yield family
 
 

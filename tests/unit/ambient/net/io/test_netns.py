@@ -2,6 +2,7 @@
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,14 +14,15 @@ pytestmark = pytest.mark.netns
 @pytest.fixture
 def other():
     """A namespace that nobody lives in."""
-    home = Netns.current()
-    assert _libc.unshare(CLONE_NEWNET) == 0
-    made = Netns.current()
-    home.run(int)  # proves that home can be entered
-    _libc.setns(home.fd, CLONE_NEWNET)
+
+    def make():
+        assert _libc.unshare(CLONE_NEWNET) == 0
+        return Netns.current()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        made = elsewhere.submit(make).result()
     yield made
     made.close()
-    home.close()
 
 
 def here():
@@ -31,6 +33,24 @@ def test_a_function_runs_inside_and_the_thread_comes_home(other):
     before = here()
     assert other.run(here) == other.key[1] != before
     assert here() == before
+
+
+def test_a_visit_within_a_visit_ends_where_it_began(other):
+    before = here()
+    with Netns.current() as home:
+        assert other.run(lambda: (home.run(here), here())) == (before, other.key[1])
+    assert here() == before
+
+
+def test_another_thread_comes_home_to_where_it_was(other):
+    def move_and_visit(home):
+        _libc.setns(other.fd, CLONE_NEWNET)
+        with Netns.open(home) as elsewhere:
+            return elsewhere.run(here), here()
+
+    with ThreadPoolExecutor(1) as threads:
+        path = f"/proc/{os.getpid()}/ns/net"
+        assert threads.submit(move_and_visit, path).result() == (here(), other.key[1])
 
 
 def test_a_failing_function_still_comes_home(other):
