@@ -3,97 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
-
-AMBIENTCTL = Path(sys.executable).parent / "ambientctl"
-FILES = Path(__file__).parent / "traffic"
-DEADLINE_S = 60
-NAME = "scenarios"
-
-
-class Mesh:
-    """A local mesh with the sample behind a waypoint."""
-
-    def __init__(self, state: Path) -> None:
-        self._environment = os.environ | {"XDG_STATE_HOME": str(state)}
-        self._kubeconfig = state / "ambient-mesh" / NAME / "kubeconfig"
-
-    def run(self, *command: str | Path) -> str:
-        environment = self._environment | {"KUBECONFIG": str(self._kubeconfig)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        return done.stdout
-
-    def local(self, *arguments: str) -> str:
-        return self.run(AMBIENTCTL, "local", *arguments)
-
-    def kubectl(self, *arguments: str) -> str:
-        return self.run("kubectl", *arguments)
-
-    @contextmanager
-    def applied(self, *names: str) -> Iterator[None]:
-        """The files are in force inside the block, and gone behind it."""
-        for name in names:
-            self.kubectl("apply", "-f", str(FILES / f"{name}.yaml"))
-        try:
-            yield
-        finally:
-            for name in reversed(names):
-                self.kubectl("delete", "-f", str(FILES / f"{name}.yaml"), "--ignore-not-found")
-
-    def curl(self, url: str, *options: str, times: int = 1, parallel: int = 1) -> list[str]:
-        """Bodies, each followed by a blank and the status, of requests from the client's pod."""
-        arguments = ["-s", "-m", "10", "-w", " %{http_code}\\n", *options]
-        if times > 1:
-            arguments += ["-Z", "--parallel-immediate", "--parallel-max", str(parallel)]
-            url = f"{url}?[1-{times}]"
-        quoted = ["curl", *arguments, url]
-        out = self.local("exec", "client", "-n", "bookinfo", "--name", NAME, "--", *quoted)
-        return [line for line in out.replace("\n ", " ").splitlines() if line]
-
-    def versions(self, *options: str, times: int = 1) -> Counter[str]:
-        """Versions of reviews that answered."""
-        found = self.curl("http://reviews:9080/reviews/0", *options, times=times)
-        return Counter(json.loads(line.rpartition(" ")[0])["version"] for line in found)
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    made = Mesh(tmp_path_factory.mktemp("state"))
-    made.local("up", "--name", NAME, "--nodes", "2")
-    try:
-        made.kubectl("label", "namespace", "bookinfo", "istio.io/dataplane-mode=ambient")
-        made.run(AMBIENTCTL, "waypoint", "apply", "-n", "bookinfo", "--enroll-namespace", "--wait")
-        until(
-            lambda: "server: istio-envoy" in "".join(made.curl("http://details:9080/headers", "-i"))
-        )
-        yield made
-    finally:
-        made.local("down", "--name", NAME)
-
-
-def status(line: str) -> int:
-    return int(line.rpartition(" ")[2])
-
+from tests.scenarios.mesh import Mesh, status, until
 
 def test_canary_by_weight(mesh: Mesh) -> None:
-    with mesh.applied("subsets", "canary-weights"):
+    with mesh.applied("traffic/subsets", "traffic/canary-weights"):
         until(lambda: "v3" not in mesh.versions(times=12))
         found = mesh.versions(times=100)
         assert set(found) == {"v1", "v2"}
@@ -101,17 +16,17 @@ def test_canary_by_weight(mesh: Mesh) -> None:
 
 
 def test_canary_by_header_and_ab_by_cookie(mesh: Mesh) -> None:
-    with mesh.applied("subsets", "canary-header"):
+    with mesh.applied("traffic/subsets", "traffic/canary-header"):
         until(lambda: mesh.versions(times=12) == {"v1": 12})
         assert mesh.versions("-H", "end-user: jason", times=8) == {"v2": 8}
-    with mesh.applied("subsets", "ab-cookie"):
+    with mesh.applied("traffic/subsets", "traffic/ab-cookie"):
         until(lambda: mesh.versions(times=12) == {"v1": 12})
         assert mesh.versions("-H", "cookie: a=1; group=b", times=8) == {"v3": 8}
         assert mesh.versions("-H", "cookie: group=bb", times=8) == {"v1": 8}
 
 
 def test_blue_green(mesh: Mesh) -> None:
-    with mesh.applied("subsets", "blue-green"):
+    with mesh.applied("traffic/subsets", "traffic/blue-green"):
         until(lambda: mesh.versions(times=12) == {"v1": 12})
         path = "/spec/http/0/route/0/destination/subset"
         patch = json.dumps([{"op": "replace", "path": path, "value": "v3"}])
@@ -123,7 +38,7 @@ def test_blue_green(mesh: Mesh) -> None:
 
 def test_mirror(mesh: Mesh) -> None:
     url, mark = "http://reviews:9080/reviews/0", f"seen-{time.monotonic_ns()}"
-    with mesh.applied("subsets", "mirror"):
+    with mesh.applied("traffic/subsets", "traffic/mirror"):
         until(lambda: mesh.versions(times=12) == {"v1": 12})
         review = json.dumps({"reviewer": "mirror", "text": mark})
         (said,) = mesh.curl(url, "-d", review)
@@ -132,7 +47,7 @@ def test_mirror(mesh: Mesh) -> None:
 
 
 def test_timeout_and_delay(mesh: Mesh) -> None:
-    with mesh.applied("subsets", "timeout"):
+    with mesh.applied("traffic/subsets", "traffic/timeout"):
         until(lambda: status(mesh.curl("http://reviews:9080/reviews/0")[0]) == 504)
         (line,) = mesh.curl("http://ratings:9080/ratings/0", "-w", " %{time_total} %{http_code}\\n")
         assert float(line.split()[-2]) >= 2
@@ -141,14 +56,14 @@ def test_timeout_and_delay(mesh: Mesh) -> None:
 
 def test_abort(mesh: Mesh) -> None:
     url = "http://ratings:9080/ratings/0"
-    with mesh.applied("fault-abort"):
+    with mesh.applied("traffic/fault-abort"):
         until(lambda: status(mesh.curl(url, "-H", "end-user: jason")[0]) == 555)
         assert mesh.curl(url, "-H", "end-user: jason") == ["fault filter abort 555"]
         assert status(mesh.curl(url)[0]) == 200
 
 
 def test_consistent_hash(mesh: Mesh) -> None:
-    with mesh.applied("consistent-hash"):
+    with mesh.applied("traffic/consistent-hash"):
         until(lambda: len(mesh.versions("-H", "end-user: u0", times=12)) == 1)
         found = set()
         for user in range(8):
@@ -158,13 +73,13 @@ def test_consistent_hash(mesh: Mesh) -> None:
 
 
 def test_delegate(mesh: Mesh) -> None:
-    with mesh.applied("subsets", "delegate"):
+    with mesh.applied("traffic/subsets", "traffic/delegate"):
         until(lambda: mesh.versions(times=12) == {"v3": 12})
         assert status(mesh.curl("http://reviews:9080/health")[0]) == 404
 
 
 def test_gateway_api(mesh: Mesh) -> None:
-    with mesh.applied("gateway-api"):
+    with mesh.applied("traffic/gateway-api"):
         url = "http://details:9080"
         until(lambda: status(mesh.curl(f"{url}/old")[0]) == 301)
         location = "".join(mesh.curl(f"{url}/old", "-i")).lower()
@@ -178,16 +93,16 @@ def test_gateway_api(mesh: Mesh) -> None:
 
 def test_failing_pods(mesh: Mesh) -> None:
     url = "http://flaky:8000/"
-    with mesh.applied("flaky"):
+    with mesh.applied("traffic/flaky"):
         for name in ("good", "bad"):
             what = ["deployment", f"flaky-{name}", "-n", "bookinfo", "--timeout=60s"]
             mesh.kubectl("rollout", "status", *what)
         until(lambda: {status(line) for line in mesh.curl(url, times=20)} == {200, 503})
-        with mesh.applied("retries"):
+        with mesh.applied("traffic/retries"):
             until(lambda: {status(line) for line in mesh.curl(url, times=20)} == {200})
-        with mesh.applied("outlier-ejection"):
+        with mesh.applied("traffic/outlier-ejection"):
             until(lambda: {status(line) for line in mesh.curl(url, times=20)} == {200})
-        with mesh.applied("circuit-breaking"):
+        with mesh.applied("traffic/circuit-breaking"):
             until(lambda: 503 in map(status, mesh.curl(f"{url}slow", times=10, parallel=10)))
             lines = mesh.curl(f"{url}slow", times=10, parallel=10)
             assert {status(line) for line in lines} == {200, 503}

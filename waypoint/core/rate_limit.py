@@ -27,8 +27,9 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct):
-    """A bucket as it is now."""
+    """A bucket as it is now, and as it was configured."""
 
+    bucket: Bucket
     left: int
     filled_s: float
 
@@ -107,13 +108,12 @@ class Buckets:
 
     def _filled(self, key: tuple[str, Descriptor], bucket: Bucket, now_s: float) -> State:
         state = self._states.get(key)
-        if state is None:
-            state = self._states[key] = State(bucket.most, now_s)
+        if state is None or state.bucket != bucket:
+            state = self._states[key] = State(bucket, bucket.most, now_s)
         times = int((now_s - state.filled_s) / bucket.interval_s)
         if times > 0:
             state.left = min(bucket.most, state.left + times * bucket.tokens)
             state.filled_s += times * bucket.interval_s
-        state.left = min(state.left, bucket.most)
         return state
 
     def keep(self, names: frozenset[str]) -> None:

@@ -65,6 +65,10 @@ class RateLimiter:
             added += upstream
         return Admitted(None, response, added)
 
+    def keep(self, names: frozenset[str]) -> None:
+        """Forget what was counted for limits that are configured no more."""
+        self._buckets.keep(names)
+
     def _local(
         self, limit: LocalLimit, cluster: str, request: Request
     ) -> tuple[Reply | None, Pairs]:

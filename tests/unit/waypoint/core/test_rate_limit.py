@@ -83,6 +83,18 @@ def test_descriptors_have_buckets_of_their_own():
     assert spent(only, 0, 0, found=[gold]) == [True, False]
 
 
+def test_a_bucket_that_is_configured_anew_is_full():
+    buckets = Buckets()
+    assert buckets.take(made(1), [], 0).passes
+    assert not buckets.take(made(1), [], 1).passes
+    assert buckets.take(made(2), [], 1).passes
+    buckets.keep(frozenset({"x"}))
+    assert buckets.take(made(2), [], 1).passes
+    assert not buckets.take(made(2), [], 1).passes
+    buckets.keep(frozenset())
+    assert buckets.take(made(2), [], 1).passes
+
+
 def test_an_envoy_filter_with_a_local_limit():
     found, problems = limits(http_filter(local(enable_x_ratelimit_headers="DRAFT_VERSION_03")))
     assert problems == ()

@@ -26,6 +26,18 @@ async def test_a_local_limit_is_shared_by_all_connections():
     assert answers[2].headers["x-envoy-ratelimited"] == "true"
 
 
+async def test_a_limit_that_was_removed_is_forgotten():
+    async with rig() as made:
+        made.configure(rates(http_filter(local(1))))
+        caller = await made.caller()
+        assert [(await caller.get()).status for _ in range(2)] == [200, 429]
+        made.configure(rates(http_filter(local(1))), policy([{}], name="any"))
+        assert (await caller.get()).status == 429
+        made.configure()
+        made.configure(rates(http_filter(local(1))))
+        assert [(await caller.get()).status for _ in range(2)] == [200, 429]
+
+
 async def test_a_limit_that_is_not_enabled_limits_nothing():
     async with rig() as made:
         made.configure(rates(http_filter({**local(1), "filter_enabled": None})))

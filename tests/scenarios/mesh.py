@@ -1,0 +1,112 @@
+"""A whole local mesh as scenarios see it: kubectl from outside, curl from inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+AMBIENTCTL = Path(sys.executable).parent / "ambientctl"
+FOLDER = Path(__file__).parent
+DEADLINE_S = 60
+NAME = "scenarios"
+
+
+class Mesh:
+    """A local mesh with the sample behind a waypoint."""
+
+    def __init__(self, state: Path) -> None:
+        self._environment = os.environ | {"XDG_STATE_HOME": str(state)}
+        self._kubeconfig = state / "ambient-mesh" / NAME / "kubeconfig"
+
+    def run(self, *command: str | Path) -> str:
+        environment = self._environment | {"KUBECONFIG": str(self._kubeconfig)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    def local(self, *arguments: str) -> str:
+        return self.run(AMBIENTCTL, "local", *arguments)
+
+    def kubectl(self, *arguments: str | Path) -> str:
+        return self.run("kubectl", *arguments)
+
+    def ready(self, namespace: str, *deployments: str) -> None:
+        """Wait until all of them are."""
+        names = [f"deployment/{name}" for name in deployments]
+        self.kubectl("rollout", "status", *names, "-n", namespace, "--timeout=60s")
+
+    @contextmanager
+    def applied(self, *names: str) -> Iterator[None]:
+        """The files ``folder/name`` are in force inside the block, and gone behind it."""
+        files = [word for name in names for word in ("-f", FOLDER / f"{name}.yaml")]
+        self.kubectl("apply", *files)
+        try:
+            yield
+        finally:
+            self.kubectl("delete", *files, "--ignore-not-found")
+
+    def inside(self, *command: str, pod: str = "client", namespace: str = "bookinfo") -> str:
+        """What a command says in a pod."""
+        return self.local("exec", pod, "-n", namespace, "--name", NAME, "--", *command)
+
+    def logs(self, pod: str = "waypoint", namespace: str = "bookinfo") -> str:
+        return self.local("logs", pod, "-n", namespace, "--name", NAME)
+
+    def curl(self, url: str, *options: str, times: int = 1, parallel: int = 1) -> list[str]:
+        """Bodies, each followed by a blank and the status, of requests from the client's pod."""
+        arguments = ["-s", "-m", "10", "-w", " %{http_code}\\n", *options]
+        if times > 1:
+            arguments += ["-Z", "--parallel-immediate", "--parallel-max", str(parallel)]
+            url = f"{url}?[1-{times}]"
+        out = self.inside("curl", *arguments, url)
+        return [line for line in out.replace("\n ", " ").splitlines() if line]
+
+    def status(self, url: str, *options: str, pod: str = "client") -> int:
+        """Of one request."""
+        return int(self.inside(*_STATUS, *options, url, pod=pod))
+
+    def statuses(self, url: str, *options: str, times: int) -> list[int]:
+        """Of several, one after the other."""
+        return [status(line) for line in self.curl(url, *options, times=times)]
+
+    def answer(self, url: str, *options: str) -> tuple[dict[str, str], str]:
+        """Headers of a response, names in small letters, and its body."""
+        head, _, body = self.inside("curl", "-s", "-i", *options, url).partition("\n\n")
+        fields = (line.partition(": ") for line in head.splitlines()[1:])
+        return {name.lower(): value for name, _, value in fields}, body
+
+    def headers(self, service: str, *options: str) -> dict[str, str]:
+        """The request's headers as the service received them, names in small letters."""
+        found = json.loads(self.inside("curl", "-s", *options, f"http://{service}:9080/headers"))
+        return {name.lower(): value for name, value in found["headers"].items()}
+
+    def versions(self, *options: str, times: int = 1) -> Counter[str]:
+        """Versions of reviews that answered."""
+        found = self.curl("http://reviews:9080/reviews/0", *options, times=times)
+        return Counter(json.loads(line.rpartition(" ")[0])["version"] for line in found)
+
+    def json(self, url: str, *options: str) -> Any:
+        return json.loads(self.inside("curl", "-s", *options, url))
+
+
+_STATUS = ("curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}")
+
+
+def status(line: str) -> int:
+    """Of a line of ``curl``."""
+    return int(line.rpartition(" ")[2])
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.1)
