@@ -22,6 +22,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         )
         yield made
     finally:
+        made.close()
         made.local("down", "--name", NAME)
 
 

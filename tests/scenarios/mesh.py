@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -19,12 +20,48 @@ DEADLINE_S = 60
 NAME = "scenarios"
 
 
+class Shell:
+    """A shell in a pod that stays for many commands: starting one for each costs most of a test."""
+
+    def __init__(self, pod: str, namespace: str, environment: dict[str, str]) -> None:
+        command = [AMBIENTCTL, "local", "exec", pod, "-n", namespace, "--name", NAME, "--", "sh"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
+
+    def run(self, *command: str) -> str:
+        """What the command says. Raises AssertionError where it fails."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        mark = f"done-{time.monotonic_ns()}"
+        stdin.write(f"{shlex.join(command)} </dev/null; echo; echo {mark} $?\n")
+        stdin.flush()
+        lines = []
+        for line in stdout:
+            if line.startswith(mark):
+                said = "".join(lines).removesuffix("\n")
+                assert line.split()[1] == "0", (command, line, said)
+                return said
+            lines.append(line)
+        raise AssertionError(f"the shell ended at {command}")
+
+    def close(self) -> None:
+        self._process.communicate("exit\n", timeout=10)
+
+
 class Mesh:
     """A local mesh with the sample behind a waypoint."""
 
     def __init__(self, state: Path) -> None:
         self._environment = os.environ | {"XDG_STATE_HOME": str(state)}
         self._kubeconfig = state / "ambient-mesh" / NAME / "kubeconfig"
+        self._shells: dict[tuple[str, str], Shell] = {}
+
+    def close(self) -> None:
+        for shell in self._shells.values():
+            shell.close()
 
     def run(self, *command: str | Path) -> str:
         environment = self._environment | {"KUBECONFIG": str(self._kubeconfig)}
@@ -55,14 +92,17 @@ class Mesh:
 
     def inside(self, *command: str, pod: str = "client", namespace: str = "bookinfo") -> str:
         """What a command says in a pod."""
-        return self.local("exec", pod, "-n", namespace, "--name", NAME, "--", *command)
+        shell = self._shells.get((pod, namespace))
+        if shell is None:
+            shell = self._shells[pod, namespace] = Shell(pod, namespace, self._environment)
+        return shell.run(*command)
 
     def logs(self, pod: str = "waypoint", namespace: str = "bookinfo") -> str:
         return self.local("logs", pod, "-n", namespace, "--name", NAME)
 
     def curl(self, url: str, *options: str, times: int = 1, parallel: int = 1) -> list[str]:
         """Bodies, each followed by a blank and the status, of requests from the client's pod."""
-        arguments = ["-s", "-m", "10", "-w", " %{http_code}\\n", *options]
+        arguments = ["-s", "--no-progress-meter", "-m", "10", "-w", " %{http_code}\\n", *options]
         if times > 1:
             arguments += ["-Z", "--parallel-immediate", "--parallel-max", str(parallel)]
             url = f"{url}?[1-{times}]"

@@ -7,6 +7,7 @@ import time
 
 from tests.scenarios.mesh import Mesh, status, until
 
+
 def test_canary_by_weight(mesh: Mesh) -> None:
     with mesh.applied("traffic/subsets", "traffic/canary-weights"):
         until(lambda: "v3" not in mesh.versions(times=12))

@@ -15,7 +15,7 @@ def echo(requests, context):
     asked = dict(context.invocation_metadata())
     context.send_initial_metadata([("x-hello", asked.get("x-name", ""))])
     count = 0
-    for count, message in enumerate(requests, 1):  # noqa: B007 - the last one is told
+    for count, message in enumerate(requests, 1):
         yield b"%d %s" % (count, message)
     context.set_trailing_metadata([("x-count", str(count))])
 
