@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import trio
 import yaml
 
 from ambient.kube.core.resources import KubeObject
 from ambient.net.io.netns import Netns
-from ambientctl.local.apiserver.core.api import PodLog, PodPort
-from ambientctl.local.apiserver.server import ApiServer
+from ambientctl.local.apiserver.core.pod_streams import PodCommand, PodLog, PodPort
+from ambientctl.local.apiserver.io.pod_command import Launched
+from ambientctl.local.apiserver.server import ApiServer, no_commands
 from ambientctl.local.apiserver.settings import Settings
 from ambientctl.local.controllers.run import run_controllers
 from ambientctl.local.direct_api import DirectApi
@@ -42,9 +43,11 @@ class ClusterApi:
             endpoint_port=API_PORT,
             issuer=f"https://kubernetes.default.svc.{CLUSTER_DOMAIN}",
         )
-        self._server = ApiServer(settings, self._pod_logs, self._pod_port)
+        self._server = ApiServer(settings, self._pod_logs, self._pod_port, self._pod_command)
         self.pod_namespace: Callable[[str, str], str] = _no_pod
         """Path of a pod's network namespace; raises OSError where the pod does not run."""
+        self.launch = no_commands
+        """Starts a command in a container."""
 
     @classmethod
     async def start(
@@ -79,6 +82,9 @@ class ClusterApi:
             sock.close()
             raise
         return trio.SocketStream(sock)
+
+    async def _pod_command(self, asked: PodCommand, fds: Sequence[int]) -> Launched:
+        return await self.launch(asked, fds)
 
     def _pod_logs(self, asked: PodLog) -> AsyncGenerator[bytes, None]:
         path = log_path(self._folder.logs, asked.namespace, asked.pod, asked.container)

@@ -75,8 +75,7 @@ class Control:
     def _spec(self, request: dict[str, Any]) -> ProcessSpec:
         match request:
             case {"op": "exec", "pod": str(pod), "namespace": str(namespace), "argv": list(argv)}:
-                worker = self._find(namespace, pod)
-                return _container_spec(worker, request.get("container") or "", argv)
+                return self.command(namespace, pod, request.get("container") or "", argv)
             case {"op": "exec", "node": str(node), "argv": list(argv)}:
                 return ProcessSpec(
                     argv=argv, env={"PATH": CONTAINER_PATH}, join=self._node(node).node.enter()
@@ -87,6 +86,10 @@ class Control:
                 return ProcessSpec(argv=argv, env={"PATH": CONTAINER_PATH, **_python_env()})
             case _:
                 raise UsageError(f"unknown request {request.get('op')!r}")
+
+    def command(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> ProcessSpec:
+        """A command in a container. Raises MeshError where that does not run."""
+        return _container_spec(self._find(namespace, pod), container, list(argv))
 
     def _node(self, name: str) -> Kubelet:
         for kubelet in self._kubelets:

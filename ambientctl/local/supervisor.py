@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +42,7 @@ from ambientctl.local.layout import FABRIC_ADDRESS, RUN, MeshConfig
 from ambientctl.local.log_files import last_lines, log_path
 from ambientctl.local.manifest_files import mesh_manifests, sample_manifests
 from ambientctl.local.mesh_status import MeshStatus, NodeStatus, PodStatus
+from ambientctl.local.pod_commands import launch
 from ambientctl.local.report import Report, Reporter
 from ambientctl.local.runtime import Runtime
 from ambientctl.local.state_folder import StateFolder
@@ -99,6 +101,7 @@ class Supervisor:
         nursery.start_soon(service_proxy.run, self._runtime, nodes, services)
         nursery.start_soon(dns.serve, dns.Zone(services), FABRIC_ADDRESS)
         control = Control(self._runtime, self._kubelets, self._status)
+        cluster.launch = partial(launch, self._runtime, control)
         nursery.start_soon(control.serve, self._folder.bind_control(SOCKET_NAME))
         self._stage("manifests", self._config.sample)
         manifests = mesh_manifests()

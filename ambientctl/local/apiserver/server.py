@@ -9,14 +9,15 @@ import secrets
 import socket
 import ssl
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from ipaddress import IPv4Network
 from typing import Final
 
 import trio
 
+from ambient.api.errors import MeshError
 from ambientctl.local.apiserver.core.admitted_writes import Admission
-from ambientctl.local.apiserver.core.api import Api, PodLog, PodPort
+from ambientctl.local.apiserver.core.api import Api
 from ambientctl.local.apiserver.core.bootstrap_roles import bootstrap_objects
 from ambientctl.local.apiserver.core.certificates import make_serving_certificate
 from ambientctl.local.apiserver.core.cluster import (
@@ -26,12 +27,14 @@ from ambientctl.local.apiserver.core.cluster import (
     Surroundings,
 )
 from ambientctl.local.apiserver.core.patches import APPLY_PATCH
+from ambientctl.local.apiserver.core.pod_streams import PodCommand, PodLog, PodPort
 from ambientctl.local.apiserver.core.rbac import RBAC_GROUP
 from ambientctl.local.apiserver.core.requests import Request, Response, load_yaml
 from ambientctl.local.apiserver.core.status import Object
 from ambientctl.local.apiserver.core.tokens import TokenAuthority
 from ambientctl.local.apiserver.core.watch import BOOKMARK_EVERY_S, Watch
 from ambientctl.local.apiserver.io.http import Body, Upgrade, serve_https
+from ambientctl.local.apiserver.io.pod_command import Launch, Launched, PodExec
 from ambientctl.local.apiserver.io.port_forward import PortForward
 from ambientctl.local.apiserver.io.webhook_client import ask_webhooks
 from ambientctl.local.apiserver.settings import Settings
@@ -60,13 +63,23 @@ async def no_logs(wish: PodLog) -> AsyncGenerator[bytes, None]:
     yield f"no container runs in pod {wish.namespace}/{wish.pod}\n".encode()
 
 
+async def no_commands(wish: PodCommand, fds: Sequence[int]) -> Launched:
+    """The commands of a server that runs no pods."""
+    raise MeshError(f"no container runs in pod {wish.namespace}/{wish.pod}")
+
+
 class ApiServer:
     """One Kubernetes API server, in memory, over TLS."""
 
     def __init__(
-        self, settings: Settings, pod_logs: PodLogs = no_logs, pod_ports: PodPorts = no_ports
+        self,
+        settings: Settings,
+        pod_logs: PodLogs = no_logs,
+        pod_ports: PodPorts = no_ports,
+        pod_commands: Launch = no_commands,
     ) -> None:
         self.settings = settings
+        self._pod_commands = pod_commands
         self._pod_logs = pod_logs
         self._pod_ports = pod_ports
         around = Surroundings(_now, lambda: str(uuid.uuid4()), _suffix)
@@ -143,9 +156,18 @@ class ApiServer:
             case PodLog():
                 return Body("text/plain; charset=utf-8", self._pod_logs(answer))
             case PodPort():
-                return PortForward(answer.port, lambda: self._pod_ports(answer))
+                return PortForward(
+                    answer.port, lambda port: self._pod_ports(answer._replace(port=port))
+                )
+            case PodCommand():
+                return PodExec(answer, self._pod_commands, lambda: self._output(answer))
             case _:
                 return answer
+
+    def _output(self, wish: PodCommand) -> AsyncGenerator[bytes, None]:
+        """What a container writes from now on."""
+        place = (wish.namespace, wish.pod, wish.container)
+        return self._pod_logs(PodLog(*place, True, False, False, 0, None, None))
 
     def _make_system_objects(self) -> None:
         """The namespaces that every cluster has, and the server's own service."""

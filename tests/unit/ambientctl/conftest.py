@@ -17,7 +17,7 @@ import trio
 from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
 from ambientctl.__main__ import cli
 from ambientctl.console import fail_clearly
-from ambientctl.local.apiserver.core.api import PodPort
+from ambientctl.local.apiserver.core.pod_streams import PodPort
 from ambientctl.local.apiserver.server import ApiServer
 from ambientctl.local.apiserver.settings import Settings
 from ambientctl.local.controllers.run import run_controllers

@@ -79,5 +79,5 @@ def test_a_request_that_is_no_websocket_is_refused(at):
     async def plain(kube):
         return await kube.request("GET", "/api/v1/namespaces/shop/pods/web/portforward?ports=1")
 
-    with pytest.raises(KubeError, match="only WebSockets"):
+    with pytest.raises(KubeError, match="neither WebSocket nor SPDY"):
         at(plain)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
-from ambientctl.local.apiserver.core import discovery, openapi, subresources
+from ambientctl.local.apiserver.core import discovery, openapi, pod_streams, subresources
 from ambientctl.local.apiserver.core.access import Access
 from ambientctl.local.apiserver.core.admitted_writes import Admission, AdmittedWrites, Write
 from ambientctl.local.apiserver.core.builtin_types import conform_as
@@ -20,6 +20,7 @@ from ambientctl.local.apiserver.core.cluster import Call, Cluster
 from ambientctl.local.apiserver.core.events import present
 from ambientctl.local.apiserver.core.kinds import Kind
 from ambientctl.local.apiserver.core.options import call_of, delete_options, page_of, patch_body
+from ambientctl.local.apiserver.core.pod_streams import PodCommand, PodLog, PodPort
 from ambientctl.local.apiserver.core.rbac import Authorizer
 from ambientctl.local.apiserver.core.requests import (
     Request,
@@ -49,29 +50,7 @@ _PUBLIC: Final = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 """What an anonymous caller may ask."""
 
 
-class PodLog(NamedTuple):
-    """A wish for the output of one container."""
-
-    namespace: str
-    pod: str
-    container: str
-    follow: bool
-    previous: bool
-    timestamps: bool
-    tail_lines: int | None
-    since_seconds: int | None
-    limit_bytes: int | None
-
-
-class PodPort(NamedTuple):
-    """A wish for a connection to a port inside a pod."""
-
-    namespace: str
-    pod: str
-    port: int
-
-
-Answer = Response | Watch | PodLog | PodPort | Admission
+Answer = Response | Watch | PodLog | PodPort | PodCommand | Admission
 
 
 class Api:
@@ -286,9 +265,12 @@ class Api:
         call = call_of(request)
         match request.method, target.subresource:
             case "GET", "log":
-                return self._log(request, kind, target)
+                return pod_streams.log_wish(cluster.get(kind, *address), request)
             case "GET" | "POST", "portforward":
-                return self._port(request, kind, target)
+                return pod_streams.port_wish(cluster.get(kind, *address), request)
+            case "GET" | "POST", "exec" | "attach":
+                pod = cluster.get(kind, *address)
+                return pod_streams.command_wish(pod, request, target.subresource)
             case "GET", "scale":
                 return json_response(200, subresources.scale_of(cluster.get(kind, *address)))
             case "PUT", "scale":
@@ -319,41 +301,6 @@ class Api:
                 return json_response(201, found)
             case _:
                 raise method_not_allowed(request.method)
-
-    def _log(self, request: Request, kind: Kind, target: Target) -> PodLog:
-        """Which container is meant; raises a 400 when that is open."""
-        pod = self.cluster.get(kind, target.namespace, target.name)
-        names = [c["name"] for c in pod["spec"]["containers"]]
-        every = names + [c["name"] for c in pod["spec"].get("initContainers") or ()]
-        container = request.query.get("container", "")
-        if not container and len(names) > 1:
-            raise bad_request(
-                f"a container name must be specified for pod {target.name}, "
-                f"choose one of: [{' '.join(names)}]"
-            )
-        if container and container not in every:
-            raise bad_request(f"container {container} is not valid for pod {target.name}")
-        return PodLog(
-            target.namespace,
-            target.name,
-            container or names[0],
-            request.flag("follow"),
-            request.flag("previous"),
-            request.flag("timestamps"),
-            request.number("tailLines"),
-            request.number("sinceSeconds"),
-            request.number("limitBytes"),
-        )
-
-    def _port(self, request: Request, kind: Kind, target: Target) -> PodPort:
-        """One port over a WebSocket; raises a 400 for what asks in another way."""
-        pod = self.cluster.get(kind, target.namespace, target.name)
-        port = request.number("ports")
-        if request.headers.get("upgrade", "").lower() != "websocket" or port is None:
-            raise bad_request("only WebSockets with one port (?ports=N) are understood here")
-        if (pod.get("status") or {}).get("phase") != "Running":
-            raise bad_request(f"pod {target.name} is not running")
-        return PodPort(target.namespace, target.name, port)
 
     # answers
 

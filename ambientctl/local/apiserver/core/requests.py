@@ -33,6 +33,8 @@ class Request(NamedTuple):
     body: bytes
     warnings: list[str]
     """What the client should be told besides the answer, good or bad."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """The query with parameters that come several times."""
 
     def flag(self, name: str) -> bool:
         """A boolean query parameter; present without a value counts as true."""
@@ -59,8 +61,8 @@ class Request(NamedTuple):
 def read_request(method: str, target: str, headers: Mapping[str, str], body: bytes) -> Request:
     """Split a request target; the last of several equal parameters counts."""
     parts = urlsplit(target)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    return Request(method, parts.path, query, headers, body, [])
+    pairs = tuple(parse_qsl(parts.query, keep_blank_values=True))
+    return Request(method, parts.path, dict(pairs), headers, body, [], pairs)
 
 
 class Response(NamedTuple):

@@ -86,7 +86,7 @@ def test_create_get_list_delete(call):
         ("POST", f"{PODS}?dryRun=Some", {}, 400, "invalid dryRun"),
         ("POST", f"{PODS}?fieldValidation=Maybe", {}, 400, "invalid fieldValidation"),
         ("GET", f"{PODS}?limit=x", None, 400, "parameter limit"),
-        ("GET", f"{PODS}/web/exec", None, 404, "could not find"),
+        ("GET", f"{PODS}/web/proxy", None, 404, "could not find"),
         ("GET", f"{PODS}?watch=1&resourceVersion=x", None, 400, "resourceVersion"),
     ],
 )
