@@ -7,6 +7,7 @@ for errors, for each TCP connection (kubelet's cri/streaming/portforward).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -81,7 +82,8 @@ class PortForward:
             try:
                 pod = await self._dial(int(port))
             except (OSError, ValueError, OverflowError) as reason:
-                told = getattr(reason, "strerror", None) or str(reason)
+                number = getattr(reason, "errno", None)
+                told = os.strerror(number) if number else str(reason)
                 await error.send(f"connect to port {port}: {told}".encode())
                 return
             async with pod, trio.open_nursery() as nursery:
