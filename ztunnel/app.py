@@ -23,7 +23,7 @@ from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io.http import Request, Response, Routes
-from ambient.telemetry.io.logs import bind_everywhere, get_logger, levels
+from ambient.telemetry.io.logs import bind_everywhere, get_logger, hold_lines, levels
 from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import Update
@@ -101,24 +101,28 @@ class _Tunnel:
 
     async def run(self) -> None:
         """Start everything in order; end it in the reverse one."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._control.run)
-            await nursery.start(self._node.relay.run)
-            await nursery.start(self._pods.run)
-            for endpoint in self._endpoints:
-                await nursery.start(endpoint.run, self._settings.inpod_port_reuse)
-            await self._sync(nursery)
-            own = await self._serve_ourselves(nursery)
-            with trio.CancelScope() as talking:
-                async with trio.open_nursery() as agent:
-                    agent.start_soon(self._serve_pods)
-                    self._readiness.done(PROXY)
-                    await self._stopping.wait()
-                    talking.cancel()
-            if own is not None:
-                own.stop(self._settings.drain_s)
-            await self._drain()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._control.run)
+                await nursery.start(self._node.relay.run)
+                hold_lines(self._node.relay.flush_later)
+                await nursery.start(self._pods.run)
+                for endpoint in self._endpoints:
+                    await nursery.start(endpoint.run, self._settings.inpod_port_reuse)
+                await self._sync(nursery)
+                own = await self._serve_ourselves(nursery)
+                with trio.CancelScope() as talking:
+                    async with trio.open_nursery() as agent:
+                        agent.start_soon(self._serve_pods)
+                        self._readiness.done(PROXY)
+                        await self._stopping.wait()
+                        talking.cancel()
+                if own is not None:
+                    own.stop(self._settings.drain_s)
+                await self._drain()
+                nursery.cancel_scope.cancel()
+        finally:
+            hold_lines(None)
         self._control.close()
 
     async def _serve_pods(self) -> None:

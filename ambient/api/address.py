@@ -46,6 +46,7 @@ def canonical(ip: IPAddress) -> IPAddress:
     return mapped or ip
 
 
+@lru_cache(4096)
 def parse_authority(text: str) -> HostPort:
     """Read ``ip:port``, ``[v6]:port`` or ``name:port`` (RFC 9110, section 7.2; port mandatory).
 

@@ -98,8 +98,7 @@ def admit_connect(
         port = tunnel.port
     upstream = HostPort(local.host, port)
     service = service or guess_service(state, workload, port, caller.forwarded_host)
-    decided = _judge(state, workload, caller.identity, caller.ip, upstream)
-    decided = msgspec.structs.replace(decided, service=service)
+    decided = _judge(state, workload, caller.identity, caller.ip, upstream, service)
     if isinstance(decided, Denial) or tunnel is None:
         return decided
     if tunnel.protocol is not ApplicationTunnelProtocol.PROXY:
@@ -140,9 +139,8 @@ def admit_plaintext(
     """Decide a captured connection without a tunnel: nobody has proven who is calling."""
     if original.port in ILLEGAL_DESTINATIONS:
         return Denial(status=UNAVAILABLE, reason="attempted recursive call to ourselves")
-    decided = _judge(state, workload, None, peer, original)
     service = guess_service(state, workload, original.port, "")
-    return msgspec.structs.replace(decided, service=service)
+    return _judge(state, workload, None, peer, original, service)
 
 
 def judge_again(state: MeshState, workload: Workload, connection: Connection) -> Verdict:
@@ -169,6 +167,7 @@ def _judge(
     identity: Identity | None,
     source: IPAddress,
     upstream: HostPort,
+    service: Service | None,
 ) -> Permit | Denial:
     destination = parse_ip(upstream.host)
     if destination is None:
@@ -176,8 +175,14 @@ def _judge(
     connection = Connection(identity, source, destination, upstream.port)
     verdict = decide(state.policies_for(workload), connection)
     if not verdict.allowed:
-        return Denial(status=DENIED, reason=verdict.reason, verdict=verdict, connection=connection)
-    return Permit(upstream=upstream, connection=connection, verdict=verdict)
+        return Denial(
+            status=DENIED,
+            reason=verdict.reason,
+            verdict=verdict,
+            service=service,
+            connection=connection,
+        )
+    return Permit(upstream=upstream, connection=connection, verdict=verdict, service=service)
 
 
 def _check_authority(

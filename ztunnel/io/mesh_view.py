@@ -32,9 +32,12 @@ class MeshView:
         self.network: Final = network
         self._home = (cluster, node)
         self._changed = trio.Event()
+        self.version = 0
+        """Another number after every change."""
 
     def notify(self) -> None:
         """The state has changed."""
+        self.version += 1
         self._changed.set()
         self._changed = trio.Event()
 

@@ -45,15 +45,15 @@ class PodIdentity:
         self._info = info
         self._netns = netns
         self._proven: Workload | None = None
+        self._proven_at = -1
 
     async def workload(self) -> Workload:
         """The pod as the control plane knows it; waits for it for ``WORKLOAD_WAIT_S``.
 
         Raises UnknownWorkloadError, ForeignNamespaceError.
         """
-        found = self._view.find(self._info)
-        if found is not None and found is self._proven:
-            return found
+        if self._proven is not None and self._proven_at == self._view.version:
+            return self._proven
         with trio.move_on_after(WORKLOAD_WAIT_S):
             while True:
                 found = self._view.find(self._info)
@@ -66,12 +66,14 @@ class PodIdentity:
         raise UnknownWorkloadError(self._info)
 
     def _is_ours(self, workload: Workload) -> bool:
+        version = self._view.version
         if self._proven is workload:
+            self._proven_at = version
             return True
         # Without addresses there is nothing to compare; a file may leave them out.
         ours = not workload.addresses or any(map(self._has, workload.addresses))
         if ours:
-            self._proven = workload
+            self._proven, self._proven_at = workload, version
         return ours
 
     def _has(self, ip: IPAddress) -> bool:
