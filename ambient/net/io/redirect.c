@@ -401,7 +401,8 @@ int sk_lookup(struct bpf_sk_lookup *ctx) {
     if (sk) {
       long refused = bpf_sk_assign((void *)ctx, sk, 0);
       bpf_sk_release(sk);
-      return refused ? SK_DROP : SK_PASS;
+      if (!refused) return SK_PASS;
+      /* It is closing at this moment; its successor listens already. */
     }
   }
   return SK_DROP; /* no tunnel: refused, as where nobody listens */
