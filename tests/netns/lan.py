@@ -27,16 +27,18 @@ FOLDER = Path("/run/netns")
 class Pod:
     """One namespace with an address on the bridge."""
 
-    def __init__(self, name, number):
+    def __init__(self, name, number, dialled):
         self.name = name
+        self._dialled = dialled
         self.link = f"v{number}"
         self.ip = f"10.77.{number // 256}.{number % 256}"
         self.ip6 = f"fd77::{number}"
         self.netns = Netns.open(FOLDER / name)
 
     async def dial(self, host, port, timeout_s=10.0):
-        """A connected stream from inside the pod; raises ConnectError."""
+        """A connected stream from inside the pod; raises ConnectError. The test's end closes it."""
         sock = await connect_in(self.netns, HostPort(host, port), timeout_s=timeout_s)
+        self._dialled.add(sock)
         return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
     async def serve(self, port, handler, nursery):
@@ -57,12 +59,31 @@ class Pod:
         return run("ip", "netns", "exec", self.name, *command)
 
 
+class Sockets:
+    """Sockets that a test may leave open; without an owner the garbage collector complains."""
+
+    def __init__(self):
+        self._open = []
+        self._look_at = 256
+
+    def add(self, sock):
+        self._open.append(sock)
+        if len(self._open) >= self._look_at:
+            self._open = [one for one in self._open if one.fileno() >= 0]
+            self._look_at = 2 * len(self._open) + 256
+
+    def close(self):
+        for sock in self._open:
+            sock.close()
+
+
 class Lan:
     """A bridge and its pods."""
 
     def __init__(self):
         self._numbers = itertools.count(2)
         self.pods = {}
+        self._dialled = Sockets()
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", "10.77.0.1/16", "dev", BRIDGE)
         run("ip", "addr", "add", "fd77::1/64", "dev", BRIDGE, "nodad")
@@ -72,7 +93,7 @@ class Lan:
         """A new pod."""
         number = next(self._numbers)
         run("ip", "netns", "add", name)
-        pod = self.pods[name] = Pod(name, number)
+        pod = self.pods[name] = Pod(name, number, self._dialled)
         batch(
             f"link add v{number} type veth peer name eth0 netns {name}",
             f"link set v{number} master {BRIDGE} up",
@@ -97,6 +118,7 @@ class Lan:
         run("ip", "netns", "del", pod.name)
 
     def close(self):
+        self._dialled.close()
         for pod in list(self.pods.values()):
             self.remove(pod)
         run("ip", "link", "del", BRIDGE)
