@@ -39,8 +39,9 @@ class Filter(NamedTuple):
         """Names are parts of what the line says; the path and the status are regular
         expressions for the beginning.
         """
-        whence = " ".join(map(access.text, SOURCES))
-        where = " ".join(map(access.text, DESTINATIONS))
+        source, destination = ends(access)
+        whence = " ".join((source, *map(access.text, SOURCES)))
+        where = " ".join((destination, *map(access.text, DESTINATIONS)))
         if self.source not in whence or self.destination not in where:
             return False
         if self.failed and not access.failed:
@@ -58,6 +59,15 @@ SOURCES = ("src.workload", "src.namespace", "src.identity", "src.addr", "downstr
            "downstream_remote_address")  # fmt: skip
 DESTINATIONS = ("dst.workload", "dst.namespace", "dst.service", "dst.identity", "dst.addr",
                 "authority", "upstream_cluster", "upstream_host")  # fmt: skip
+
+
+def ends(access: Access) -> tuple[str, str]:
+    """Of a connection as it is printed: ``namespace/name``, else the address."""
+    text = access.text
+    return (
+        f"{text('src.namespace')}/{text('src.workload')}".strip("/") or text("src.addr"),
+        f"{text('dst.namespace')}/{text('dst.workload')}".strip("/") or text("dst.addr"),
+    )
 
 
 def _pattern(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -197,9 +207,8 @@ def _parts(access: Access) -> Iterator[str]:
         if text("policy"):
             yield f"policy={text('policy')}"
         return
-    source = f"{text('src.namespace')}/{text('src.workload')}".strip("/") or text("src.addr")
-    target = f"{text('dst.namespace')}/{text('dst.workload')}".strip("/") or text("dst.addr")
-    yield f"con {source} -> {target}"
+    source, destination = ends(access)
+    yield f"con {source} -> {destination}"
     if text("dst.service"):
         yield f"service={text('dst.service')}"
     secure = text("src.identity") or (text("dst.hbone_addr") and text("dst.identity"))

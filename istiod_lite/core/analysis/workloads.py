@@ -77,17 +77,21 @@ def _pod(ref: ObjectRef, root: Field, pod: Field) -> Workload:
                 numbers.add(number)
                 if name := port["name"].text():
                     named[name] = number
-    annotations = _texts(metadata["annotations"])
+    annotations, labels = _texts(metadata["annotations"]), _texts(metadata["labels"])
     return Workload(
         ref=ref,
         path=pod.path,
         namespace=ref.key.namespace,
-        labels=_texts(metadata["labels"]),
+        labels=labels,
         annotations=annotations,
         account=spec["serviceAccountName"].text() or "default",
         host_network=spec["hostNetwork"].value is True,
+        # The container of a node tunnel has this name, too (istio/istio manifests/charts/ztunnel).
         sidecar=SIDECAR_STATUS in annotations
-        or any(one["name"].value == "istio-proxy" for one in containers),
+        or (
+            labels.get("app") != "ztunnel"
+            and any(one["name"].value == "istio-proxy" for one in containers)
+        ),
         running=ref.kind == "Pod" and root["status"]["phase"].value == "Running",
         ports=named,
         numbers=frozenset(numbers),

@@ -98,3 +98,17 @@ def test_without_http_no_waypoint_is_asked_for(shop):
     assert "istio.io/use-waypoint" not in namespace(shop)["labels"]
     kept = json.loads(namespace(shop)["annotations"]["ambient-mesh.io/before-migration"])
     assert kept["istio-injection"] == "enabled"
+
+
+def test_node_tunnels_are_no_sidecars(still):
+    still.apply("""
+apiVersion: v1
+kind: Namespace
+metadata: {name: istio-system}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ztunnel-1, namespace: istio-system, labels: {app: ztunnel}}
+spec: {containers: [{name: istio-proxy, image: i}]}
+""")
+    assert still.ok("migrate", "plan") == "No namespace has sidecars.\n"

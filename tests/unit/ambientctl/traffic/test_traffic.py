@@ -254,6 +254,9 @@ def test_tap_prints_what_proxies_log(shop):
     lines = shop.ok("tap", "--no-follow").splitlines()
     assert len(lines) == 2
     assert len(shop.ok("tap", "--no-follow", "--failed").splitlines()) == 1
+    source, destination = lines[0].split()[2:5:2]  # as it is printed
+    assert shop.ok("tap", "--no-follow", "--from", source, "--to", destination) == f"{lines[0]}\n"
+    assert shop.ok("tap", "--no-follow", "--from", destination) == ""
     (one,) = shop.ok("tap", "--no-follow", "--max", "1", "-o", "json").splitlines()
     assert json.loads(one)["event"] == "connection complete"
     assert shop("tap", "--path", "(").status == 2
