@@ -34,6 +34,7 @@ from ambientctl.install.applying import (
     until_established,
     until_ready,
 )
+from ambientctl.install.leavings import leavings, sweep
 from ambientctl.install.plan import (
     REVISION_LABEL,
     WORKLOADS,
@@ -220,7 +221,11 @@ def _ours(obj: Mapping[str, Any]) -> bool:
 
 @click.command("uninstall")
 @click.option("-r", "--revision", default="", help="Only the control plane of this name.")
-@click.option("--purge", is_flag=True, help="Definitions, too, and with them all policies.")
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="Definitions, too, and with them all policies; and the authority's key.",
+)
 @click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
 @how_options
 @cluster_options
@@ -259,7 +264,11 @@ def uninstall(cluster: Cluster, revision: str, purge: bool, system: str, how: Ho
             print(f"✔ {len(ordered)} objects deleted")
             if purge:
                 await _purge(kube, kinds)
-            return await _left(kube, kinds, ordered, how) if how.wait else []
+            left = await _left(kube, kinds, ordered, how) if how.wait else []
+            if not revision:
+                number = await sweep(kube, await leavings(kube, system, purge=purge))
+                print(f"✔ {number} objects deleted that the control plane had made")
+            return left
 
     left = run(task)
     for line in left:

@@ -54,6 +54,7 @@ def local() -> None:
     help=f"Application to start: none, {', '.join(sample_names())}.",
 )
 @name_option
+@click.option("--bare", is_flag=True, help="Without the mesh: `ambientctl install` brings it.")
 @click.option("--rootless", is_flag=True, help="As root: use a user namespace all the same.")
 @click.option(
     "--api-port",
@@ -61,16 +62,17 @@ def local() -> None:
     default=0,
     help="Port on 127.0.0.1 for kubectl [default: a free one].",
 )
-def up_command(nodes: int, sample: str, name: str, rootless: bool, api_port: int) -> None:
+def up_command(name: str, **wanted: Any) -> None:
     """Start a mesh and return when it is ready. It runs until `ambientctl local down`."""
-    options = UpOptions(name=name, nodes=nodes, sample=sample, rootless=rootless, api_port=api_port)
+    options = UpOptions(name=name, **wanted)
     began = time.monotonic()
     console = Console(stderr=True)
     with _progress(console) as told:
         mesh = run(lambda: _up_or_interrupted(options, told))
     took_s = time.monotonic() - began
     named = "" if name == "default" else f" --name {name}"
-    click.echo(f"mesh {name!r} is ready after {took_s:.1f} s")
+    what = "cluster" if options.bare else "mesh"
+    click.echo(f"{what} {name!r} is ready after {took_s:.1f} s")
     click.echo(f"  export KUBECONFIG={mesh.kubeconfig}")
     click.echo(f"  ambientctl local status{named}    ambientctl local down{named}")
 

@@ -68,7 +68,7 @@ def _route_here() -> None:
 async def _start_node(runtime: Runtime, layout: NodeLayout) -> Process:
     for folder in ("run/node-proc", "etc/cni/net.d", "opt/cni/bin", "var/lib/cni"):
         (layout.root / folder).mkdir(parents=True, exist_ok=True)
-    return await runtime.start(
+    holder = await runtime.start(
         ProcessSpec(
             env={"PAUSE_NAME": layout.name},
             unshare=["net", "uts", "mnt"],
@@ -80,6 +80,9 @@ async def _start_node(runtime: Runtime, layout: NodeLayout) -> Process:
             hostname=layout.name,
         )
     )
+    # As on a machine, the first process leads into the node's own network namespace.
+    (layout.process_list / "1").symlink_to(f"/proc/{holder.pid}")
+    return holder
 
 
 def bridge_commands(nodes: Sequence[Node]) -> list[str]:

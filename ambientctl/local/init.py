@@ -120,6 +120,10 @@ class Init:
                 raise  # those mean that the supervisor is ending
 
 
+_LAYERS: Final = "/run"
+"""Where the layers are kept: every container has a /run of its own, which is mounted later."""
+
+
 def become(request: dict[str, Any], fds: list[int], error_w: int) -> NoReturn:
     """In the fork: enter the namespaces, mount, and turn into the wanted program.
 
@@ -175,25 +179,56 @@ def _enter(request: dict[str, Any]) -> None:
 def make_mounts(mounts: list[list[Any]]) -> None:
     """Do the mounts, each ``[source, target, read_only]``; an empty source is a new tmpfs.
 
-    All sources are opened first: a mount may hide the source of a later one.
+    All sources are opened first: a mount may hide the source of a later one. Where a target does
+    not exist, the folder that is to hold it gets a layer of its own, so that the machine's files
+    stay as they are.
     """
     sources = [os.open(source, os.O_PATH) if source else -1 for source, _, _ in mounts]
-    covered: list[str] = []
+    covered = _layers([os.path.realpath(target) for _, target, _ in mounts])
     for fd, (_, target, read_only) in zip(sources, mounts, strict=True):
         real = os.path.realpath(target)
-        if any(real == path or real.startswith(path + "/") for path in covered):
+        if any(_inside(real, path) for path in covered):
             _make_target(real, fd)
-        elif not os.path.exists(real):
-            raise OSError(
-                f"mount path {target} does not exist on this machine; "
-                "the local mesh can make new paths only under /var/run"
-            )
         if fd < 0:
             ns.mount("tmpfs", real, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
         else:
             ns.bind(fd, real, read_only=read_only)
             os.close(fd)
         covered.append(real)
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
+def _layers(targets: list[str]) -> list[str]:
+    """Lay a writable layer over every folder in which a target has to be made; those folders.
+
+    Raises OSError for a target at the very top, and where the kernel refuses.
+    """
+    wanted: list[str] = []
+    for number, target in enumerate(targets):
+        before = [*targets[:number], *wanted]
+        if os.path.exists(target) or any(_inside(target, path) for path in before):
+            continue
+        parent = os.path.dirname(target)
+        while not os.path.exists(parent):
+            parent = os.path.dirname(parent)
+        if parent == "/":
+            raise OSError(
+                f"mount path {target} does not exist on this machine; "
+                "the local mesh can make new paths inside the folders that there are"
+            )
+        wanted.append(parent)
+    if wanted:
+        ns.mount("tmpfs", _LAYERS, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
+    for number, folder in enumerate(wanted):
+        upper, work = f"{_LAYERS}/{number}/upper", f"{_LAYERS}/{number}/work"
+        os.makedirs(upper)
+        os.mkdir(work)
+        options = f"lowerdir={folder},upperdir={upper},workdir={work}"
+        ns.mount("overlay", folder, "overlay", 0, options)
+    return wanted
 
 
 def _make_target(path: str, source_fd: int) -> None:

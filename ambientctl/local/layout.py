@@ -83,8 +83,14 @@ class NodeLayout(msgspec.Struct, frozen=True):
         return self.root / "run/node-proc"
 
     def host_path(self, path: str) -> Path:
-        """Where the node's ``path`` really is; /proc, /sys and /dev are the machine's own."""
+        """Where the node's ``path`` really is; /sys and /dev are the machine's own.
+
+        Its /proc is the list of the node's processes: the machine's has those of all nodes, and no
+        control groups that would name their pods.
+        """
         clean = os.path.normpath("/" + path.lstrip("/"))  # "//" would stay as it is
+        if clean == "/proc":
+            return self.process_list
         top = clean.split("/", 2)[1]
         if top in ("proc", "sys", "dev"):
             return Path(clean)
@@ -101,6 +107,8 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The state folder, absolute."""
     nodes: int
     sample: str
+    bare: bool = False
+    """A cluster without the mesh."""
     rootless: bool
     api_port: int
     """On the host's loopback."""

@@ -18,6 +18,11 @@ _FIRST: Final = ("Namespace", "CustomResourceDefinition")
 _LAST: Final = ("Deployment", "DaemonSet")
 
 
+def cluster_manifests() -> list[dict[str, Any]]:
+    """What a cluster without a mesh has: its names."""
+    return read(MANIFESTS / "local" / "kube-system.yaml")
+
+
 def mesh_manifests() -> list[dict[str, Any]]:
     """Namespaces and definitions first, programs last: roles, accounts and the webhook, which are
     those of a cluster, are there before anybody needs them. Raises MeshError that names an

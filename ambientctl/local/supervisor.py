@@ -40,7 +40,7 @@ from ambientctl.local.kubelet import cni
 from ambientctl.local.kubelet.kubelet import Kubelet
 from ambientctl.local.layout import FABRIC_ADDRESS, RUN, MeshConfig
 from ambientctl.local.log_files import last_lines, log_path
-from ambientctl.local.manifest_files import mesh_manifests, sample_manifests
+from ambientctl.local.manifest_files import cluster_manifests, mesh_manifests, sample_manifests
 from ambientctl.local.mesh_status import MeshStatus, NodeStatus, PodStatus
 from ambientctl.local.pod_commands import launch
 from ambientctl.local.report import Report, Reporter
@@ -104,7 +104,7 @@ class Supervisor:
         cluster.launch = partial(launch, self._runtime, control)
         nursery.start_soon(control.serve, self._folder.bind_control(SOCKET_NAME))
         self._stage("manifests", self._config.sample)
-        manifests = mesh_manifests()
+        manifests = cluster_manifests() if self._config.bare else mesh_manifests()
         if self._config.sample != "none":
             manifests += sample_manifests(self._config.sample)
         for manifest in manifests:

@@ -34,6 +34,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 2
     sample: str = "bookinfo"
     """``none`` or a file of manifests/samples."""
+    bare: bool = False
+    """A cluster without the mesh, to install it as on any other."""
     rootless: bool = False
     """Use a user namespace although the caller is root."""
     api_port: int = 0
@@ -61,6 +63,7 @@ async def up(options: UpOptions, progress: Progress = lambda _: None) -> LocalMe
             folder=str(folder.path),
             nodes=options.nodes,
             sample=options.sample,
+            bare=options.bare,
             rootless=options.rootless or os.getuid() != 0,
             api_port=listener.getsockname()[1],
             api_fd=listener.fileno(),

@@ -20,6 +20,7 @@ from ambient.kube.core.resources import (
     CONFIG_MAPS,
     DAEMON_SETS,
     DEPLOYMENTS,
+    LEASES,
     NAMESPACES,
     SECRETS,
     SERVICE_ACCOUNTS,
@@ -157,11 +158,20 @@ async def test_install_again_and_uninstall_leaves_nothing(ctl):
     listed = await ctl.ok("uninstall", "--dry-run")
     assert f"DaemonSet {SYSTEM}/ztunnel is deleted" in listed
     assert await ctl.everything() == installed
+    # What a control plane that had run would have made.
+    labels = {"istio.io/config": "true"}
+    roots = {"name": "istio-ca-root-cert", "namespace": "default", "labels": labels}
+    await apply(ctl.kube, CONFIG_MAPS, {"metadata": roots})
+    await apply(ctl.kube, SECRETS, {"metadata": {"name": "istio-ca-secret", "namespace": SYSTEM}})
+    await apply(ctl.kube, LEASES, {"metadata": {"name": "istiod-lite-writer", "namespace": SYSTEM}})
     out = await ctl.ok("uninstall", "-y")
     assert "✔ nothing is left" in out
     left = await ctl.everything() - before
-    # Definitions stay, with the policies that are written by them; the namespace may hold Secrets.
-    assert {kind for kind, _, _ in left} <= {"customresourcedefinitions", "namespaces"}, left
+    # Definitions stay, with the policies that are written by them, and the authority's key.
+    kept = {"customresourcedefinitions", "namespaces", "secrets"}
+    assert {kind for kind, _, _ in left} <= kept, left
+    assert ("secrets", SYSTEM, "istio-ca-secret") in left
+    assert await ctl.kube.list(LEASES, SYSTEM) == []
     await ctl.ok("install", "-y", "--no-wait")
     await ctl.ok("uninstall", "-y", "--purge")
     left = await ctl.everything() - before
