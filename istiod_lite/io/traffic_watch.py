@@ -15,6 +15,7 @@ from ambient.api.ports import STATS_PORT
 from ambient.kube.core import objects
 from ambient.telemetry.core import traffic
 from ambient.telemetry.core.traffic import Decisions, Seen, Totals
+from ambient.telemetry.io.http_client import transport
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
 from istiod_lite.core.mesh_page import Measured
@@ -59,7 +60,7 @@ class TrafficWatch:
         while True:
             await self._asked.wait()
             # Metrics are plain HTTP, so no certificates are read.
-            async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False, verify=False) as http:
+            async with httpx.AsyncClient(transport=transport(False), timeout=ANSWER_S) as http:
                 newest = await self._measure(http, None)
                 while trio.current_time() < self._until_s:
                     await trio.sleep(LOOK_S)

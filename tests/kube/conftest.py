@@ -1,20 +1,8 @@
 """The control plane's scenarios run against both API servers."""
 
-import gc
-import warnings
-
 import pytest
 
 from tests.kube import servers
-
-
-@pytest.fixture(autouse=True)
-def cancelled_handshakes():
-    """httpx leaves a socket to the garbage collector when a TLS handshake is cancelled."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import httpx
 import trio
 
 from ambient.api.errors import SettingsError
+from ambient.telemetry.io.http_client import transport
 
 MAX_DOCUMENT: Final = 1024 * 1024
 MAX_REDIRECTS: Final = 3
@@ -44,7 +45,7 @@ class WebFetch:
         raise FetchError(f"{url}: no answer in {timeout_s:g} s")
 
     async def _follow(self, url: str) -> bytes:
-        async with httpx.AsyncClient(verify=self._tls, timeout=None, trust_env=False) as client:
+        async with httpx.AsyncClient(transport=transport(self._tls), timeout=None) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 await _refuse_link_local(url)
                 async with client.stream("GET", url) as answer:

@@ -17,6 +17,7 @@ from ambient.kube.core.errors import Gone, error_from
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.core.watch import trim
 from ambient.kube.io.credentials import Credentials, load_credentials
+from ambient.telemetry.io.http_client import transport
 
 TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0, pool=None)
 PAGE_SIZE: Final = 500
@@ -95,19 +96,16 @@ class KubeClient:
     @asynccontextmanager
     async def using(cls, credentials: Credentials) -> AsyncIterator[KubeClient]:
         """A client with credentials that are at hand."""
-        # trust_env=False: a proxy of the environment must not see the API server's traffic.
-        tls: Any = credentials.tls() if credentials.server.startswith("https") else False
-        transport = httpx.AsyncHTTPTransport(
-            verify=tls,
-            trust_env=False,
+        tls = credentials.tls() if credentials.server.startswith("https") else False
+        connections = transport(
+            tls,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
             socket_options=KEEP_ALIVE,
         )
         http = httpx.AsyncClient(
             base_url=credentials.server,
-            transport=transport,
+            transport=connections,
             timeout=TIMEOUT,
-            trust_env=False,
             headers={"User-Agent": USER_AGENT},
         )
         failure: Exception | None = None

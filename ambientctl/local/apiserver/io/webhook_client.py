@@ -9,6 +9,7 @@ from functools import lru_cache
 import httpx
 import trio
 
+from ambient.telemetry.io.http_client import transport
 from ambientctl.local.apiserver.core.webhooks import Outcome, WebhookCall
 
 MAX_ANSWER_BYTES = 3 * 1024 * 1024
@@ -35,7 +36,7 @@ async def _ask(call: WebhookCall) -> Outcome:
     try:
         with trio.fail_after(call.timeout_s):
             context = _context(destination.ca_pem)
-            async with httpx.AsyncClient(verify=context, trust_env=False, timeout=None) as http:
+            async with httpx.AsyncClient(transport=transport(context), timeout=None) as http:
                 answer = await http.post(
                     destination.url,
                     content=call.body,
