@@ -15,6 +15,7 @@ from waypoint.core.message import End, Request, Response
 from waypoint.core.reset import Reset
 from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.duplex import abort, relay
+from waypoint.io.fiber import in_task
 from waypoint.io.upstream import Upstreams
 from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError, UpstreamStream
 
@@ -114,6 +115,10 @@ class Attempt:
         if not self._request.has_body or self._send_what_is_there(stream):
             await stream.flush()
             return await self._download(stream, judge)
+        async with in_task():
+            return await self._move_both_ways(stream, judge)
+
+    async def _move_both_ways(self, stream: UpstreamStream, judge: Judge) -> bool:
         uploading = _Upload(self._client, stream)
         passed, failure = False, None
         async with trio.open_nursery() as nursery:
@@ -177,13 +182,14 @@ class Attempt:
         """After a 101: bytes both ways until both sides have ended."""
         left, from_client = self._client.take_over()
         right, from_endpoint = stream.take_over()
-        copied = await relay(left, right, (from_client, from_endpoint))
-        self.upgraded_received += copied.right
-        self.sent += copied.left
-        if copied.broken is None:
-            await left.aclose()
-        else:
-            await abort(left)
+        async with in_task():
+            copied = await relay(left, right, (from_client, from_endpoint))
+            self.upgraded_received += copied.right
+            self.sent += copied.left
+            if copied.broken is None:
+                await left.aclose()
+            else:
+                abort(left)
 
 
 class _Upload:

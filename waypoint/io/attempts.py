@@ -25,6 +25,7 @@ from waypoint.core.retry_policy import DEFAULT_ON, NONE, asked_for
 from waypoint.core.timeouts import Timeouts, timeouts_of
 from waypoint.io.attempt import Attempt, Outcome
 from waypoint.io.downstream import RETRY_BYTES, Downstream
+from waypoint.io.fiber import Limit, in_task
 from waypoint.io.mirror import start_mirrors
 from waypoint.io.service import Service
 
@@ -52,8 +53,8 @@ class Attempts:
         cluster = service.cluster(decided.upstream)
         self._attempt = Attempt(service.upstreams, cluster, client, request, codec)
         self._cluster = cluster
-        self._limit = trio.CancelScope()
-        self._this = trio.CancelScope()
+        self._limit = Limit()
+        self._this: Limit | None = None
         self._begun_s = 0.0
         route = decided.route
         policy = asked_for(route.retries if route is not None else NONE, request.headers)
@@ -150,7 +151,8 @@ class Attempts:
             if not self._retrying:
                 self._retrying = True
                 cluster.retries += 1  # one place for all retries of a request
-            await trio.sleep(tries.pause_s(self._service.draw()))
+            async with in_task():
+                await trio.sleep(tries.pause_s(self._service.draw()))
 
     def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
         policy, tries, now_s = self._tries.policy, self._tries, trio.current_time()
@@ -184,7 +186,7 @@ class Attempts:
             if self._timeouts.per_try_s is None:
                 outcome = await self._attempt.run(host, judge)
             else:
-                self._this = trio.CancelScope()
+                self._this = Limit()
                 self._this.deadline = self._begun_s + self._timeouts.per_try_s
                 with self._this:
                     outcome = await self._attempt.run(host, judge)
@@ -205,7 +207,8 @@ class Attempts:
             if self._last is Next.RETRY:
                 return False
         record = self._record
-        self._this.deadline = math.inf
+        if self._this is not None:
+            self._this.deadline = math.inf
         self._decided.edit(response)
         self._remember(response, host)
         self._service.stamp(response.headers)

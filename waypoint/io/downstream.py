@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import trio
-
 from waypoint.core.message import End, RequestHead, Response
 from waypoint.io.duplex import Duplex
+from waypoint.io.fiber import Limit
 
 REPLAY_BYTES: Final = 64 * 1024
 """A request's body up to this size can be sent again on another connection."""
@@ -109,8 +108,8 @@ class Downstream(Protocol):
     closing: bool
     """Set it before ``begin`` where the connection must not carry another request."""
 
-    def attend(self, scope: trio.CancelScope) -> None:
-        """Cancel ``scope`` when the client goes away before its response is complete."""
+    def attend(self, limit: Limit) -> None:
+        """Cancel ``limit`` when the client goes away before its response is complete."""
 
     def begin(self, response: Response) -> None:
         """The head of a response, or an informational one in front of it."""

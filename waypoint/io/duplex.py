@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -10,7 +11,9 @@ import trio
 from ambient.hbone.core.counters import Counters
 from ambient.hbone.core.errors import HboneError
 from ambient.hbone.core.frames import ErrorCode
+from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.stream import HboneStream
+from waypoint.io.fiber import Signal, in_task
 from waypoint.io.plain_stream import PlainStream
 from waypoint.io.tls_stream import TlsStream
 
@@ -37,10 +40,9 @@ class Duplex(Protocol):
         """Close both directions."""
 
 
-async def abort(stream: Duplex) -> None:
+def abort(stream: Duplex) -> None:
     """End a client's stream at once, so that it sees that something is missing."""
     _end(stream, ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
-    await trio.lowlevel.checkpoint()
 
 
 def drop_now(stream: Duplex) -> None:
@@ -74,9 +76,40 @@ async def send(stream: Duplex, data: bytes | bytearray) -> None:
         sent = stream.send_now(data)
         if sent == len(data):
             return
-        await stream.send_all(bytes(memoryview(data)[sent:]))
+        async with in_task():
+            await stream.send_all(bytes(memoryview(data)[sent:]))
     else:
-        await stream.send_all(bytes(data))
+        async with in_task():
+            await stream.send_all(bytes(data))
+
+
+def relay_of(stream: Duplex) -> Relay | None:
+    """Who moves a stream's bytes, where that is a relay."""
+    return stream.relay if isinstance(stream, HboneStream | PlainStream) else None
+
+
+class Inlet:
+    """What arrives on a stream, for one reader at a time, in a fiber or in a task."""
+
+    __slots__ = ("_signal", "_stream", "_take")
+
+    def __init__(self, stream: Duplex) -> None:
+        self._stream = stream
+        self._signal = Signal()
+        self._take: Callable[[int], bytes | None] | None = None
+        if isinstance(stream, HboneStream | PlainStream):
+            self._take = stream.take_now
+            stream.on_arrival = self._signal.wake
+
+    async def receive(self) -> bytes:
+        """Some bytes; empty at the end. Raises STREAM_ERRORS."""
+        take = self._take
+        if take is None:
+            async with in_task():
+                return bytes(await self._stream.receive_some(READ_BYTES))
+        while (data := take(READ_BYTES)) is None:
+            await self._signal.wait()
+        return data
 
 
 class Copied(NamedTuple):

@@ -17,7 +17,8 @@ from waypoint.core.host import Host, Target
 from waypoint.core.objects import Json
 from waypoint.core.reset import Reset
 from waypoint.core.traffic_policy import ClusterSettings
-from waypoint.io.duplex import Duplex, drop_now, quiet
+from waypoint.io.duplex import Duplex, Inlet, drop_now, quiet
+from waypoint.io.fiber import in_task
 from waypoint.io.http1_client import Http1Stream
 from waypoint.io.http2_client import Http2Client, Http2Stream
 from waypoint.io.upstream_stream import UpstreamResetError
@@ -37,10 +38,11 @@ Dial = Callable[[Target, ClusterSettings], Awaitable[Duplex]]
 class Connection:
     """A connection to an endpoint that carries one exchange at a time."""
 
-    __slots__ = ("exchanges", "idle_since_s", "opened_s", "stream", "tls")
+    __slots__ = ("exchanges", "idle_since_s", "inlet", "opened_s", "stream", "tls")
 
     def __init__(self, stream: Duplex, tls: Json | None) -> None:
         self.stream = stream
+        self.inlet = Inlet(stream)
         self.tls = tls
         self.exchanges = 0
         self.opened_s = self.idle_since_s = trio.current_time()
@@ -79,7 +81,8 @@ class EndpointPool:
         """A stream for one exchange. Raises UpstreamResetError."""
         connection = None if fresh else self._kept(careful)
         if connection is None:
-            connection = await self._admitted(careful)
+            async with in_task():
+                connection = await self._admitted(careful)
         self.active += 1
         connection.exchanges += 1
         found = connection
@@ -91,7 +94,7 @@ class EndpointPool:
             else:
                 self._drop(found)
 
-        return Http1Stream(found.stream, reused=found.exchanges > 1, over=over)
+        return Http1Stream(found.stream, found.inlet, reused=found.exchanges > 1, over=over)
 
     async def _admitted(self, careful: bool) -> Connection:
         """A new connection, or one that somebody gives back while the cluster has its most."""
@@ -188,7 +191,7 @@ class EndpointPool:
         if found is None:
             self._enter_queue()
             try:
-                async with self._linking:
+                async with in_task(), self._linking:
                     found = None if fresh else self._with_room()
                     if found is None:
                         found = await self._new_link(nursery)

@@ -21,6 +21,7 @@ from waypoint.core.program import Program
 from waypoint.core.record import Record
 from waypoint.io.attempts import Attempts
 from waypoint.io.downstream import ClientGoneError, Downstream
+from waypoint.io.fiber import Limit, in_task
 from waypoint.io.service import Service
 
 
@@ -60,10 +61,10 @@ class Exchange:
         client, record = self._client, self._record
         begun_s = trio.current_time()
         try:
-            with trio.CancelScope() as scope:
-                client.attend(scope)
+            with Limit() as limit:
+                client.attend(limit)
                 await self._stages()
-            if scope.cancelled_caught:
+            if limit.cancelled_caught:
                 raise ClientGoneError
         except ClientGoneError:
             record.flag, record.details = "DC", "downstream_remote_disconnect"
@@ -106,7 +107,8 @@ class Exchange:
         decided = self._plan(program, request, added)
         if decided.delay_s:
             self._record.add_flag(DELAY_FLAG)
-            await trio.sleep(decided.delay_s)
+            async with in_task():
+                await trio.sleep(decided.delay_s)
         if limits:
             decided = await self._limit(limits, seen, request, decided)
         if decided.upstream is None:

@@ -8,18 +8,21 @@ from waypoint.core.http1 import BadMessageError, ResponseHead, ResponseReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_request
 from waypoint.core.message import Request, Response
 from waypoint.core.reset import Reset
-from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now, send
+from waypoint.io.duplex import STREAM_ERRORS, Duplex, Inlet, drop_now, send
 from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError
 
 
 class Http1Stream:
     """One exchange on a connection that carries one at a time: an ``UpstreamStream``."""
 
-    def __init__(self, stream: Duplex, *, reused: bool, over: Callable[[bool], None]) -> None:
+    def __init__(
+        self, stream: Duplex, inlet: Inlet, *, reused: bool, over: Callable[[bool], None]
+    ) -> None:
         """``over`` is told once at the end whether the connection can be used again."""
         self.reused = reused
         self.answered = False
         self._stream = stream
+        self._inlet = inlet
         self._over = over
         self._out = bytearray()
         self._chunked = False
@@ -65,7 +68,7 @@ class Http1Stream:
 
     async def _read(self, reader: ResponseReader) -> None:
         try:
-            data = bytes(await self._stream.receive_some(READ_BYTES))
+            data = await self._inlet.receive()
         except STREAM_ERRORS as error:
             raise UpstreamResetError(Reset.CONNECTION_TERMINATION) from error
         if data:

@@ -12,7 +12,8 @@ from waypoint.core.http1 import BadMessageError, RequestEvent, RequestReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_response
 from waypoint.core.message import End, RequestHead, Response
 from waypoint.io.downstream import Body, ClientGoneError
-from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, abort, send
+from waypoint.io.duplex import STREAM_ERRORS, Duplex, Inlet, abort, send
+from waypoint.io.fiber import Limit, drive, in_task
 from waypoint.io.service import Service
 
 FIRST_REQUEST_S: Final = 2.0
@@ -27,9 +28,10 @@ LINGER_S: Final = 2.0
 class _Wire:
     """The bytes of one connection, both ways."""
 
-    def __init__(self, stream: Duplex, first: bytes) -> None:
+    def __init__(self, stream: HboneStream, first: bytes) -> None:
         self.stream = stream
         self.reader = RequestReader()
+        self._inlet = Inlet(stream)
         self.ended = False
         self.closed = False
         self.leaving = False
@@ -50,7 +52,7 @@ class _Wire:
 
     async def _read(self) -> None:
         try:
-            data = bytes(await self.stream.receive_some(READ_BYTES))
+            data = await self._inlet.receive()
         except STREAM_ERRORS:
             raise ClientGoneError from None
         if data:
@@ -64,8 +66,7 @@ class _Wire:
         """Wait for no more requests."""
         self.leaving = True
         self._interrupted = True
-        if isinstance(self.stream, HboneStream):
-            self.stream.interrupt()
+        self.stream.interrupt()
 
     def poll_body(self) -> bytes | End | None:
         """See ``BodySource``."""
@@ -89,22 +90,23 @@ class _Wire:
     async def finish(self) -> None:
         """End the connection so that the client can read everything that was sent."""
         try:
-            await self.stream.send_eof()
-            with trio.move_on_after(LINGER_S):
-                while not self.ended:
-                    data = await self.stream.receive_some(READ_BYTES)  # and drop it
-                    self.ended = not data and not self._interrupted
-                    self._interrupted = self._interrupted and bool(data)
-            await self.stream.aclose()
+            async with in_task():
+                await self.stream.send_eof()
+                with trio.move_on_after(LINGER_S):
+                    while not self.ended:
+                        data = await self._inlet.receive()  # and drop it
+                        self.ended = not data and not self._interrupted
+                        self._interrupted = self._interrupted and bool(data)
+                await self.stream.aclose()
         except STREAM_ERRORS:
             pass
         self.closed = True
 
-    async def abort(self) -> None:
+    def abort(self) -> None:
         """End the connection so that the client sees that something is missing."""
         if not self.closed:
             self.closed = True
-            await abort(self.stream)
+            abort(self.stream)
 
 
 class Http1Exchange:
@@ -132,10 +134,9 @@ class Http1Exchange:
         """Can the connection go on after this exchange, once the request's body is read?"""
         return self._complete and not (self.closing or self._cut or self.taken_over)
 
-    def attend(self, scope: trio.CancelScope) -> None:
+    def attend(self, limit: Limit) -> None:
         """See ``Downstream``. A client that only ended its direction still waits."""
-        if isinstance(self._wire.stream, HboneStream):
-            self._wire.stream.on_failure = scope.cancel
+        self._wire.stream.on_failure = limit.cancel
 
     def begin(self, response: Response) -> None:
         """See ``Downstream``."""
@@ -187,8 +188,7 @@ class Http1Exchange:
 
     async def settle(self) -> bool:
         """After the exchange: get the connection to the next request; False if that fails."""
-        if isinstance(self._wire.stream, HboneStream):
-            self._wire.stream.on_failure = None
+        self._wire.stream.on_failure = None
         if not self.keep:
             return False
         self._wire.reader.resume()  # an upgrade that did not happen
@@ -196,7 +196,9 @@ class Http1Exchange:
         if body.complete:
             return True
         start = body.received
-        with trio.move_on_after(DISCARD_S):
+        limit = Limit()
+        limit.deadline = trio.current_time() + DISCARD_S
+        with limit:
             try:
                 while not body.complete and body.received - start < DISCARD_BYTES:
                     await body.next()
@@ -216,7 +218,7 @@ class Http1Server:
     def __init__(
         self,
         service: Service,
-        stream: Duplex,
+        stream: HboneStream,
         serve: Callable[[Http1Exchange], Awaitable[None]],
         refused: Callable[[BadMessageError], tuple[Response, bytes]],
     ) -> None:
@@ -230,6 +232,9 @@ class Http1Server:
 
     async def run(self, first: bytes = b"") -> None:
         """``first`` is what was read from the stream already."""
+        await drive(self._stream.relay, self._run(first))
+
+    async def _run(self, first: bytes) -> None:
         wire = _Wire(self._stream, first)
         try:
             while (head := await self._next_head(wire)) is not None:
@@ -245,7 +250,7 @@ class Http1Server:
         except ClientGoneError:
             pass
         finally:
-            await wire.abort()
+            wire.abort()
 
     def _draining(self) -> bool:
         return self._service.draining

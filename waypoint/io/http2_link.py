@@ -1,7 +1,7 @@
 """An HTTP/2 connection on a stream of bytes: what its server and its client have in common.
 
-One task reads. Output leaves at once where the stream takes it; what it does not take waits for a
-task of its own, and meanwhile nobody may add more than the windows allow.
+Output leaves at the end of the relay's turn, all that the turn made together; what the stream does
+not take waits for a task of its own, and meanwhile nobody may add more than the windows allow.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import Http2, HttpStream
 from waypoint.core.message import End, Response
-from waypoint.io.duplex import READ_BYTES, STREAM_ERRORS, Duplex, drop_now
+from waypoint.io.duplex import STREAM_ERRORS, Duplex, Inlet, drop_now, relay_of
 from waypoint.io.duplex import send as send_all
+from waypoint.io.fiber import Signal, drive
+from waypoint.io.plain_stream import PlainStream
 
 log = get_logger("waypoint")
 
@@ -35,7 +37,11 @@ class Http2Link:
         """The connection is over; nothing can be sent or opened."""
         self.broken = False
         """It ended because the peer broke the rules of HTTP/2."""
+        self._inlet = Inlet(stream)
+        self._relay = relay_of(stream)
+        self._marked = False
         self._blocked = trio.Event()
+        self._reason = ""
         self.http2.start()
 
     # What the roles add
@@ -61,24 +67,30 @@ class Http2Link:
         """Read and write until the connection ends; ``first`` was read already."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_what_waits)
-            reason = await self._read(first)
+            if self._relay is None:
+                await self._read(first)
+            else:
+                await drive(self._relay, self._read(first))
             nursery.cancel_scope.cancel()
-        self.lose(reason)
+        self.lose(self._reason)
 
-    async def _read(self, first: bytes) -> str:
+    async def _read(self, first: bytes) -> None:
+        self._reason = await self._read_all(first)
+
+    async def _read_all(self, first: bytes) -> str:
         """Until the connection ends; says why."""
-        http2 = self.http2
-        data: bytes | bytearray = first
+        http2, inlet = self.http2, self._inlet
+        data = first
         try:
             if not data:
-                self.flush()
-                data = await self.stream.receive_some(READ_BYTES)
+                self.touch()
+                data = await inlet.receive()
             while data:
                 http2.receive(memoryview(data), trio.current_time())
-                self.flush()
+                self.touch()
                 if self.lost:
                     break
-                data = await self.stream.receive_some(READ_BYTES)
+                data = await inlet.receive()
         except PeerError as violation:
             self.broken = True
             self.flush()  # the GOAWAY
@@ -90,14 +102,24 @@ class Http2Link:
             return "an error of our own"
         return "the peer closed the connection"
 
+    def touch(self) -> None:
+        """There may be output: send it at the end of the relay's turn."""
+        if self._marked or not self.http2.out:
+            return
+        if self._relay is None:
+            self.flush()
+        else:
+            self._marked = True
+            self._relay.flush_later(self)
+
     def flush(self) -> None:
-        """Send what waits: into a tunnel at once, to a socket in the next turn, when all tasks of
-        this one have had theirs. Where the stream is full, ``_write_what_waits`` goes on."""
+        """Send what waits; where the stream takes no more, ``_write_what_waits`` goes on."""
+        self._marked = False
         out = self.http2.out
         if not out or self.lost or self._blocked.is_set():
             return
         sent = 0
-        if isinstance(self.stream, HboneStream):  # into the tunnel's output: no system call
+        if isinstance(self.stream, HboneStream | PlainStream):
             try:
                 sent = self.stream.send_now(out)
             except STREAM_ERRORS:
@@ -151,11 +173,8 @@ class Flow:
         self.stream = stream
         self._pending: deque[bytes] = deque()
         self._end: tuple[tuple[str, str], ...] | None = None
-        self._parked = trio.lowlevel.ParkingLot()
-        stream.wake = self._wake
-
-    def _wake(self) -> None:
-        self._parked.unpark_all()
+        self._signal = Signal()
+        stream.wake = self._signal.wake
 
     def send(self, data: bytes) -> None:
         """Content, for the next ``flush``."""
@@ -172,14 +191,14 @@ class Flow:
         while self._pending and not stream.local_ended:
             if self._send_one():
                 continue
-            link.flush()
+            link.touch()
             if stream.budget() <= 0 and not stream.local_ended:
                 link.http2.block(stream)
-                await self._parked.park()
+                await self._signal.wait()
         if self._end is not None and not self._pending:
             link.http2.end(stream, self._end)
             self._end = None
-        link.flush()
+        link.touch()
         return stream.error is None and not self._pending
 
     def _send_one(self) -> bool:
@@ -200,16 +219,16 @@ class Flow:
     def poll(self) -> Response | bytes | End | None:
         """The next event, if it is there; gives the peer room for more."""
         event = self.stream.take()
-        if event is not None and self.link.http2.out:
-            self.link.flush()
+        if event is not None:
+            self.link.touch()
         return event
 
     async def wait(self) -> None:
         """Wait for an event, an error, or room."""
-        await self._parked.park()
+        await self._signal.wait()
 
     def reset(self, code: int) -> None:
         """End both directions at once."""
         self.stream.drop()
         self.link.http2.reset(self.stream, code)
-        self.link.flush()
+        self.link.touch()

@@ -1,4 +1,4 @@
-"""An HTTP/2 connection of a client: its requests side by side, a task for each."""
+"""An HTTP/2 connection of a client: its requests side by side, a fiber for each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Final
 import trio
 
 from ambient.hbone.core.frames import ErrorCode
+from ambient.hbone.io.stream import HboneStream
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import SERVER_LIMITS, HttpStream
 from waypoint.core.message import End, Response
 from waypoint.io.downstream import Body, ClientGoneError
 from waypoint.io.duplex import Duplex
+from waypoint.io.fiber import Fiber, Limit
 from waypoint.io.http2_link import Flow, Http2Link
 from waypoint.io.service import Service
 
@@ -44,9 +46,9 @@ class Http2Exchange:
             self._failing()
         self._wake()
 
-    def attend(self, scope: trio.CancelScope) -> None:
+    def attend(self, limit: Limit) -> None:
         """See ``Downstream``."""
-        self._failing = scope.cancel
+        self._failing = limit.cancel
         self._woken()
 
     def begin(self, response: Response) -> None:
@@ -110,12 +112,15 @@ class Http2Server(Http2Link):
     def __init__(
         self,
         service: Service,
-        stream: Duplex,
+        stream: HboneStream,
         serve: Callable[[Http2Exchange], Awaitable[None]],
     ) -> None:
         super().__init__(stream, SERVER_LIMITS, client=False)
         self._service = service
         self._serve = serve
+        self._tunnel = stream.relay
+        self._fibers: set[Fiber] = set()
+        self._no_fibers = trio.Event()
         self._exchanges: trio.Nursery | None = None
         self._idle = trio.Event()
         self._leaving = False
@@ -126,13 +131,32 @@ class Http2Server(Http2Link):
             async with trio.open_nursery() as exchanges:
                 self._exchanges = exchanges
                 nursery.start_soon(self._leave_when_draining)
-                await self.carry(first)
+                try:
+                    await self.carry(first)
+                    while self._fibers:
+                        await self._no_fibers.wait()
+                finally:
+                    for fiber in list(self._fibers):
+                        fiber.close()
             nursery.cancel_scope.cancel()
 
     def requested(self, stream: HttpStream) -> None:
         """See ``Http2Listener``."""
-        assert self._exchanges is not None
-        self._exchanges.start_soon(self._exchange, Http2Exchange(self, stream))
+        exchanges = self._exchanges
+        assert exchanges is not None
+
+        def need_task() -> None:
+            exchanges.start_soon(fiber.carry)
+
+        def ended(_: BaseException | None) -> None:
+            self._fibers.discard(fiber)
+            if not self._fibers:
+                self._no_fibers.set()
+                self._no_fibers = trio.Event()
+
+        fiber = Fiber(self._tunnel, self._exchange(Http2Exchange(self, stream)), need_task, ended)
+        self._fibers.add(fiber)
+        fiber.wake()
 
     async def _exchange(self, exchange: Http2Exchange) -> None:
         try:

@@ -15,6 +15,7 @@ from waypoint.core.json_web_token import KeySet, read_keys
 from waypoint.core.key_freshness import KeyFreshness
 from waypoint.core.providers import Address
 from waypoint.core.request_authentication import KeySource, fetchable
+from waypoint.io.fiber import in_task
 from waypoint.io.mesh_call import CallError, MeshCalls, make_request
 from waypoint.io.web_fetch import FetchError, WebFetch
 
@@ -58,14 +59,16 @@ class KeyStore:
         """Wait for the first answer, or the first failure."""
         known = self._known.get(source)
         if known is None or (known.keys is None and trio.current_time() >= known.due_s):
-            await self._fetch(source)
+            async with in_task():
+                await self._fetch(source)
 
     async def renew(self, source: KeySource) -> bool:
         """Fetch again for a token whose key is unknown; False where it is too early for that."""
         known = self._known.get(source)
         if known is not None and not known.may_rotate(trio.current_time()):
             return False
-        await self._fetch(source)
+        async with in_task():
+            await self._fetch(source)
         return True
 
     async def run(self) -> None:

@@ -20,6 +20,7 @@ from waypoint.core.reset import Reset
 from waypoint.io.attempt import Attempt
 from waypoint.io.downstream import Body, ClientGoneError, Downstream
 from waypoint.io.duplex import Duplex
+from waypoint.io.fiber import Limit
 from waypoint.io.service import Service
 
 LONGEST_S: Final = 300.0
@@ -77,7 +78,7 @@ class Shadow:
         self.started = False
         self.closing = False
 
-    def attend(self, scope: trio.CancelScope) -> None:
+    def attend(self, limit: Limit) -> None:
         """Nobody waits who could go away."""
 
     def begin(self, response: Response) -> None:

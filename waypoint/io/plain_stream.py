@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -27,7 +28,7 @@ class PlainStream(trio.abc.HalfCloseableStream):
     def __init__(self, sock: socket.socket, relay: Relay) -> None:
         self._sock = sock
         self._fd = sock.fileno()
-        self._relay = relay
+        self.relay = relay
         self._mask = 0
         self._inbox: deque[bytes] = deque()
         self._size = 0
@@ -37,6 +38,8 @@ class PlainStream(trio.abc.HalfCloseableStream):
         self._sent_eof = False
         self._closed = False
         self._error = ""
+        self.on_arrival: Callable[[], None] | None = None
+        """Called when ``take_now`` may have another answer."""
         self._arrivals = trio.lowlevel.ParkingLot()
         self._departures = trio.lowlevel.ParkingLot()
 
@@ -60,11 +63,11 @@ class PlainStream(trio.abc.HalfCloseableStream):
         if mask == self._mask:
             return
         if not mask:
-            self._relay.unwatch(self._fd)
+            self.relay.unwatch(self._fd)
         elif self._mask:
-            self._relay.rewatch(self._fd, mask)
+            self.relay.rewatch(self._fd, mask)
         else:
-            self._relay.watch(self._fd, mask, self._on_event)
+            self.relay.watch(self._fd, mask, self._on_event)
         self._mask = mask
 
     def _on_event(self, mask: int) -> None:
@@ -89,7 +92,13 @@ class PlainStream(trio.abc.HalfCloseableStream):
                 self._size += len(data)
             else:
                 self._ended = True
-        self._arrivals.unpark_all()
+        self._arrived()
+
+    def _arrived(self) -> None:
+        if self.on_arrival is not None:
+            self.on_arrival()
+        if self._arrivals:
+            self._arrivals.unpark_all()
 
     # As a trio stream
 
@@ -133,19 +142,25 @@ class PlainStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See trio.abc.ReceiveStream."""
+        while (data := self.take_now(max_bytes)) is None:
+            await self._arrivals.park()
+        if data:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+        return data
+
+    def take_now(self, max_bytes: int | None = None) -> bytes | None:
+        """As ``receive_some``, but None where that would wait."""
         if not self._reading:
             self._reading = True
             self._watch()
-        while not self._inbox:
+        if not self._inbox:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._error:
                 raise trio.BrokenResourceError(self._error)
-            if self._ended:
-                await trio.lowlevel.checkpoint()
-                return b""
-            await self._arrivals.park()
-        await trio.lowlevel.checkpoint_if_cancelled()
+            return b"" if self._ended else None
         data = self._inbox.popleft()
         if max_bytes is not None and len(data) > max_bytes:
             self._inbox.appendleft(data[max_bytes:])
@@ -160,15 +175,15 @@ class PlainStream(trio.abc.HalfCloseableStream):
         """Close at once; whoever waits is told."""
         if not self._closed:
             self._forget()
-            self._relay.close_later(self._sock)
+            self.relay.close_later(self._sock)
 
     def _forget(self) -> None:
         if self._mask:
-            self._relay.unwatch(self._fd)
+            self.relay.unwatch(self._fd)
         self._mask = 0
         self._closed = True
         self._inbox.clear()
-        self._arrivals.unpark_all()
+        self._arrived()
         self._departures.unpark_all()
 
     async def aclose(self) -> None:

@@ -13,6 +13,7 @@ from waypoint.core import rate_limit_wire
 from waypoint.core.envoy_filter import Limits
 from waypoint.core.message import Reply, Request
 from waypoint.core.rate_limit import Buckets, LocalLimit, descriptors, refusal, told
+from waypoint.io.fiber import in_task
 from waypoint.io.mesh_call import CallError, MeshCalls
 
 log = get_logger("waypoint")
@@ -52,9 +53,10 @@ class RateLimiter:
                 continue
             try:
                 question = rate_limit_wire.question(counted, found)
-                raw = await self._calls.grpc(
-                    counted.at, rate_limit_wire.METHOD, question, counted.timeout_s
-                )
+                async with in_task():
+                    raw = await self._calls.grpc(
+                        counted.at, rate_limit_wire.METHOD, question, counted.timeout_s
+                    )
                 reply, more, upstream = rate_limit_wire.answer(counted, raw)
             except CallError as error:
                 log.warning(Event.RATE_LIMITER_FAILED, domain=counted.domain, error=str(error))

@@ -53,7 +53,7 @@ class RawConnection:
         record = self._record
         try:
             if not await self._serve(first):
-                await abort(self._stream)
+                abort(self._stream)
         finally:
             record.duration_ms = (trio.current_time() - begun_s) * 1000
             record.sni = self._request.sni

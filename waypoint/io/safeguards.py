@@ -13,6 +13,7 @@ from waypoint.core.policies import Policies
 from waypoint.core.providers import ExtAuthz
 from waypoint.io.downstream import Body
 from waypoint.io.ext_authz import Authorizers
+from waypoint.io.fiber import in_task
 from waypoint.io.key_store import KeyStore
 
 
@@ -50,7 +51,8 @@ class Safeguards:
     ) -> tuple[Reply | None, Pairs]:
         provider = guards.mesh.providers[question.provider]
         assert isinstance(provider, ExtAuthz)
-        decision = await self._authorizers.ask(provider, request, body, protocol)
+        async with in_task():
+            decision = await self._authorizers.ask(provider, request, body, protocol)
         if question.dry_run:
             return None, ()
         if decision.refusal is None:

@@ -8,6 +8,7 @@ itself pollable, and one task waits for it. Rules that keep this correct:
   while older events of the same batch are still to be looked at.
 - Whoever is not interested in reading or writing is not registered at all (see ``SocketEnd``):
   a peer that hung up would otherwise wake us for ever.
+- What an event makes others do (``soon``) is done when all events of the turn were looked at.
 - Output is marked (``flush_later``) and sent at the end of the turn, or, when a trio task caused
   it, in trio's next turn.
 """
@@ -25,6 +26,7 @@ import trio
 from ambient.hbone.core.counters import Counters
 from ambient.hbone.core.frames import HEAD_BYTES
 from ambient.hbone.io.splice import splice
+from ambient.hbone.io.timers import Timers
 
 READ_BYTES: Final = 256 * 1024
 """Most that one socket may move in one turn: large enough to amortise the turn, small enough that
@@ -59,7 +61,9 @@ class Relay:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._soon: list[Callable[[], None]] = []
         self._marked: list[Flushable] = []
+        self.timers = Timers()
         self._closing: list[socket.socket] = []
         self._owned: set[Closable] = set()
         self._in_turn = False
@@ -77,6 +81,7 @@ class Relay:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._flush_for_tasks)
+                nursery.start_soon(self.timers.run)
                 task_status.started()
                 await self._turns()
         finally:
@@ -130,12 +135,14 @@ class Relay:
         self._in_turn = False
 
     def _end_turn(self) -> None:
-        marked = self._marked
-        while marked:
-            self._marked = []
+        while self._soon or self._marked:
+            while self._soon:
+                soon, self._soon = self._soon, []
+                for call in soon:
+                    call()
+            marked, self._marked = self._marked, []
             for item in marked:
                 item.flush()
-            marked = self._marked
         if self._closing:
             closing, self._closing = self._closing, []
             for sock in closing:
@@ -155,6 +162,12 @@ class Relay:
         if self._nursery is None:
             raise RuntimeError("the relay does not run")
         self._nursery.start_soon(task, name=name)  # type: ignore[arg-type]
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call at the end of this turn, before output is sent. It must not raise."""
+        self._soon.append(call)
+        if not self._in_turn:
+            self._idle_flusher.unpark()
 
     def flush_later(self, item: Flushable) -> None:
         """Have ``item.flush()`` called at the end of this turn. Marked twice is flushed twice."""

@@ -17,6 +17,7 @@ from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.stream import Stream
 from ambient.hbone.io.connection import Connection
 from ambient.hbone.io.coupling import Coupling
+from ambient.hbone.io.relay import Relay
 
 RECEIVE_BYTES: Final = 64 * 1024
 """What ``receive_some`` answers at most when it is not told otherwise."""
@@ -50,7 +51,14 @@ class HboneStream(trio.abc.HalfCloseableStream):
         """The server's handler; cancelled when the peer gives up before it answered."""
         self.on_failure: Callable[[], None] | None = None
         """Called when the peer resets the stream or the connection is lost."""
+        self.on_arrival: Callable[[], None] | None = None
+        """Called when ``take_now`` may have another answer."""
         stream.sink = self
+
+    @property
+    def relay(self) -> Relay:
+        """Who moves its bytes."""
+        return self._connection.relay
 
     @property
     def peer(self) -> Identity | None:
@@ -135,30 +143,47 @@ class HboneStream(trio.abc.HalfCloseableStream):
         """Bytes, or b"" at the end. See trio.abc.ReceiveStream."""
         # Only the relay's turn fills the inbox, so that going on without a turn starves nobody.
         await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            if self._closed:
-                raise trio.ClosedResourceError
-            if self._inbox:
-                return self._take(RECEIVE_BYTES if max_bytes is None else max_bytes)
-            if self._ended or (self._error is not None and self._error.orderly):
-                await trio.lowlevel.checkpoint()
-                return b""
-            if self._interrupted:
-                self._interrupted = False
-                return b""
-            if self._error is not None:
-                raise trio.BrokenResourceError(str(self._error)) from self._error
+        while (data := self.take_now(max_bytes)) is None:
             await self._arrivals.park()
+        if not data:
+            await trio.lowlevel.checkpoint()
+        return data
+
+    def take_now(self, max_bytes: int | None = None) -> bytes | None:
+        """As ``receive_some``, but None where that would wait."""
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._inbox:
+            return self._take(RECEIVE_BYTES if max_bytes is None else max_bytes)
+        if self._ended or (self._error is not None and self._error.orderly):
+            return b""
+        if self._interrupted:
+            self._interrupted = False
+            return b""
+        if self._error is not None:
+            raise trio.BrokenResourceError(str(self._error)) from self._error
+        return None
+
+    def _arrived(self) -> None:
+        if self.on_arrival is not None:
+            self.on_arrival()
+        if self._arrivals:
+            self._arrivals.unpark_all()
 
     def interrupt(self) -> None:
         """Have the task that waits for bytes, or the next one that would, get b"" once, as if at
         the end. A cancel scope for each wait would cost more than the wait."""
         self._interrupted = True
-        self._arrivals.unpark_all()
+        self._arrived()
 
     def _take(self, max_bytes: int) -> bytes:
-        chunk = bytes(self._inbox[:max_bytes])
-        del self._inbox[: len(chunk)]
+        inbox = self._inbox
+        if len(inbox) <= max_bytes:
+            chunk = bytes(inbox)
+            inbox.clear()
+        else:
+            chunk = bytes(inbox[:max_bytes])
+            del inbox[:max_bytes]
         self._credit(len(chunk))
         return chunk
 
@@ -252,7 +277,7 @@ class HboneStream(trio.abc.HalfCloseableStream):
         self._inbox.clear()
         if dropped:
             self._credit(dropped)
-        self._arrivals.unpark_all()
+        self._arrived()
         self._departures.unpark_all()
 
     # The sink of the stream until it is coupled
@@ -263,11 +288,11 @@ class HboneStream(trio.abc.HalfCloseableStream):
 
     def data(self, view: memoryview) -> None:
         self._inbox += view  # bounded by the stream's receive window
-        self._arrivals.unpark_all()
+        self._arrived()
 
     def ended(self) -> None:
         self._ended = True
-        self._arrivals.unpark_all()
+        self._arrived()
 
     def failed(self, error: HboneStreamError) -> None:
         self._error = error
@@ -275,7 +300,7 @@ class HboneStream(trio.abc.HalfCloseableStream):
             self.handler_scope.cancel()
         if self.on_failure is not None:
             self.on_failure()
-        self._arrivals.unpark_all()
+        self._arrived()
         self._departures.unpark_all()
 
     def writable(self) -> None:
