@@ -24,8 +24,9 @@ from ambient.cli.memory import settle_memory
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
-from ambient.identity.io.ca_client import CaClient, CaSettings
+from ambient.identity.io.ca_client import CaClient
 from ambient.identity.io.cert_store import CertStore
+from ambient.identity.io.grpc_server import GrpcServer
 from ambient.state.core.mesh import MeshState
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
@@ -33,7 +34,7 @@ from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen
 from ambient.telemetry.io.logs import bind_everywhere, get_logger, hold_lines
 from ambient.telemetry.io.metrics_http import metrics_handler
 from ambient.xds.core.wire import BadResource
-from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
+from ambient.xds.io.session import NodeInfo, Update, XdsSession
 from waypoint.core.dispatch import Self
 from waypoint.io.admin import admin_routes
 from waypoint.io.cluster_metrics import ClusterMetrics
@@ -103,7 +104,7 @@ class Waypoint:
         self._stopping = stopping
         self._state = MeshState()
         self._relay = Relay()
-        self._ca = CaClient(_ca_settings(settings))
+        self._ca = CaClient(_ca_server(settings))
         self._certs = CertStore(self._ca, impersonate=False, ttl_s=round(settings.secret_ttl_s))
         self._pool = Pool(self._relay)
         dialler = Dialler(self._pool, self._certs, settings.identity, settings.connect_timeout_s)
@@ -124,7 +125,7 @@ class Waypoint:
         self._registry.register(ClusterMetrics(self.service.clusters))
         ProcessCollector(registry=self._registry)
         self._session = XdsSession(
-            _xds_settings(settings),
+            _xds_server(settings),
             _node_info(settings),
             (ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE),
             self._apply,
@@ -249,32 +250,24 @@ async def serve_port(nursery: trio.Nursery, host: str, port: int, handler: Handl
     nursery.start_soon(serve_http, listeners, handler)
 
 
-def _xds_settings(settings: Settings) -> XdsSettings:
-    address, plain = _split_scheme(settings.xds_address)
-    return XdsSettings(
-        address=address,
-        root_ca_file="" if plain else settings.xds_root_ca,
+def _xds_server(settings: Settings) -> GrpcServer:
+    return GrpcServer.at(
+        settings.xds_address,
+        root_ca_file=settings.xds_root_ca,
         token_file=settings.auth_token,
         cluster_id=settings.cluster_id,
         alt_hostname=settings.alt_xds_hostname,
     )
 
 
-def _ca_settings(settings: Settings) -> CaSettings:
-    address, plain = _split_scheme(settings.ca_address)
-    return CaSettings(
-        address=address,
-        root_ca_file="" if plain else settings.ca_root_ca or settings.xds_root_ca,
+def _ca_server(settings: Settings) -> GrpcServer:
+    return GrpcServer.at(
+        settings.ca_address,
+        root_ca_file=settings.ca_root_ca or settings.xds_root_ca,
         token_file=settings.auth_token,
         cluster_id=settings.cluster_id,
         alt_hostname=settings.alt_ca_hostname,
     )
-
-
-def _split_scheme(address: str) -> tuple[str, bool]:
-    """``host:port`` and whether it is spoken to in plain text (``http://``)."""
-    scheme, separator, rest = address.rpartition("://")
-    return rest.rstrip("/"), bool(separator) and scheme == "http"
 
 
 def _node_info(settings: Settings) -> NodeInfo:

@@ -2,7 +2,7 @@
 
     with FakeControlPlane(tmp_path) as control:
         control.xds.put(workload, service, policy)
-        settings = control.settings()     # keyword arguments of XdsSettings and CaSettings
+        settings = control.settings()     # keyword arguments of GrpcServer
 
 Every stream gets the present state, then every change. What clients sent is in ``xds.requests``.
 """
@@ -226,7 +226,7 @@ class FakeControlPlane:
             self._server = None
 
     def settings(self) -> dict[str, str]:
-        """Keyword arguments of XdsSettings and of CaSettings."""
+        """Keyword arguments of GrpcServer."""
         return {
             "address": f"127.0.0.1:{self.port}",
             "root_ca_file": str(self.root_ca_file),

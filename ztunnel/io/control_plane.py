@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
-from ambient.identity.io.ca_client import CaClient, CaSettings
+from ambient.identity.io.ca_client import CaClient
 from ambient.identity.io.cert_files import CertFiles
 from ambient.identity.io.cert_store import CertStore
 from ambient.identity.io.crl_file import revocation_of
 from ambient.identity.io.file_watch import follow_file
+from ambient.identity.io.grpc_server import GrpcServer
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.wire import BadResource
-from ambient.xds.io.session import NodeInfo, Update, XdsSession, XdsSettings
+from ambient.xds.io.session import NodeInfo, Update, XdsSession
 from ztunnel.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class ControlPlane:
     def __init__(self, settings: Settings, apply: Apply) -> None:
         """``apply`` takes over what the control plane sends. Raises CrlError."""
         self._settings = settings
-        self._ca = CaClient(_ca_settings(settings))
+        self._ca = CaClient(_ca_server(settings))
         self.revocation = revocation_of(settings.crl_path)
         self.certs = self._make_certs()
         self.local: LocalState | None = None
@@ -51,7 +52,7 @@ class ControlPlane:
         self.session: XdsSession | None = None
         if settings.xds_address:
             self.session = XdsSession(
-                _xds_settings(settings),
+                _xds_server(settings),
                 _node_info(settings),
                 XDS_TYPES,
                 apply,
@@ -103,11 +104,10 @@ class ControlPlane:
         self._root = content
 
 
-def _xds_settings(settings: Settings) -> XdsSettings:
-    address, plain = _split_scheme(settings.xds_address)
-    return XdsSettings(
-        address=address,
-        root_ca_file="" if plain else settings.xds_root_ca,
+def _xds_server(settings: Settings) -> GrpcServer:
+    return GrpcServer.at(
+        settings.xds_address,
+        root_ca_file=settings.xds_root_ca,
         token_file=settings.auth_token,
         cluster_id=settings.cluster_id,
         alt_hostname=settings.alt_xds_hostname,
@@ -115,22 +115,15 @@ def _xds_settings(settings: Settings) -> XdsSettings:
     )
 
 
-def _ca_settings(settings: Settings) -> CaSettings:
-    address, plain = _split_scheme(settings.ca_address)
-    return CaSettings(
-        address=address,
-        root_ca_file="" if plain else settings.ca_root_ca,
+def _ca_server(settings: Settings) -> GrpcServer:
+    return GrpcServer.at(
+        settings.ca_address,
+        root_ca_file=settings.ca_root_ca,
         token_file=settings.auth_token,
         cluster_id=settings.cluster_id,
         alt_hostname=settings.alt_ca_hostname,
         headers=settings.ca_headers,
     )
-
-
-def _split_scheme(address: str) -> tuple[str, bool]:
-    """``host:port`` and whether it is spoken to in plain text (``http://``)."""
-    scheme, separator, rest = address.rpartition("://")
-    return rest.rstrip("/"), bool(separator) and scheme == "http"
 
 
 def _node_info(settings: Settings) -> NodeInfo:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import msgspec
 import trio
 
 from ambient.api.errors import MeshError
 from ambient.api.pb import discovery_pb2 as pb
+from ambient.identity.io.grpc_server import GrpcServer
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 MAX_MESSAGE_BYTES: Final = 200 << 20
@@ -21,32 +20,9 @@ PENDING_RESPONSES: Final = 2
 """Read ahead of whoever applies them; the rest waits in HTTP/2's window."""
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # The control plane is inside the mesh; a proxy of the environment is not on the way.
-    ("grpc.enable_http_proxy", 0),
-    # A new channel is a new connection, not a shared one that is still backing off.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     # Doubles as the time that one attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 5_000),
 )
-
-
-class XdsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the control plane is and how we prove who we are.
-
-    ``address`` is ``host:port``; ``root_ca_file`` verifies the server, whose certificate has to
-    name ``alt_hostname`` (empty: the host of the address). An empty ``root_ca_file`` means plain
-    text. Both files are read again for every connection.
-    """
-
-    address: str
-    root_ca_file: str
-    token_file: str
-    cluster_id: str = "Kubernetes"
-    alt_hostname: str = ""
-    headers: dict[str, str] = {}
-    """More metadata for every call."""
 
 
 class StreamEndedError(MeshError):
@@ -64,20 +40,19 @@ Answer = Callable[[pb.DeltaDiscoveryResponse, int], Awaitable[pb.DeltaDiscoveryR
 """Takes a response and its size in bytes, gives the ACK or NACK."""
 
 
-async def run_stream(settings: XdsSettings, requests: Requests, answer: Answer) -> None:
+async def run_stream(server: GrpcServer, requests: Requests, answer: Answer) -> None:
     """One stream until its end; sends ``requests`` as they come. Cancelling ends the call and its
     threads.
 
     Always raises: StreamEndedError at the end, MeshError where our own files cannot be used.
     """
-    metadata = [("clusterid", settings.cluster_id), *_bearer(settings)]
-    metadata += [(name.lower(), value) for name, value in settings.headers.items()]
-    channel = _channel(settings)
+    metadata = server.metadata()
+    channel = server.channel(server.root(), *CHANNEL_OPTIONS)
     call: Any = channel.stream_stream(
         METHOD,
         request_serializer=pb.DeltaDiscoveryRequest.SerializeToString,
         response_deserializer=_sized,
-    )(iter(requests.get, None), metadata=tuple(metadata))
+    )(iter(requests.get, None), metadata=metadata)
     send, receive = trio.open_memory_channel[tuple[Any, int]](PENDING_RESPONSES)
     ended = StreamEndedError("the control plane closed the stream", None)
 
@@ -88,7 +63,7 @@ async def run_stream(settings: XdsSettings, requests: Requests, answer: Answer) 
             for item in call:
                 trio.from_thread.run(send.send, item)
         except grpc.RpcError as err:
-            ended = _ended(settings, err)
+            ended = _ended(server, err)
         except (trio.Cancelled, trio.BrokenResourceError):
             call.cancel()
 
@@ -115,40 +90,10 @@ def _sized(raw: bytes) -> tuple[pb.DeltaDiscoveryResponse, int]:
     return pb.DeltaDiscoveryResponse.FromString(raw), len(raw)
 
 
-def _channel(settings: XdsSettings) -> grpc.Channel:
-    if not settings.root_ca_file:
-        return grpc.insecure_channel(settings.address, CHANNEL_OPTIONS)
-    root = _read(settings.root_ca_file, "root certificate")
-    name = settings.alt_hostname
-    override = (("grpc.ssl_target_name_override", name),) if name else ()
-    credentials = grpc.ssl_channel_credentials(root)
-    return grpc.secure_channel(settings.address, credentials, (*CHANNEL_OPTIONS, *override))
-
-
-def _bearer(settings: XdsSettings) -> list[tuple[str, str]]:
-    if not settings.token_file:
-        return []
-    token = _read(settings.token_file, "token").decode("ascii", "replace").strip()
-    if not token:
-        raise MeshError(f"the token file {settings.token_file} is empty")
-    return [("authorization", f"Bearer {token}")]
-
-
-def _read(path: str, what: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as err:
-        raise MeshError(
-            f"cannot read the {what} file {path}: {err.strerror}",
-            hint="is the volume mounted into this program?",
-        ) from None
-
-
-def _ended(settings: XdsSettings, err: grpc.RpcError) -> StreamEndedError:
+def _ended(server: GrpcServer, err: grpc.RpcError) -> StreamEndedError:
     code: grpc.StatusCode = err.code()
     hints = {
-        grpc.StatusCode.UNAVAILABLE: f"is the control plane up at {settings.address}, and does "
-        f"{settings.root_ca_file or 'its root'} match its certificate?",
+        grpc.StatusCode.UNAVAILABLE: server.unavailable_hint(),
         grpc.StatusCode.UNAUTHENTICATED: "is the token current and for this control plane?",
     }
     text = f"xDS gRPC error ({code.name}): {err.details() or 'no details'}"

@@ -11,14 +11,15 @@ import trio
 
 from ambient.api.errors import MeshError
 from ambient.api.pb import discovery_pb2 as pb
+from ambient.identity.io.grpc_server import GrpcServer
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.delta_client import DeltaClient, NodeInfo, Update
 from ambient.xds.core.wire import BadResource
-from ambient.xds.io.grpc_stream import Requests, StreamEndedError, XdsSettings, run_stream
+from ambient.xds.io.grpc_stream import Requests, StreamEndedError, run_stream
 from ambient.xds.io.stats import XdsStats
 
-__all__ = ["NodeInfo", "Update", "XdsSession", "XdsSettings"]
+__all__ = ["NodeInfo", "Update", "XdsSession"]
 
 FIRST_RETRY_S: Final = 0.01
 LONGEST_RETRY_S: Final = 15.0
@@ -40,7 +41,7 @@ class XdsSession:
 
     def __init__(
         self,
-        settings: XdsSettings,
+        server: GrpcServer,
         node: NodeInfo,
         types: Sequence[str],
         apply: Apply,
@@ -48,7 +49,7 @@ class XdsSession:
         on_demand: Collection[str] = (),
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._settings = settings
+        self._server = server
         self._client = DeltaClient(node, types, on_demand)
         self._apply = apply
         self._jitter = jitter
@@ -68,7 +69,7 @@ class XdsSession:
                 self._requests = Requests()
                 for request in self._client.connect():
                     self._requests.put(request)
-                await run_stream(self._settings, self._requests, self._receive)
+                await run_stream(self._server, self._requests, self._receive)
             except StreamEndedError as err:
                 reason = _reason(err, self.connected)
                 self._report(err, reason)
@@ -101,7 +102,7 @@ class XdsSession:
     ) -> pb.DeltaDiscoveryRequest:
         if not self.connected:
             self.connected = True
-            log.info(Event.XDS_CONNECTED, address=self._settings.address)
+            log.info(Event.XDS_CONNECTED, address=self._server.address)
         self._failures = 0
         self.stats.messages[response.type_url] += 1
         self.stats.message_bytes[response.type_url] += size

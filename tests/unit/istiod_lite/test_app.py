@@ -21,8 +21,9 @@ from ambient.api.spiffe import Identity
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
 from ambient.cli.run import leaves
 from ambient.identity.core.csr import new_key_and_csr
-from ambient.identity.io.ca_client import CaClient, CaError, CaSettings
-from ambient.xds.io.session import NodeInfo, XdsSession, XdsSettings
+from ambient.identity.io.ca_client import CaClient, CaError
+from ambient.identity.io.grpc_server import GrpcServer
+from ambient.xds.io.session import NodeInfo, XdsSession
 from istiod_lite import app
 from istiod_lite.core import root_secret, rotation
 from istiod_lite.core.certificates import key_pem, self_signed
@@ -109,7 +110,7 @@ async def until(found, api):
 def ca(plane, tmp_path, token):
     (tmp_path / f"token-{token[-20:]}").write_text(token)
     return CaClient(
-        CaSettings(
+        GrpcServer(
             address=f"127.0.0.1:{plane.ports['xds_port']}",
             root_ca_file=str(tmp_path / "root.pem"),
             token_file=str(tmp_path / f"token-{token[-20:]}"),
@@ -133,7 +134,7 @@ async def subscribed(plane, tmp_path, token, info, types):
         return ()
 
     session = XdsSession(
-        XdsSettings(
+        GrpcServer(
             address=f"127.0.0.1:{plane.ports['xds_port']}",
             root_ca_file=str(tmp_path / "root.pem"),
             token_file=str(tmp_path / f"token-{token[-20:]}"),

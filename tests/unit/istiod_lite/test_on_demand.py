@@ -3,7 +3,8 @@
 import trio
 
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
-from ambient.xds.io.session import NodeInfo, XdsSession, XdsSettings
+from ambient.identity.io.grpc_server import GrpcServer
+from ambient.xds.io.session import NodeInfo, XdsSession
 from tests.unit.istiod_lite.objects import pod
 from tests.unit.istiod_lite.test_app import PODS, control_plane, standing_mesh
 
@@ -28,7 +29,7 @@ async def test_a_service_comes_with_the_pods_behind_it_when_it_is_asked_for(tmp_
 
     async with control_plane(api, tmp_path, monkeypatch) as plane:
         (tmp_path / "token").write_text("zt")
-        settings = XdsSettings(
+        settings = GrpcServer(
             address=f"127.0.0.1:{plane.ports['xds_port']}",
             root_ca_file=str(tmp_path / "root.pem"),
             token_file=str(tmp_path / "token"),

@@ -7,8 +7,9 @@ import trio
 from ambient.api.spiffe import Identity
 from ambient.identity.core.csr import new_key_and_csr
 from ambient.identity.core.svid import parse_svid
-from ambient.identity.io.ca_client import CaClient, CaError, CaSettings
+from ambient.identity.io.ca_client import CaClient, CaError
 from ambient.identity.io.cert_store import CertStore
+from ambient.identity.io.grpc_server import GrpcServer
 from tests.fakes.ca_server import WAYPOINT, Authority, FakeCa, Refusal
 from tests.fakes.xds_server import FakeControlPlane
 
@@ -23,7 +24,7 @@ def control(tmp_path):
 
 @pytest.fixture
 def client(control):
-    client = CaClient(CaSettings(**control.settings()))
+    client = CaClient(GrpcServer(**control.settings()))
     yield client
     client.close()
 
@@ -60,7 +61,7 @@ async def test_a_renewed_token_is_used_at_once(control, client):
 
 async def test_a_renewed_root_makes_a_new_connection(tmp_path):
     with FakeControlPlane(tmp_path) as first:
-        client = CaClient(CaSettings(**first.settings()))
+        client = CaClient(GrpcServer(**first.settings()))
         await sign(client)
     second = FakeControlPlane(tmp_path, ca=FakeCa(Authority()), port=first.port)
     with second:
@@ -93,7 +94,7 @@ async def test_an_absent_ca_is_named_with_its_address(tmp_path):
     control = FakeControlPlane(tmp_path)
     control.start()
     control.stop()
-    client = CaClient(CaSettings(**control.settings()))
+    client = CaClient(GrpcServer(**control.settings()))
     with pytest.raises(CaError, match="UNAVAILABLE") as caught:
         await sign(client)
     assert str(control.port) in caught.value.hint

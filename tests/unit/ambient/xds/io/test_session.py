@@ -12,9 +12,10 @@ from ambient.api.address import NetworkAddress
 from ambient.api.pb import workload_pb2
 from ambient.api.policy import Action, Authorization, Scope
 from ambient.api.workload import TunnelProtocol, Workload
+from ambient.identity.io.grpc_server import GrpcServer
 from ambient.state.core.mesh import MeshState
 from ambient.xds.core.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, BadResource
-from ambient.xds.io.session import NodeInfo, XdsSession, XdsSettings
+from ambient.xds.io.session import NodeInfo, XdsSession
 from tests.fakes.xds_server import FakeControlPlane
 
 NODE = NodeInfo(
@@ -44,7 +45,7 @@ class Proxy:
         self.mesh = MeshState()
         self.updates = []
         self._changed = trio.Event()
-        settings = XdsSettings(**control.settings(), headers=headers)
+        settings = GrpcServer(**control.settings(), headers=headers)
         self.session = XdsSession(settings, NODE, TYPES, self.apply, on_demand=on_demand)
 
     def apply(self, update):
@@ -148,7 +149,7 @@ async def test_what_apply_cannot_use_is_nacked_and_asked_for_again(control, nurs
     def apply(update):
         return [BadResource("rules", 1, "too new", name=name) for name in update.changed]
 
-    session = XdsSession(XdsSettings(**control.settings()), NODE, TYPES, apply)
+    session = XdsSession(GrpcServer(**control.settings()), NODE, TYPES, apply)
     await nursery.start(session.run)
     control.xds.put(pod("a", "10.0.0.1"))
     await poll(lambda: control.xds.nacks)
