@@ -122,6 +122,7 @@ class Waypoint:
         self._readiness = Readiness([CONTROL_PLANE, CERTIFICATE, HBONE])
         self._registry = CollectorRegistry()
         self._registry.register(self.service.reports.metrics)
+        self._registry.register(self.service.reports.sent_logs)
         self._registry.register(ClusterMetrics(self.service.clusters))
         ProcessCollector(registry=self._registry)
         self._session = XdsSession(
@@ -156,6 +157,8 @@ class Waypoint:
                         accepting.cancel_scope.cancel()
                     left_s = max(0.0, settings.drain_s - settings.min_drain_s)
                     tunnels.cancel_scope.deadline = trio.current_time() + left_s
+                with trio.move_on_after(GOODBYE_S):
+                    await self.service.reports.flush()
                 self._upstreams.close()
                 await self._leave_endpoints()
                 nursery.cancel_scope.cancel()

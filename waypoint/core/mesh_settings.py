@@ -10,7 +10,15 @@ import msgspec
 from ambient.api.config import ConfigObject
 from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string, strings
 from waypoint.core.path import Normalization
-from waypoint.core.providers import ExtAuthz, LogSink, Prometheus, Provider, Tracer, read_provider
+from waypoint.core.providers import (
+    ExtAuthz,
+    LogService,
+    LogSink,
+    Prometheus,
+    Provider,
+    Tracer,
+    read_provider,
+)
 
 KIND: Final = "MeshConfig"
 
@@ -45,12 +53,12 @@ class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
         found = self.providers.get(name)
         return found if isinstance(found, Tracer) else None
 
-    def log_sink(self, name: str) -> LogSink | None:
+    def log_sink(self, name: str) -> LogSink | LogService | None:
         """A provider, if it takes access logs; ``envoy`` always does."""
         found = self.providers.get(name)
         if found is None and name == "envoy":
             return self.access_log or LogSink(name="envoy")
-        return found if isinstance(found, LogSink) else None
+        return found if isinstance(found, LogSink | LogService) else None
 
     def scraped(self, name: str) -> bool:
         """Whether a provider takes metrics by scraping; ``prometheus`` always does."""

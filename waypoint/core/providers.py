@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Final
 
 import msgspec
@@ -78,17 +79,45 @@ class Tracer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogSink(msgspec.Struct, frozen=True, kw_only=True):
-    """``envoyFileAccessLog``, or (``at``) ``envoyOtelAls``. Formats as Envoy writes them.
-
-    ``text`` None and no ``labels``: the mesh's format.
-    """
+    """``envoyFileAccessLog``. Formats as Envoy writes them; neither means Istio's own."""
 
     name: str
     path: str = "/dev/stdout"
-    at: Address | None = None
     text: str | None = None
     labels: Mapping[str, Any] | None = None
     omit_empty: bool = False
+
+
+class LogProtocol(Enum):
+    """How access logs are sent to a service."""
+
+    OTLP = "envoyOtelAls"
+    HTTP = "envoyHttpAls"
+    """Envoy's access log service, for requests; ``TCP``: for raw connections."""
+    TCP = "envoyTcpAls"
+
+
+LOG_NAMES: Final = {
+    LogProtocol.OTLP: "otel_envoy_accesslog",
+    LogProtocol.HTTP: "http_envoy_accesslog",
+    LogProtocol.TCP: "tcp_envoy_accesslog",
+}
+"""What Istio calls the logs that have no ``logName``."""
+
+
+class LogService(msgspec.Struct, frozen=True, kw_only=True):
+    """A collector of access logs. ``text`` and ``labels`` are OTLP's body and attributes."""
+
+    name: str
+    at: Address
+    protocol: LogProtocol
+    log_name: str
+    text: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    request_headers: tuple[str, ...] = ()
+    """Headers that the access log service gets beside the usual ones."""
+    response_headers: tuple[str, ...] = ()
+    response_trailers: tuple[str, ...] = ()
 
 
 class Prometheus(msgspec.Struct, frozen=True):
@@ -97,10 +126,10 @@ class Prometheus(msgspec.Struct, frozen=True):
     name: str
 
 
-Provider = ExtAuthz | Tracer | LogSink | Prometheus
+Provider = ExtAuthz | Tracer | LogSink | LogService | Prometheus
 KINDS: Final = (
     "envoyExtAuthzHttp", "envoyExtAuthzGrpc", "opentelemetry", "zipkin", "envoyFileAccessLog",
-    "envoyOtelAls", "prometheus",
+    "envoyOtelAls", "envoyHttpAls", "envoyTcpAls", "prometheus",
 )  # fmt: skip
 
 
@@ -132,9 +161,8 @@ def read_provider(raw: Any, field: str) -> Provider:
             )
         case "envoyFileAccessLog":
             return _file_log(name, spec, where)
-        case "envoyOtelAls":
-            text, labels = _log_format(spec, where)
-            return LogSink(name=name, at=_address(spec, where), text=text, labels=labels)
+        case "envoyOtelAls" | "envoyHttpAls" | "envoyTcpAls":
+            return _log_service(name, spec, where, LogProtocol(kind))
         case "prometheus":
             return Prometheus(name)
         case _:
@@ -221,6 +249,28 @@ def _file_log(name: str, spec: Json, field: str) -> LogSink:
         text=text,
         labels=labels,
         omit_empty=spec.get("omitEmptyValues") is True,
+    )
+
+
+def _log_service(name: str, spec: Json, field: str, protocol: LogProtocol) -> LogService:
+    text, labels = _log_format(spec, field) if protocol is LogProtocol.OTLP else (None, None)
+    headers, answers, trailers = (
+        _patterns(spec, f"additional{part}ToLog", field)
+        for part in ("RequestHeaders", "ResponseHeaders", "ResponseTrailers")
+    )
+    return LogService(
+        name=name,
+        at=_address(spec, field),
+        protocol=protocol,
+        log_name=string(spec.get("logName"), f"{field}.logName") or LOG_NAMES[protocol],
+        text=text,
+        labels=tuple(
+            (label, string(value, f"{field}.logFormat.labels[{label}]"))
+            for label, value in sorted((labels or {}).items())
+        ),
+        request_headers=headers,
+        response_headers=answers,
+        response_trailers=trailers,
     )
 
 

@@ -22,7 +22,7 @@ from waypoint.core.objects import (
     string,
 )
 from waypoint.core.place import Place
-from waypoint.core.providers import LogSink, Tracer
+from waypoint.core.providers import LogService, LogSink, Tracer
 from waypoint.core.record import Record
 from waypoint.core.trace_tags import CustomTag, read_tags
 
@@ -89,7 +89,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
 class Log(msgspec.Struct, frozen=True):
     """An access log to write, if a record ``passes``."""
 
-    sink: LogSink
+    sink: LogSink | LogService
     passes: tuple[Callable[[Record], bool], ...] = ()
 
 

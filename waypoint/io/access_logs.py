@@ -30,8 +30,6 @@ class AccessLogs:
 
     def write(self, sink: LogSink, record: Record) -> None:
         """One line."""
-        if sink.at is not None:
-            return
         key = repr(sink)
         form = self._formats.get(key)
         if form is None:

@@ -64,6 +64,10 @@ def add_pages(routes: Routes, service: Service, settings: Settings, version: str
                 "sent": service.reports.spans.sent,
                 "dropped": service.reports.spans.dropped,
             },
+            "access_logs": {
+                "sent": service.reports.sent_logs.sent,
+                "dropped": service.reports.sent_logs.dropped,
+            },
         }
         return Response(200, msgspec.json.format(msgspec.json.encode(info)), JSON)
 

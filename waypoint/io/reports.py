@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from ambient.api.address import NetworkAddress
 from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
@@ -17,12 +19,14 @@ from waypoint.core.dispatch import Destination
 from waypoint.core.message import Headers, Request
 from waypoint.core.place import Place
 from waypoint.core.program import Program
+from waypoint.core.providers import LogService
 from waypoint.core.record import Record
 from waypoint.core.span import Reporter, span_of
 from waypoint.core.telemetry import Watch
 from waypoint.core.trace_context import begin, inject
 from waypoint.core.watches import Watches
 from waypoint.io.access_logs import AccessLogs
+from waypoint.io.log_export import LogExport
 from waypoint.io.mesh_call import MeshCalls
 from waypoint.io.request_metrics import Live, OpenConnection, Overrides, RequestMetrics, Series
 from waypoint.io.span_export import SpanExport
@@ -72,6 +76,19 @@ class Reports:
         self.metrics = RequestMetrics()
         self.logs = AccessLogs()
         self.spans = SpanExport(calls, self._reporter)
+        self.sent_logs = LogExport(calls, self._reporter)
+
+    async def run(self) -> None:
+        """Send spans and logs to their collectors, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.spans.run)
+            nursery.start_soon(self.sent_logs.run)
+
+    async def flush(self) -> None:
+        """Send what still waits; nothing more will come."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.spans.flush)
+            nursery.start_soon(self.sent_logs.flush)
 
     def trace(self, request: Request, record: Record, to: Destination, *, known_id: bool) -> None:
         """Begin the request's span and make the next hop its child, where anybody wants traces."""
@@ -165,7 +182,11 @@ class Reports:
                 access_log.info_with(event, record.fields(), parties.standing)
             return
         for one in watch.logs:
-            if all(passes(record) for passes in one.passes):
+            if not all(passes(record) for passes in one.passes):
+                continue
+            if isinstance(one.sink, LogService):
+                self.sent_logs.add(one.sink, record)
+            else:
                 self.logs.write(one.sink, record)
 
     def _source(self, record: Record) -> Workload | None:

@@ -85,7 +85,7 @@ class Service:
             self._nursery = nursery
             nursery.start_soon(self.upstreams.run)
             nursery.start_soon(self.keys.run)
-            nursery.start_soon(self.reports.spans.run)
+            nursery.start_soon(self.reports.run)
             try:
                 await trio.sleep_forever()
             finally:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61mbient/api/pb/otlp.proto\x12\x0f\x61mbient.otlp.v1\"S\n\x19\x45xportTraceServiceRequest\x12\x36\n\x0eresource_spans\x18\x01 \x03(\x0b\x32\x1e.ambient.otlp.v1.ResourceSpans\"n\n\rResourceSpans\x12+\n\x08resource\x18\x01 \x01(\x0b\x32\x19.ambient.otlp.v1.Resource\x12\x30\n\x0bscope_spans\x18\x02 \x03(\x0b\x32\x1b.ambient.otlp.v1.ScopeSpans\"9\n\x08Resource\x12-\n\nattributes\x18\x01 \x03(\x0b\x32\x19.ambient.otlp.v1.KeyValue\"2\n\nScopeSpans\x12$\n\x05spans\x18\x02 \x03(\x0b\x32\x15.ambient.otlp.v1.Span\"\xcc\x02\n\x04Span\x12\x10\n\x08trace_id\x18\x01 \x01(\x0c\x12\x0f\n\x07span_id\x18\x02 \x01(\x0c\x12\x16\n\x0eparent_span_id\x18\x04 \x01(\x0c\x12\x0c\n\x04name\x18\x05 \x01(\t\x12,\n\x04kind\x18\x06 \x01(\x0e\x32\x1e.ambient.otlp.v1.Span.SpanKind\x12\x1c\n\x14start_time_unix_nano\x18\x07 \x01(\x06\x12\x1a\n\x12\x65nd_time_unix_nano\x18\x08 \x01(\x06\x12-\n\nattributes\x18\t \x03(\x0b\x32\x19.ambient.otlp.v1.KeyValue\x12\'\n\x06status\x18\x0f \x01(\x0b\x32\x17.ambient.otlp.v1.Status\";\n\x08SpanKind\x12\x19\n\x15SPAN_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SPAN_KIND_SERVER\x10\x02\"v\n\x06Status\x12\x30\n\x04\x63ode\x18\x03 \x01(\x0e\x32\".ambient.otlp.v1.Status.StatusCode\":\n\nStatusCode\x12\x15\n\x11STATUS_CODE_UNSET\x10\x00\x12\x15\n\x11STATUS_CODE_ERROR\x10\x02\"A\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.ambient.otlp.v1.AnyValue\"+\n\x08\x41nyValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x42\x07\n\x05valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61mbient/api/pb/otlp.proto\x12\x0f\x61mbient.otlp.v1\"S\n\x19\x45xportTraceServiceRequest\x12\x36\n\x0eresource_spans\x18\x01 \x03(\x0b\x32\x1e.ambient.otlp.v1.ResourceSpans\"n\n\rResourceSpans\x12+\n\x08resource\x18\x01 \x01(\x0b\x32\x19.ambient.otlp.v1.Resource\x12\x30\n\x0bscope_spans\x18\x02 \x03(\x0b\x32\x1b.ambient.otlp.v1.ScopeSpans\"9\n\x08Resource\x12-\n\nattributes\x18\x01 \x03(\x0b\x32\x19.ambient.otlp.v1.KeyValue\"2\n\nScopeSpans\x12$\n\x05spans\x18\x02 \x03(\x0b\x32\x15.ambient.otlp.v1.Span\"\xcc\x02\n\x04Span\x12\x10\n\x08trace_id\x18\x01 \x01(\x0c\x12\x0f\n\x07span_id\x18\x02 \x01(\x0c\x12\x16\n\x0eparent_span_id\x18\x04 \x01(\x0c\x12\x0c\n\x04name\x18\x05 \x01(\t\x12,\n\x04kind\x18\x06 \x01(\x0e\x32\x1e.ambient.otlp.v1.Span.SpanKind\x12\x1c\n\x14start_time_unix_nano\x18\x07 \x01(\x06\x12\x1a\n\x12\x65nd_time_unix_nano\x18\x08 \x01(\x06\x12-\n\nattributes\x18\t \x03(\x0b\x32\x19.ambient.otlp.v1.KeyValue\x12\'\n\x06status\x18\x0f \x01(\x0b\x32\x17.ambient.otlp.v1.Status\";\n\x08SpanKind\x12\x19\n\x15SPAN_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SPAN_KIND_SERVER\x10\x02\"v\n\x06Status\x12\x30\n\x04\x63ode\x18\x03 \x01(\x0e\x32\".ambient.otlp.v1.Status.StatusCode\":\n\nStatusCode\x12\x15\n\x11STATUS_CODE_UNSET\x10\x00\x12\x15\n\x11STATUS_CODE_ERROR\x10\x02\"A\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.ambient.otlp.v1.AnyValue\"+\n\x08\x41nyValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x42\x07\n\x05value\"P\n\x18\x45xportLogsServiceRequest\x12\x34\n\rresource_logs\x18\x01 \x03(\x0b\x32\x1d.ambient.otlp.v1.ResourceLogs\"_\n\x19\x45xportLogsServiceResponse\x12\x42\n\x0fpartial_success\x18\x01 \x01(\x0b\x32).ambient.otlp.v1.ExportLogsPartialSuccess\"O\n\x18\x45xportLogsPartialSuccess\x12\x1c\n\x14rejected_log_records\x18\x01 \x01(\x03\x12\x15\n\rerror_message\x18\x02 \x01(\t\"k\n\x0cResourceLogs\x12+\n\x08resource\x18\x01 \x01(\x0b\x32\x19.ambient.otlp.v1.Resource\x12.\n\nscope_logs\x18\x02 \x03(\x0b\x32\x1a.ambient.otlp.v1.ScopeLogs\"<\n\tScopeLogs\x12/\n\x0blog_records\x18\x02 \x03(\x0b\x32\x1a.ambient.otlp.v1.LogRecord\"\xbf\x01\n\tLogRecord\x12\x16\n\x0etime_unix_nano\x18\x01 \x01(\x06\x12\'\n\x04\x62ody\x18\x05 \x01(\x0b\x32\x19.ambient.otlp.v1.AnyValue\x12-\n\nattributes\x18\x06 \x03(\x0b\x32\x19.ambient.otlp.v1.KeyValue\x12\x10\n\x08trace_id\x18\t \x01(\x0c\x12\x0f\n\x07span_id\x18\n \x01(\x0c\x12\x1f\n\x17observed_time_unix_nano\x18\x0b \x01(\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,4 +51,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYVALUE']._serialized_end=874
   _globals['_ANYVALUE']._serialized_start=876
   _globals['_ANYVALUE']._serialized_end=919
+  _globals['_EXPORTLOGSSERVICEREQUEST']._serialized_start=921
+  _globals['_EXPORTLOGSSERVICEREQUEST']._serialized_end=1001
+  _globals['_EXPORTLOGSSERVICERESPONSE']._serialized_start=1003
+  _globals['_EXPORTLOGSSERVICERESPONSE']._serialized_end=1098
+  _globals['_EXPORTLOGSPARTIALSUCCESS']._serialized_start=1100
+  _globals['_EXPORTLOGSPARTIALSUCCESS']._serialized_end=1179
+  _globals['_RESOURCELOGS']._serialized_start=1181
+  _globals['_RESOURCELOGS']._serialized_end=1288
+  _globals['_SCOPELOGS']._serialized_start=1290
+  _globals['_SCOPELOGS']._serialized_end=1350
+  _globals['_LOGRECORD']._serialized_start=1353
+  _globals['_LOGRECORD']._serialized_end=1544
 # @@protoc_insertion_point(module_scope)

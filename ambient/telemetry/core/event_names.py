@@ -139,6 +139,7 @@ class Event(StrEnum):
     AUTHORIZER_FAILED = "authorizer.failed"
     RATE_LIMITER_FAILED = "rate_limiter.failed"
     SPANS_DROPPED = "spans.dropped"
+    LOGS_DROPPED = "access_logs.dropped"
     ACCESS_LOG_FAILED = "access_log.failed"
     JWKS_FAILED = "jwks.failed"
     JWKS_FETCHED = "jwks.fetched"
