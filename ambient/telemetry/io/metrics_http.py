@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,10 @@ from ambient.telemetry.core.metric_names import TRAFFIC_LABELS, ResponseFlag, Tr
 from ambient.telemetry.io.http import Handler, Request, Response, Routes, listen, serve_http
 from ambient.telemetry.io.policy_hits import PolicyHits
 
+FORGET_S: Final = 3600.0
+"""Far more than the time between two scrapes, and what Prometheus' rates look back usually."""
+_LOOK_S: Final = 60.0
+
 
 class LiveBytes(Protocol):
     """What the relay counts into while a connection lives; plain ints."""
@@ -28,10 +33,13 @@ class LiveBytes(Protocol):
 class _Series:
     """What is counted for one combination of labels."""
 
-    __slots__ = ("closed", "failed", "labels", "opened", "received", "sent")
+    __slots__ = ("closed", "failed", "labels", "live", "opened", "received", "sent", "used_s")
 
     def __init__(self, labels: TrafficLabels) -> None:
         self.labels = labels
+        self.live = 0
+        self.used_s = 0.0
+        """When a connection last ended."""
         self.opened = 0
         self.closed: dict[str, int] = {}
         """By response flag, as ``failed``."""
@@ -58,10 +66,13 @@ class OpenConnection:
 
 class TrafficMetrics(Collector):
     """Istio's TCP metrics. Bytes of open connections are read at scrape time, so the data path
-    only adds to plain ints.
+    only adds to plain ints. Series that nothing has used for ``FORGET_S`` are forgotten: otherwise
+    every name that a pod ever had would stay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked_s = clock()
         self._series: dict[TrafficLabels, _Series] = {}
         self._live: set[OpenConnection] = set()
         self._sockets: dict[str, int] = {}
@@ -77,6 +88,7 @@ class TrafficMetrics(Collector):
         """
         series = self._of(labels)
         series.opened += 1
+        series.live += 1
         connection = OpenConnection(series, live, sent_is_response)
         self._live.add(connection)
         return connection
@@ -87,6 +99,8 @@ class TrafficMetrics(Collector):
             return
         self._live.remove(connection)
         series = connection.series
+        series.live -= 1
+        series.used_s = self._clock()
         received, sent = connection.counts()
         series.received += received
         series.sent += sent
@@ -97,13 +111,23 @@ class TrafficMetrics(Collector):
     def refused(self, labels: TrafficLabels, flag: str) -> None:
         """Count a connection that failed before it was open."""
         series = self._of(labels)
+        series.used_s = self._clock()
         series.failed[flag] = series.failed.get(flag, 0) + 1
 
     def _of(self, labels: TrafficLabels) -> _Series:
         series = self._series.get(labels)
         if series is None:
+            if self._clock() - self._looked_s > _LOOK_S:
+                self._forget_unused()
             series = self._series[labels] = _Series(labels)
         return series
+
+    def _forget_unused(self) -> None:
+        self._looked_s = self._clock()
+        since_s = self._looked_s - FORGET_S
+        unused = [one for one in self._series.values() if not one.live and one.used_s < since_s]
+        for one in unused:
+            del self._series[one.labels]
 
     def socket(self, reporter: str, change: int) -> None:
         """Count an accepted socket in (+1) or out (-1)."""
@@ -111,6 +135,7 @@ class TrafficMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families that have samples."""
+        self._forget_unused()
         known = self._series.values()
         opened = [one for one in known if one.opened]
         yield from _family(

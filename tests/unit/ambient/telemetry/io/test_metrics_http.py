@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ambient.telemetry.core.metric_names import TRAFFIC_LABELS, TrafficLabels
 from ambient.telemetry.io.http import Response
-from ambient.telemetry.io.metrics_http import TrafficMetrics, serve_metrics
+from ambient.telemetry.io.metrics_http import FORGET_S, TrafficMetrics, serve_metrics
 
 
 @dataclass
@@ -86,6 +86,43 @@ async def test_a_scrape_in_the_middle_of_connections_and_after_them(nursery):
     assert body.endswith("# EOF\n")
     assert (await scrape(port, "/extra"))[1] == "ok"
     assert "404" in (await scrape(port, "/else"))[0]
+
+
+@dataclass
+class Clock:
+    now_s: float = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def test_names_that_nobody_uses_any_more_are_forgotten():
+    clock, registry = Clock(), CollectorRegistry()
+    metrics = TrafficMetrics(clock)
+    registry.register(metrics)
+
+    def sources():
+        (family,) = (f for f in registry.collect() if f.name == "istio_tcp_connections_opened")
+        return {sample.labels["source_workload"] for sample in family.samples}
+
+    for name in ("job-1", "lasting", "web"):
+        opened = metrics.opened(TrafficLabels(source_workload=name), Live())
+        if name != "lasting":
+            metrics.closed(opened)
+    clock.now_s += FORGET_S
+    assert sources() == {"job-1", "lasting", "web"}
+    metrics.closed(metrics.opened(TrafficLabels(source_workload="web"), Live()))
+    clock.now_s += 1
+    assert sources() == {"lasting", "web"}
+
+
+def test_unused_names_are_forgotten_though_nobody_scrapes():
+    clock = Clock()
+    metrics = TrafficMetrics(clock)
+    for number in range(50):
+        metrics.refused(TrafficLabels(source_workload=f"job-{number}"), "CONNECT")
+        clock.now_s += FORGET_S / 4
+    assert len(metrics._series) <= 6
 
 
 def test_labels_are_upstreams_in_upstreams_order():
