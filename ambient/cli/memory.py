@@ -15,9 +15,6 @@ _MADV_DONTNEED: Final = 4  # linux/mman.h
 _SETTLED_S: Final = 3.0
 """After the start, when the first certificates are there."""
 _AGAIN_S: Final = 600.0
-_CYCLES: Final = (20_000, 20, 50)
-"""When the collector looks for cycles. A connection leaves some dozens of objects, hardly any of
-them in cycles: looking every 700 costs more than it finds."""
 
 
 class Mapping(NamedTuple):
@@ -30,7 +27,6 @@ class Mapping(NamedTuple):
 async def keep_small() -> None:
     """Give back what a start, and later a rare event like a new certificate, has left behind."""
     settle_memory()
-    gc.set_threshold(*_CYCLES)
     await trio.sleep(_SETTLED_S)
     while True:
         _trim()

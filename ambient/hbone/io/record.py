@@ -120,6 +120,21 @@ class RecordLayer:
             self._tls.unwrap()
         with suppress(OSError):
             self._tls.shutdown(socket.SHUT_WR)
+        # OpenSSL's part, some 50 kB, must not wait until the collector finds the connection.
+        self._inner = _GONE
+
+
+class _Gone:
+    """In place of OpenSSL's connection, when it is over."""
+
+    def read(self, size: int, view: memoryview) -> int:
+        return 0
+
+    def write(self, data: bytearray | memoryview) -> int:
+        raise BrokenPipeError
+
+
+_GONE: Final = _Gone()
 
 
 def _verified_chain(tls: ssl.SSLSocket) -> list[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _ssl
+import gc
 import socket
 import struct
 
@@ -46,6 +48,29 @@ async def test_the_server_sees_who_asks_for_what_from_where():
         assert refused.value.status == 401
         request = ConnectRequest("10.0.0.7:80", forwarded)
         assert seen == [(identity("web"), request, "127.0.0.1", m.address)]
+
+
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def test_what_openssl_holds_does_not_wait_for_the_collector(no_collector):
+    def open_now():
+        return sum(type(one) is _ssl._SSLSocket for one in gc.get_objects())
+
+    before = open_now()
+    async with mesh(echo) as m:
+        stream = await m.open()
+        assert open_now() == before + 2
+        await stream.send_eof()
+        assert await stream.receive_some() == b""
+        m.pool.close()
+        while open_now() > before:
+            await trio.sleep(0.01)
 
 
 async def test_coupled_sockets_move_megabytes_both_ways():
