@@ -29,7 +29,7 @@ async def keep_small() -> None:
     settle_memory()
     await trio.sleep(_SETTLED_S)
     while True:
-        _trim()
+        trim()
         release_libraries()
         await trio.sleep(_AGAIN_S)
 
@@ -40,10 +40,11 @@ def settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-    _trim()
+    trim()
 
 
-def _trim() -> None:
+def trim() -> None:
+    """Let malloc give back what it has free."""
     with suppress(AttributeError, OSError):  # musl has no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -80,7 +80,7 @@ class World:
 
     async def measure(self):
         async with httpx.AsyncClient(trust_env=False) as http:
-            text = (await http.get("http://localhost:15000/debug/pprof/heap", timeout=30)).text
+            text = (await http.get("http://localhost:15000/debug/pprof/heap?gc", timeout=30)).text
         page = {line.split()[0]: line.split()[1] for line in text.splitlines() if " " in line}
         usage = Usage(int(page["descriptors"]), int(page["tasks"]), int(page["resident_kb"]))
         self.usage.append(usage)

@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from ambient.cli.memory import trim
 from ambient.telemetry.io.http import Request, Response, Routes
 
 SECONDS: Final = (1, 10, 300)
@@ -98,8 +99,13 @@ def _collapsed(thread: str, innermost: FrameType) -> str:
     return ";".join([thread.replace(";", ","), *reversed(frames)])
 
 
-async def heap(_: Request) -> Response:
-    """Objects by type with their own size, and what the kernel says of the process."""
+async def heap(request: Request) -> Response:
+    """Objects by type with their own size, and what the kernel says of the process; ``gc``: after
+    what nobody holds any more was given back.
+    """
+    if "gc" in request.query:
+        gc.collect()
+        trim()
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for thing in gc.get_objects():

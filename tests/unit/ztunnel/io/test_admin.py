@@ -1,5 +1,7 @@
 """Log levels and shutdown on the admin port; the dump is tested with the program."""
 
+import weakref
+
 import pytest
 import trio
 
@@ -82,3 +84,15 @@ async def test_the_heap_page_names_types_and_counts(stopping):
     text = (await ask(stopping, "GET", "/debug/pprof/heap")).body
     assert "builtins.function" in text
     assert int(text.split("resident_kb ")[1].split()[0]) > 1000
+
+
+async def test_the_heap_page_gives_back_first_what_nobody_holds(stopping):
+    class Garbage:
+        pass
+
+    one = Garbage()
+    one.itself = one
+    left = weakref.ref(one)
+    del one
+    await ask(stopping, "GET", "/debug/pprof/heap", gc="")
+    assert left() is None
