@@ -10,12 +10,19 @@ import yaml
 
 from ambient.api.errors import MeshError
 from ambient.kube.core.errors import NotFound
-from ambient.kube.core.resources import CONFIG_MAPS, SERVICE_ACCOUNTS, Resource
+from ambient.kube.core.resources import (
+    CONFIG_MAPS,
+    SERVICE_ACCOUNTS,
+    SERVICE_ENTRIES,
+    WORKLOAD_ENTRIES,
+    Resource,
+)
 from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe.command import system_option
 from ambientctl.printing import warn
+from istiod_lite.io.remote_clusters import WATCHED
 
 READER: Final = "istio-reader-service-account"
 ROLES: Final = Resource(
@@ -25,13 +32,8 @@ BINDINGS: Final = Resource(
     "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding",
     namespaced=False,
 )  # fmt: skip
-READ: Final = {
-    "": ("namespaces", "nodes", "pods", "services", "serviceaccounts"),
-    "discovery.k8s.io": ("endpointslices",),
-    "networking.istio.io": ("serviceentries", "workloadentries"),
-    "gateway.networking.k8s.io": ("gateways",),
-}
-"""What a control plane reads of another cluster."""
+ALSO: Final = (SERVICE_ACCOUNTS, SERVICE_ENTRIES, WORKLOAD_ENTRIES)
+"""What Istio's control planes read of another cluster besides what ours does."""
 YEAR_S: Final = 365 * 24 * 3600
 ROOT_CA: Final = "kube-root-ca.crt"
 """ConfigMap with the API server's certificate authority (Kubernetes, in every namespace)."""
@@ -72,9 +74,12 @@ def command(
 
 
 async def _make_account(kube: KubeClient, account: str, system: str) -> None:
+    groups: dict[str, list[str]] = {}
+    for one in (*WATCHED, *ALSO):
+        groups.setdefault(one.group, []).append(one.plural)
     rules = [
-        {"apiGroups": [group], "resources": list(names), "verbs": ["get", "list", "watch"]}
-        for group, names in READ.items()
+        {"apiGroups": [group], "resources": names, "verbs": ["get", "list", "watch"]}
+        for group, names in groups.items()
     ]
     name = f"istio-reader-clusterrole-{system}"
     subject = {"kind": "ServiceAccount", "name": account, "namespace": system}
