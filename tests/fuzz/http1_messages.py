@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ambient.api.address import HostPort, parse_ip
-from waypoint.core.http1 import BadMessageError, RequestReader, ResponseReader
+from waypoint.core.http1 import BadMessageError, RequestReader
+from waypoint.core.http1_response import ResponseReader
 from waypoint.core.http1_write import write_request, write_response
 from waypoint.core.message import End, Headers, Peer, Request, RequestHead, Response
 

@@ -2,24 +2,27 @@
 
 ``httptools`` (the parser of Node.js) does the tokenising and is strict about line ends, folding,
 lengths and chunks. This file adds what it does not judge: versions, Host, the one permitted
-transfer coding, limits, and which response has a body.
+transfer coding, limits, and which response has a body. It also spares the parser what needs none:
+plain messages (``plain_head``), and content whose length is known.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import Any, Final, NamedTuple
 
 import httptools
 
 from waypoint.core.message import End, Headers, RequestHead
+from waypoint.core.plain_head import (
+    AUTHORITY,
+    FIELD_LIMIT,
+    read_fields,
+    read_request_line,
+)
 
 HEAD_LIMIT: Final = 60 * 1024
 """Bytes of a message's head (Envoy: max_request_headers_kb)."""
-FIELD_LIMIT: Final = 100
-"""Fields of a message's head, and of its trailers (Envoy: max_headers_count)."""
-
 HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te")
 )
@@ -28,7 +31,6 @@ _KEPT: Final = frozenset(
     ("host", "content-length", "authorization", "cookie", "x-forwarded-for", "x-forwarded-proto")
 )
 """A Connection header cannot make us drop these: policy may have looked at them."""
-AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
 _H2C = ("h2c", "http/2.0", "tls/1.0")
 
 
@@ -44,30 +46,8 @@ class BadMessageError(Exception):
         self.details = details
 
 
-class ResponseHead(NamedTuple):
-    """A response's head. Without a length and not chunked, its body lasts until the end."""
-
-    status: int
-    reason: str
-    headers: Headers
-    keep_alive: bool
-    content_length: int | None
-    chunked: bool
-    bodiless: bool
-
-    @property
-    def until_eof(self) -> bool:
-        """Does the body end with the connection?"""
-        return not (self.bodiless or self.chunked or self.content_length is not None)
-
-    @property
-    def informational(self) -> bool:
-        """A 1xx in front of the final response?"""
-        return 100 <= self.status < 200 and self.status != 101
-
-
+END: Final = End()
 RequestEvent = RequestHead | bytes | End
-ResponseEvent = ResponseHead | bytes | End
 
 
 _KNOWN_NAMES: Final = 1024
@@ -82,7 +62,7 @@ def _name(raw: bytes) -> str:
     return name
 
 
-class _Message:
+class Message:
     """Callbacks of one parser; collects what it says about the current message."""
 
     def __init__(self) -> None:
@@ -156,7 +136,7 @@ class _Fields(NamedTuple):
     hosts: tuple[str, ...]
 
 
-def _sort_fields(fields: list[tuple[str, str]], failing: _Message, te_status: int) -> _Fields:
+def sort_fields(fields: list[tuple[str, str]], failing: Message, te_status: int) -> _Fields:
     framing: dict[str, list[str]] = {}
     rest: list[tuple[str, str]] = []
     for name, value in fields:
@@ -188,7 +168,7 @@ def _sort_fields(fields: list[tuple[str, str]], failing: _Message, te_status: in
     )
 
 
-class _RequestMessage(_Message):
+class _RequestMessage(Message):
     parser: Any
     closing = False
 
@@ -196,7 +176,7 @@ class _RequestMessage(_Message):
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             self.fail(400, "http1.unsupported_version")
-        found = _sort_fields(fields, self, 501)
+        found = sort_fields(fields, self, 501)
         if found.chunked and version == "1.0":
             self.fail(400, "http1.invalid_transfer_encoding")
         if len(found.hosts) > 1:
@@ -245,6 +225,11 @@ class RequestReader:
             return
         if message.error is not None or self._closed:
             return
+        if message.complete or not message.begun:
+            data = self._read_plain(data)
+            if not data:
+                self._quiet = 0
+                return
         known = len(message.events)
         try:
             self._parser.feed_data(data)
@@ -259,6 +244,31 @@ class RequestReader:
         self._quiet = 0 if len(message.events) > known else self._quiet + len(data)
         if self._quiet > HEAD_LIMIT and message.error is None:
             message.error = BadMessageError(431, "request_headers_too_large")
+
+    def _read_plain(self, data: bytes) -> bytes:
+        """Take the plain requests that ``data`` begins with and that are there as a whole; what is
+        left is for the parser, which stands between two messages."""
+        message = self._message
+        while (end := data.find(b"\r\n\r\n", 0, HEAD_LIMIT)) >= 0:
+            lines = data[:end].split(b"\r\n")
+            start = read_request_line(lines[0])
+            found = read_fields(lines) if start is not None else None
+            if start is None or found is None:
+                break
+            length = found.content_length
+            stop = end + 4 + (length or 0)
+            if len(data) < stop:
+                break
+            head = RequestHead(
+                start[0], start[1], "1.1", found.host, found.headers, length, bool(length)
+            )
+            message.events.append(head)
+            if length:
+                message.events.append(data[end + 4 : stop])
+            message.events.append(END)
+            message.begun = message.complete = True
+            data = data[stop:]
+        return data
 
     def next(self) -> RequestEvent | None:
         """The next event; None asks for more bytes. Raises BadMessageError."""
@@ -290,141 +300,3 @@ class RequestReader:
             self._parser = self._message.parser = httptools.HttpRequestParser(self._message)
             if rest:
                 self.feed(rest)
-
-
-class _ResponseMessage(_Message):
-    parser: Any
-    head_request = False
-
-    def head(self, start: str, fields: list[tuple[str, str]]) -> ResponseHead:
-        status = self.parser.get_status_code()
-        if not 100 <= status <= 599 or self.parser.get_http_version() not in ("1.0", "1.1"):
-            self.fail(502, "http1.codec_error")
-        found = _sort_fields(fields, self, 502)
-        close = "close" in found.connection or (
-            self.parser.get_http_version() == "1.0" and "keep-alive" not in found.connection
-        )
-        if status == 101 and found.upgrade:
-            found.rest.set("upgrade", found.upgrade)
-        return ResponseHead(
-            status=status,
-            reason=start,
-            headers=found.rest,
-            keep_alive=not close and status != 101,
-            content_length=found.content_length,
-            chunked=found.chunked,
-            bodiless=self.head_request or status in (204, 304) or status < 200,
-        )
-
-
-class ResponseReader:
-    """Reads one response, with the 1xx in front of it."""
-
-    def __init__(self, method: str) -> None:
-        self._method = method
-        self._buffer = bytearray()
-        self._events: deque[ResponseEvent] = deque()
-        self._message: _ResponseMessage | None = None  # set while it reads a framed body
-        self._head: ResponseHead | None = None
-        self._done = False
-        self._quiet = 0  # bytes since the last event: trailers that do not end
-        self.surplus = False
-        """Did bytes arrive behind the response? Then the connection is not usable again."""
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes in. Raises BadMessageError where they are no response."""
-        if self._done:
-            self.surplus = self.surplus or bool(data)
-        elif self._head is None:
-            self._buffer += data
-            self._read_heads()
-        elif self._message is not None:
-            self._feed_body(data)
-        elif data:
-            self._events.append(data)
-
-    def next(self) -> ResponseEvent | None:
-        """The next event; None asks for more bytes."""
-        return self._events.popleft() if self._events else None
-
-    def eof(self) -> bool:
-        """The connection ended; was that the proper end of the response?"""
-        if self._head is not None and self._head.until_eof and not self._done:
-            self._done = True
-            self._events.append(End())
-        return self._done
-
-    @property
-    def reusable(self) -> bool:
-        """May the connection carry another exchange?"""
-        head = self._head
-        if head is None or head.until_eof or not head.keep_alive:
-            return False
-        return self._done and not self.surplus
-
-    def _read_heads(self) -> None:
-        while self._head is None:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                if len(self._buffer) > HEAD_LIMIT:
-                    raise BadMessageError(502, "response_headers_too_large")
-                return
-            raw, rest = bytes(self._buffer[: end + 4]), bytes(self._buffer[end + 4 :])
-            message, head = self._parse_head(raw)
-            self._events.append(head)
-            self._buffer = bytearray(rest)
-            if head.informational:
-                continue
-            self._head = head
-            if head.bodiless or head.content_length == 0:
-                self._done = True
-                self.surplus = bool(rest) and head.status != 101
-                self._events.append(End())
-            elif head.until_eof:
-                if rest:
-                    self._events.append(rest)
-            else:
-                self._message = message
-                if rest:
-                    self._feed_body(rest)
-
-    def _parse_head(self, raw: bytes) -> tuple[_ResponseMessage, ResponseHead]:
-        message = _ResponseMessage()
-        message.head_request = self._method == "HEAD"
-        message.parser = httptools.HttpResponseParser(message)
-        try:
-            message.parser.feed_data(raw)
-        except httptools.HttpParserUpgrade:
-            pass  # 101: what follows belongs to the new protocol
-        except httptools.HttpParserError:
-            raise message.error or BadMessageError(502, "http1.codec_error") from None
-        if len(raw) > HEAD_LIMIT or not message.events:
-            raise BadMessageError(502, "http1.codec_error")
-        head: ResponseHead = message.events.popleft()
-        message.events.clear()
-        return message, head
-
-    def _feed_body(self, data: bytes) -> None:
-        message = self._message
-        assert message is not None
-        try:
-            message.parser.feed_data(data)
-        except httptools.HttpParserError:
-            if not (message.complete or message.more):
-                raise message.error or BadMessageError(502, "http1.codec_error") from None
-            self.surplus = True
-        message.flush()
-        self._quiet = 0 if message.events else self._quiet + len(data)
-        if self._quiet > HEAD_LIMIT:
-            raise BadMessageError(502, "response_trailers_too_large")
-        for event in message.events:
-            self._events.append(event)
-            if isinstance(event, End):
-                self._done = True
-                break
-        self.surplus = self.surplus or message.more
-        message.events.clear()
-
-    def take_rest(self) -> bytes:
-        """After a 101: the bytes behind it."""
-        return bytes(self._buffer)

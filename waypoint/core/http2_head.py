@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from waypoint.core.http1 import AUTHORITY, FIELD_LIMIT, HEAD_LIMIT, HOP_BY_HOP
+from waypoint.core.http1 import HEAD_LIMIT, HOP_BY_HOP
 from waypoint.core.message import Headers, Request, RequestHead, Response
+from waypoint.core.plain_head import AUTHORITY, FIELD_LIMIT
 
 Fields = list[tuple[str, str]]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from waypoint.core.http1 import BadMessageError, ResponseHead, ResponseReader
+from waypoint.core.http1 import BadMessageError
+from waypoint.core.http1_response import ResponseHead, ResponseReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_request
 from waypoint.core.message import Request, Response
 from waypoint.core.reset import Reset
@@ -27,7 +28,7 @@ class Http1Stream:
         self._out = bytearray()
         self._chunked = False
         self._sent = False
-        self._reader = ResponseReader("GET")
+        self._reader: ResponseReader | None = None
         self._ended = False
 
     def begin(self, request: Request) -> None:
@@ -36,6 +37,11 @@ class Http1Stream:
         self._chunked = request.has_body and request.content_length is None
         self._sent = not request.has_body
         self._reader = ResponseReader(request.method)
+
+    @property
+    def _open(self) -> ResponseReader:
+        assert self._reader is not None, "begin comes first"
+        return self._reader
 
     def data(self, data: bytes) -> None:
         """See ``UpstreamStream``."""
@@ -57,7 +63,7 @@ class Http1Stream:
 
     async def receive(self) -> list[ResponseEvent]:
         """See ``UpstreamStream``."""
-        reader = self._reader
+        reader = self._open
         events: list[ResponseEvent] = []
         while True:
             while (event := reader.next()) is not None:
@@ -82,7 +88,7 @@ class Http1Stream:
 
     def release(self) -> None:
         """See ``UpstreamStream``."""
-        self._end(self._sent and not self._out and self._reader.reusable)
+        self._end(self._sent and not self._out and self._open.reusable)
 
     def reset(self) -> None:
         """See ``UpstreamStream``."""
@@ -97,7 +103,7 @@ class Http1Stream:
 
     def take_over(self) -> tuple[Duplex, bytes]:
         """See ``UpstreamStream``."""
-        return self._stream, self._reader.take_rest()
+        return self._stream, self._open.take_rest()
 
 
 def _response(head: ResponseHead) -> Response:

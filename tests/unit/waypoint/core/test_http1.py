@@ -13,9 +13,8 @@ from waypoint.core.http1 import (
     End,
     RequestHead,
     RequestReader,
-    ResponseHead,
-    ResponseReader,
 )
+from waypoint.core.http1_response import ResponseHead, ResponseReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_request, write_response
 from waypoint.core.message import Headers, Peer, Request, Response
 

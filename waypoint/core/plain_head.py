@@ -1,0 +1,115 @@
+"""Heads of HTTP/1.1 messages as almost all of them are written, read line by line.
+
+What a line means is remembered, since most lines come again and again: a head then costs a look-up
+for each line, where a parser calls us back for each field. Whatever is not plain (another form or
+framing, a limit, anything that might be an error) is left to the parser, whose word is final: a
+head that is read here means the same there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from waypoint.core.message import Headers
+
+FIELD_LIMIT: Final = 100
+"""Fields of a message's head, and of its trailers (Envoy: max_headers_count)."""
+AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
+
+_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
+_REQUEST: Final = re.compile(
+    rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[A-Za-z0-9/_.~%?&=+,;:@!$'()*-]*) HTTP/1\.1"
+)
+_STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5]\d\d) ([\x20-\x7e]*)")
+_NOT_PLAIN: Final = frozenset(
+    ("transfer-encoding", "upgrade", "te", "expect", "trailer", "keep-alive", "proxy-connection")
+)
+_SECRET: Final = frozenset(("authorization", "cookie", "set-cookie", "proxy-authorization"))
+_LONGEST_KNOWN: Final = 96
+_MOST_KNOWN: Final = 4096
+
+_FIELD, _HOST, _LENGTH, _NOTHING = range(4)
+
+
+class _Line(NamedTuple):
+    kind: int
+    field: tuple[str, str]
+
+
+class PlainHead(NamedTuple):
+    """The fields of a head, without those that frame it."""
+
+    headers: Headers
+    host: str | None
+    content_length: int | None
+
+
+_known: dict[bytes, _Line] = {}
+
+
+def _read(raw: bytes) -> _Line | None:
+    """What a line says; None where that is not for us to decide."""
+    match = _LINE.fullmatch(raw)
+    if match is None:
+        return None
+    name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1").strip(" \t")
+    kind = _FIELD
+    if name in _NOT_PLAIN:
+        return None
+    if name == "host":
+        if not AUTHORITY.fullmatch(value):
+            return None
+        kind = _HOST
+    elif name == "content-length":
+        if not (value.isascii() and value.isdigit()) or len(value) > 15:
+            return None
+        kind = _LENGTH
+    elif name == "connection":
+        if value.lower() != "keep-alive":
+            return None
+        kind = _NOTHING
+    line = _Line(kind, (name, value))
+    if len(raw) <= _LONGEST_KNOWN and name not in _SECRET:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[raw] = line
+    return line
+
+
+def read_fields(lines: list[bytes]) -> PlainHead | None:
+    """The lines behind the first; None where they are not plain."""
+    if len(lines) > FIELD_LIMIT + 1:
+        return None
+    fields: list[tuple[str, str]] = []
+    host: str | None = None
+    length: int | None = None
+    known = _known.get
+    for raw in lines[1:]:
+        line = known(raw) or _read(raw)
+        if line is None:
+            return None
+        kind, field = line
+        if kind == _FIELD:
+            fields.append(field)
+        elif kind == _HOST:
+            if host is not None:
+                return None
+            host = field[1]
+        elif kind == _LENGTH:
+            if length is not None:
+                return None
+            length = int(field[1])
+    return PlainHead(Headers(fields), host, length)
+
+
+def read_request_line(line: bytes) -> tuple[str, str] | None:
+    """Method and target; None where the line is not plain."""
+    match = _REQUEST.fullmatch(line)
+    return None if match is None else (match[1].decode("ascii"), match[2].decode("ascii"))
+
+
+def read_status_line(line: bytes) -> tuple[int, str] | None:
+    """Status and reason of a final response; None where the line is not plain."""
+    match = _STATUS.fullmatch(line)
+    return None if match is None else (int(match[1]), match[2].decode("ascii"))
