@@ -17,6 +17,7 @@ from ambient.api.type_urls import AUTHORIZATION_TYPE
 from ambient.cli.memory import keep_small
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.relay import Relay
+from ambient.identity.io.file_watch import follow_file
 from ambient.net.core.wire import Add
 from ambient.net.io.netns import Netns
 from ambient.state.core.mesh import MeshState
@@ -27,6 +28,8 @@ from ambient.telemetry.io.logs import bind_everywhere, get_logger, hold_lines, l
 from ambient.telemetry.io.metrics_http import TrafficMetrics, metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import Update
+from ztunnel.core.outbound_policy import OutboundPolicyError
+from ztunnel.core.outbound_policy import read as registry_only_of
 from ztunnel.io.admin import admin_routes
 from ztunnel.io.channels import Channels
 from ztunnel.io.connections import Connections
@@ -104,6 +107,7 @@ class _Tunnel:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._control.run)
+                await nursery.start(follow_file, self._settings.mesh_config, self._take_mesh_config)
                 await nursery.start(self._node.relay.run)
                 hold_lines(self._node.relay.flush_later)
                 await nursery.start(self._pods.run)
@@ -177,6 +181,19 @@ class _Tunnel:
                 either.start_soon(_cancel_after, self._stopping, either.cancel_scope)
         nursery.start_soon(keep_small)
         self._readiness.done(STATE_MANAGER)
+
+    def _take_mesh_config(self, content: bytes | OSError) -> None:
+        """A file that is not there (any more) says nothing; a bad one leaves what holds."""
+        state = self._view.state
+        try:
+            wanted = False if isinstance(content, OSError) else registry_only_of(content)
+        except OutboundPolicyError as error:
+            log.error(Event.MESH_CONFIG_REFUSED, error=str(error), hint=error.hint)
+            return
+        if wanted != state.registry_only:
+            state.registry_only = wanted
+            mode = "REGISTRY_ONLY" if wanted else "ALLOW_ANY"
+            log.info(Event.OUTBOUND_POLICY, mode=mode, path=self._settings.mesh_config)
 
     def _apply(self, update: Update) -> Iterable[BadResource]:
         changed = self._view.state.apply(update.type_url, update.changed, update.removed)

@@ -60,6 +60,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     secret_ttl_s: Seconds = field(default=86400.0, name="SECRET_TTL")
     """Life of the workload certificates that we ask for."""
 
+    mesh_config: str = "/etc/istio/config/mesh"
+    """File with the mesh configuration, of which ``outboundTrafficPolicy`` counts here; read again
+    when it changes. Without the file pods may reach everything."""
+
     local_xds_path: str = ""
     """File with mesh state; read again when it changes. Other state comes from ``xds_address``."""
     local_xds: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -19,6 +20,7 @@ from ambientctl.why.surroundings import surroundings_of
 from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.index import Index
 from istiod_lite.core.mesh_config import CONFIG_MAP
+from ztunnel.core.outbound_policy import OutboundPolicyError, registry_only
 
 READ: Final = (
     resources.NAMESPACES,
@@ -107,4 +109,8 @@ def mesh_of(index: Index) -> Mesh:
     state.apply(ADDRESS_TYPE, index.services)
     state.apply(ADDRESS_TYPE, index.workloads)
     state.apply(AUTHORIZATION_TYPE, index.authorizations)
+    for config in index.inputs.configs.values():
+        if config.kind == "MeshConfig":
+            with suppress(OutboundPolicyError):  # a tunnel goes on with what held before
+                state.registry_only = registry_only(config.object.get("spec"))
     return Mesh(state, tuple(index.inputs.configs.values()))

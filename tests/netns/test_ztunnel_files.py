@@ -40,6 +40,7 @@ def launch(tmp_path):
         env = os.environ | {
             "XDS_ADDRESS": "",
             "LOCAL_XDS_PATH": str(tmp_path / "mesh.yaml"),
+            "MESH_CONFIG": str(tmp_path / "mesh-config"),
             "LOCAL_CERT_DIR": str(tmp_path / "certs"),
             "INPOD_UDS": str(tmp_path / "zds.sock"),
             "LOG_FORMAT": "json",
@@ -88,6 +89,39 @@ async def test_two_pods_by_files_alone(lan, tmp_path, launch, nursery):
     agent.close()
     lines = await program.until_access_logged("inbound", "outbound")
     assert {line.get("src.identity") for line in lines} == {"spiffe://cluster.local/ns/shop/sa/web"}
+
+
+async def test_registry_only_holds_as_soon_as_the_mesh_configuration_says_so(
+    lan, tmp_path, launch, nursery
+):
+    web, elsewhere = lan.pod("web"), lan.pod("elsewhere")
+    (tmp_path / "mesh.yaml").write_text(state(web))
+    put_certificates(tmp_path / "certs", web)
+    agent = ZdsAgent(tmp_path / "zds.sock")
+    program, _ = launch()
+    await elsewhere.serve(8080, echo, nursery)
+    async with agent.connection() as link:
+        assert await link.add(web.netns, "uid-web", "web", "shop", "web") == ""
+        nft.apply(web.netns, rules.enrolled(rules.Options()))
+        await link.snapshot()
+        await program.until_ready()
+        old = await web.dial(elsewhere.ip, 8080)
+        assert await exchange(old, b"anywhere") == b"anywhere"
+        policy = tmp_path / "mesh-config"
+        policy.write_text("outboundTrafficPolicy: {mode: REGISTRY_ONLY}")
+        await program.until_logged("outbound_policy.changed")
+        async with await web.dial(elsewhere.ip, 8080) as stream:
+            assert not await read_all(stream)
+        assert await exchange(old, b"as before") == b"as before"
+        await old.aclose()
+        policy.write_text("outboundTrafficPolicy: {mode: NOBODY}")
+        await program.until_logged("mesh_config.refused")
+        async with await web.dial(elsewhere.ip, 8080) as stream:
+            assert not await read_all(stream)
+    agent.close()
+    lines = await program.until_access_logged("outbound")
+    assert any("ServiceEntry" in json.dumps(line) or "mesh lets" in json.dumps(line)
+               for line in program.access_log()), lines  # fmt: skip
 
 
 async def test_a_file_that_cannot_be_used_ends_the_program_with_one_line(tmp_path, launch):

@@ -112,6 +112,7 @@ class Cluster:
             settings.balancer.locality,
             preference,
             outliers=settings.outliers is not None,
+            mesh=settings.mesh_locality,
         )
         old, self.hosts = self.hosts, {}
         for target, stand in zip(targets, stands, strict=True):

@@ -83,6 +83,10 @@ class LocalitySetting(msgspec.Struct, frozen=True, kw_only=True):
     failover_priority: tuple[str, ...] = ()
 
 
+MESH_LOCALITY: Final = LocalitySetting()
+"""Failover by region, zone and subzone holds unless something else is said (Istio)."""
+
+
 class LoadBalancer(msgspec.Struct, frozen=True, kw_only=True):
     """How endpoints are chosen. ``size`` is that of the ring or of the Maglev table."""
 
@@ -110,7 +114,7 @@ def compile_load_balancer(raw: Any, field: str) -> LoadBalancer:
         hash_policy=policy,
         size=size,
         warmup=_warmup(spec, field),
-        locality=_locality(spec.get("localityLbSetting"), f"{field}.localityLbSetting"),
+        locality=compile_locality(spec.get("localityLbSetting"), f"{field}.localityLbSetting"),
     )
 
 
@@ -185,7 +189,8 @@ def _warmup(spec: Json, field: str) -> Warmup | None:
     )
 
 
-def _locality(raw: Any, field: str) -> LocalitySetting | None:
+def compile_locality(raw: Any, field: str) -> LocalitySetting | None:
+    """``localityLbSetting`` of a rule or of the mesh. Raises UnusableError."""
     if raw is None:
         return None
     spec = mapping(raw, field)

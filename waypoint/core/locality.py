@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ambient.api.service import LoadBalancing, Mode, Scope
 from ambient.api.workload import Locality, Workload
-from waypoint.core.load_balancer import LocalitySetting
+from waypoint.core.load_balancer import MESH_LOCALITY, LocalitySetting
 
 TOPOLOGY: Final = {
     "topology.istio.io/network": lambda one: one.network,
@@ -29,10 +29,6 @@ SCOPES: Final = {
 }
 
 
-MESH_DEFAULT: Final = LocalitySetting()
-"""Failover by region, zone and subzone holds unless something else is said (Istio)."""
-
-
 class Standing(NamedTuple):
     """Where an endpoint stands: 0 is the first priority; ``weight`` is that of its locality,
     0 where localities have none."""
@@ -49,13 +45,17 @@ def standings(
     preference: LoadBalancing,
     *,
     outliers: bool,
+    mesh: LocalitySetting = MESH_LOCALITY,
 ) -> tuple[Standing | None, ...]:
     """One for each workload, None where it gets nothing.
 
-    ``own`` is the waypoint's workload. ``outliers`` says whether outlier detection is configured,
-    without which there is no failover.
+    ``own`` is the waypoint's workload. A rule's ``setting`` comes before the service's
+    ``preference``, and that before the ``mesh``'s. ``outliers`` says whether outlier detection is
+    configured, without which there is no failover.
     """
     flat = tuple(Standing(locality=one.locality) for one in workloads)
+    if setting is None and not preference.routing_preference:
+        setting = mesh
     if own is None or (setting is not None and not setting.enabled):
         return flat
     if setting is not None and setting.distribute:
@@ -66,8 +66,7 @@ def standings(
             return tuple(
                 stand if rank == 0 else None for stand, rank in zip(flat, ranks, strict=True)
             )
-    elif outliers:
-        setting = setting or MESH_DEFAULT
+    elif outliers and setting is not None:
         if setting.failover_priority:
             labels = setting.failover_priority
             ranks = [_label_rank(one, own, labels) for one in workloads]

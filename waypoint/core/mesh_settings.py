@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from ambient.api.config import ConfigObject
+from waypoint.core.load_balancer import MESH_LOCALITY, LocalitySetting, compile_locality
 from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string, strings
 from waypoint.core.path import Normalization
 from waypoint.core.providers import (
@@ -38,7 +39,7 @@ class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
     default_providers: DefaultProviders = DefaultProviders()
     access_log: LogSink | None = None
     normalization: Normalization = Normalization.BASE
-    registry_only: bool = False
+    locality: LocalitySetting = MESH_LOCALITY
     trust_domain_aliases: tuple[str, ...] = ()
     sampling: float | None = None
     """Per cent of traces, of ``defaultConfig.tracing``."""
@@ -133,12 +134,8 @@ def _normalization(spec: Json) -> Normalization:
         raise UnusableError(field, f"{name!r} is none of {known}") from None
 
 
-def _registry_only(spec: Json) -> bool:
-    policy = mapping(spec.get("outboundTrafficPolicy"), "outboundTrafficPolicy")
-    mode = string(policy.get("mode"), "outboundTrafficPolicy.mode", "ALLOW_ANY")
-    if mode not in ("ALLOW_ANY", "REGISTRY_ONLY"):
-        raise UnusableError("outboundTrafficPolicy.mode", f"{mode!r} is unknown")
-    return mode == "REGISTRY_ONLY"
+def _locality(spec: Json) -> LocalitySetting:
+    return compile_locality(spec.get("localityLbSetting"), "localityLbSetting") or MESH_LOCALITY
 
 
 def _sampling(spec: Json) -> float | None:
@@ -156,7 +153,7 @@ _PARTS: Final = {
     "default_providers": _defaults,
     "access_log": _access_log,
     "normalization": _normalization,
-    "registry_only": _registry_only,
+    "locality": _locality,
     "trust_domain_aliases": lambda spec: strings(
         sequence(spec.get("trustDomainAliases"), "trustDomainAliases"), "trustDomainAliases"
     ),

@@ -70,6 +70,8 @@ class Program:
         self.objects: Mapping[str, Compiled] = objects or {}
         parts = [compiled.part for compiled in self.objects.values()]
         self.guards = Policies(parts, place)
+        mesh = next((part for part in parts if isinstance(part, MeshSettings)), MeshSettings())
+        self._mesh_locality = mesh.locality
         self._rules = [part for part in parts if isinstance(part, DestinationRule)]
         self._http_routes = [part for part in parts if isinstance(part, HttpRouteRoutes)]
         self._stream_routes = sorted(
@@ -156,7 +158,10 @@ class Program:
         key = (service, port, subset)
         if key not in self._settings:
             traffic = self.traffic(service)
-            self._settings[key] = traffic.settings(port, traffic.subsets.get(subset))
+            found = traffic.settings(port, traffic.subsets.get(subset))
+            if self._mesh_locality != found.mesh_locality:
+                found = msgspec.structs.replace(found, mesh_locality=self._mesh_locality)
+            self._settings[key] = found
         return self._settings[key]
 
     def endpoints(

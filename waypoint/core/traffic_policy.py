@@ -14,7 +14,12 @@ from waypoint.core.connection_pool import (
     compile_connection_pool,
     compile_retry_budget,
 )
-from waypoint.core.load_balancer import LoadBalancer, compile_load_balancer
+from waypoint.core.load_balancer import (
+    MESH_LOCALITY,
+    LoadBalancer,
+    LocalitySetting,
+    compile_load_balancer,
+)
 from waypoint.core.objects import Json, Problem, UnusableError, integer, mapping, sequence
 from waypoint.core.outlier import OutlierDetection, compile_outlier_detection
 from waypoint.core.tls_settings import read_tls
@@ -65,6 +70,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: Json | None = None
     proxy_protocol: Json | None = None
     tunnel: Json | None = None
+    mesh_locality: LocalitySetting = MESH_LOCALITY
+    """Holds where neither a rule nor the service says anything of localities."""
 
 
 DEFAULT_SETTINGS: Final = ClusterSettings()

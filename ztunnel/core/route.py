@@ -63,6 +63,11 @@ class _UnroutableError(Exception):
         self.hint = hint
 
 
+UNKNOWN: Final = "no workload or service has this address"
+REGISTER: Final = (
+    "declare it with a ServiceEntry, or set outboundTrafficPolicy.mode of the mesh configuration "
+    "to ALLOW_ANY"
+)
 NONE_TRIED: Final[frozenset[str]] = frozenset()
 
 
@@ -93,7 +98,9 @@ def route(
             return decision.to_workload(workload)
     except _UnroutableError as error:
         return NoRoute(reason=error.reason, hint=error.hint, service=service)
-    return decision.passthrough("no workload or service has this address")
+    if state.registry_only:
+        return NoRoute(reason=f"{UNKNOWN}, and the mesh lets nothing else pass", hint=REGISTER)
+    return decision.passthrough(UNKNOWN)
 
 
 def with_addresses(

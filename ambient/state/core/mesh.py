@@ -30,6 +30,9 @@ class MeshState:
         self.policies = Policies()
         self.generation = 0
         """Counts the changes of services and workloads."""
+        self.registry_only = False
+        """Whether what no workload and no service has is out of bounds (``outboundTrafficPolicy``
+        of the mesh)."""
 
     def apply(
         self, type_url: str, changed: Mapping[str, object], removed: Iterable[str] = ()

@@ -54,6 +54,8 @@ class Event(StrEnum):
     CONN_RETRIED = "conn.retried"
     LOCAL_STATE_READ = "local_state.read"
     LOCAL_STATE_REFUSED = "local_state.refused"
+    MESH_CONFIG_REFUSED = "mesh_config.refused"
+    OUTBOUND_POLICY = "outbound_policy.changed"
     SPOOF_OFF = "source.not_preserved"
     DRAIN_STARTED = "drain.started"
     WORKER_STARTED = "worker.started"

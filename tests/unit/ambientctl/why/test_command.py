@@ -169,3 +169,17 @@ def test_what_cannot_be_meant_is_said(shop, words, said):
     done = shop("why", *words)
     assert done.status == 2
     assert said in done.err
+
+
+def test_what_the_mesh_does_not_know_is_out_of_bounds_where_it_says_so():
+    """The mesh configuration is read as a tunnel reads it; one that is wrong changes nothing."""
+    for mode, wanted in (("REGISTRY_ONLY", True), ("ALLOW_ANY", False), ("NOBODY", False)):
+        text = f"outboundTrafficPolicy: {{mode: {mode}}}"
+        config = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": text},
+        }
+        found = {**by_kind(SHOP), "MeshConfig": [config]}
+        assert index_mesh(found).state.registry_only is wanted

@@ -57,6 +57,27 @@ def test_priorities(setting, more, want):
     assert priorities(setting, **more) == want
 
 
+@pytest.mark.parametrize(
+    ("rule", "preference", "mesh", "want"),
+    [
+        (None, None, LocalitySetting(enabled=False), [0, 0, 0, 0, 0]),
+        (None, None, LocalitySetting(failover={"eu": "asia"}), [0, 1, 2, 4, 3]),
+        (LocalitySetting(), None, LocalitySetting(enabled=False), [0, 1, 2, 3, 3]),
+        (None, PREFER_CLOSE, LocalitySetting(enabled=False), [0, 0, 1, 2, 2]),
+        (
+            None,
+            None,
+            LocalitySetting(distribute=(Distribute("eu/*", {"eu/b/*": 100}),)),
+            [None, None, 0, None, None],
+        ),
+    ],
+)
+def test_the_mesh_says_it_where_neither_rule_nor_service_does(rule, preference, mesh, want):
+    workloads = [at(place, node="n1", network="net") for place in PLACES]
+    found = standings(workloads, OWN, rule, preference or LoadBalancing(), outliers=True, mesh=mesh)
+    assert [None if one is None else one.priority for one in found] == want
+
+
 def test_labels_count_while_all_in_front_of_them_are_equal():
     setting = LocalitySetting(failover_priority=("rack", "version"))
     own = at("eu/a/1", labels={"rack": "r1", "version": "v1"})

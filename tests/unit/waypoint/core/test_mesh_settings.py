@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.waypoint.sample import config
+from tests.unit.waypoint.sample import REVIEWS, config, program, subsets
+from waypoint.core.load_balancer import MESH_LOCALITY
 from waypoint.core.mesh_settings import MeshSettings, compile_mesh
 from waypoint.core.path import Normalization
-from waypoint.core.providers import Address, ExtAuthz, LogSink, Tracer
+from waypoint.core.providers import Address, ExtAuthz, LogProtocol, LogSink, Tracer
 
 
 def compiled(spec):
@@ -113,10 +114,30 @@ def test_parts(spec, name, value):
         ({"accessLogFile": "/x", "accessLogEncoding": "JSON", "accessLogFormat": "{"},
          "accessLogFormat"),
         ({"defaultConfig": {"tracing": {"sampling": 101}}}, "defaultConfig.tracing.sampling"),
-        ({"outboundTrafficPolicy": {"mode": "SOME"}}, "outboundTrafficPolicy.mode"),
+        ({"localityLbSetting": {"enabled": "yes"}}, "localityLbSetting.enabled"),
         ({"trustDomainAliases": "old"}, "trustDomainAliases"),
     ],
 )  # fmt: skip
 def test_parts_that_keep_their_default(spec, field):
     _, problems = compiled(spec)
     assert [(one.field, one.effect) for one in problems] == [(field, "the default holds")]
+
+
+def test_locality_of_the_mesh_counts_for_every_cluster_without_a_word_of_its_own():
+    spec = {"localityLbSetting": {"failover": [{"from": "eu", "to": "us"}]}}
+    made = program(config("MeshConfig", "istio", spec, "istio-system"), subsets())
+    assert made.settings(REVIEWS, 9080, "").mesh_locality.failover == {"eu": "us"}
+    assert program(subsets()).settings(REVIEWS, 9080, "").mesh_locality == MESH_LOCALITY
+    found, problems = compiled({"localityLbSetting": {"distribute": [{"from": "*", "to": {}}]}})
+    assert found.locality == MESH_LOCALITY
+    assert [one.field for one in problems] == ["localityLbSetting.distribute[0].to"]
+
+
+def test_services_that_take_logs():
+    logs, problems = provider("envoyOtelAls", logName="n", logFormat={"labels": {"a": "%PATH%"}})
+    assert (problems, logs.protocol, logs.log_name) == ([], LogProtocol.OTLP, "n")
+    assert logs.labels == (("a", "%PATH%"),)
+    http, _ = provider("envoyHttpAls", additionalRequestHeadersToLog=["X-A"])
+    assert (http.log_name, http.request_headers) == ("http_envoy_accesslog", ("x-a",))
+    assert provider("envoyTcpAls")[0].log_name == "tcp_envoy_accesslog"
+    assert provider("envoyOtelAls", port=0)[0] is None

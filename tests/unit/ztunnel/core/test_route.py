@@ -434,6 +434,18 @@ def test_no_route(case):
     assert decision.reason == reason
 
 
+def test_registry_only_lets_pass_what_the_mesh_knows():
+    asks = service("asks.example", "127.0.0.4", load_balancing=PASSTHROUGH)
+    state = mesh(CLIENT, workload("w", "127.0.0.2", hbone=False), asks)
+    state.registry_only = True
+    refused = route(state, CLIENT, at("1.2.3.4:80"), lambda: 0.0)
+    assert isinstance(refused, NoRoute)
+    assert "no workload or service has this address" in refused.reason
+    assert "ServiceEntry" in refused.hint
+    for known in ("127.0.0.2:80", "127.0.0.4:80"):
+        assert hop(route(state, CLIENT, at(known), lambda: 0.0))[1] == known
+
+
 def test_an_application_tunnel_takes_any_port_of_its_service():
     found = decide("127.0.0.3:81", service("s.example", "127.0.0.3"), TUNNELLED)
     assert found.authority == "10.0.0.1:81"
