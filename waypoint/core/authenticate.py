@@ -21,7 +21,8 @@ from waypoint.core.json_web_token import (
     Token,
     TokenError,
     audience_form,
-    read_token,
+    recall,
+    remember,
 )
 from waypoint.core.message import Reply, Request
 from waypoint.core.request_authentication import (
@@ -92,8 +93,11 @@ def _by(provider: Provider, request: Request, keys: KeysOf, now_s: float) -> Jud
     good: list[tuple[Found, Token]] = []
     for one in reversed(found):
         try:
-            token = read_token(one.text)
-            _check(provider, token, keys, now_s)
+            token, proven_by = recall(one.text)
+            known = _check(provider, token, keys, now_s)
+            if known is not proven_by:
+                known.verify(token)
+                remember(one.text, token, known)
         except TokenError as bad:
             stale = provider.source if str(bad) == NO_KEY else None
             return Judged(str(bad), stale=stale)
@@ -101,7 +105,8 @@ def _by(provider: Provider, request: Request, keys: KeysOf, now_s: float) -> Jud
     return Judged(provider=provider, tokens=tuple(good))
 
 
-def _check(provider: Provider, token: Token, keys: KeysOf, now_s: float) -> None:
+def _check(provider: Provider, token: Token, keys: KeysOf, now_s: float) -> KeySet:
+    """The keys that have to prove a token which says the right things."""
     if provider.issuer and token.issuer != provider.issuer:
         raise TokenError(UNKNOWN_ISSUER)
     token.check_time(now_s)
@@ -114,7 +119,23 @@ def _check(provider: Provider, token: Token, keys: KeysOf, now_s: float) -> None
         known = keys(provider.source)
     if known is None:
         raise TokenError(FETCH_FAILED)
-    known.verify(token)
+    return known
+
+
+def may_carry_token(rules: Authentication, request: Request) -> bool:
+    """False only where none of the places that the rules look at has anything."""
+    headers = request.headers
+    for provider in rules.providers:
+        for carrier, name, _ in provider.locations:
+            if carrier is Carrier.HEADER:
+                found = name in headers
+            elif carrier is Carrier.PARAMETER:
+                found = name in request.target
+            else:
+                found = "cookie" in headers
+            if found:
+                return True
+    return False
 
 
 def tokens_of(locations: tuple[Location, ...], request: Request) -> Iterator[Found]:

@@ -22,12 +22,18 @@ class Clusters:
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
         self._known: dict[tuple[str, int, str], Cluster] = {}
+        self._last: dict[int, Cluster] = {}
+        """By the id of the upstream that a cluster was last brought up to date with."""
 
     def __iter__(self) -> Iterator[Cluster]:
         return iter(self._known.values())
 
     def get(self, upstream: Upstream, own: Workload | None, now_s: float) -> Cluster:
         """The cluster of an upstream, with the endpoints and settings that it has now."""
+        last = self._last.get(id(upstream))
+        if last is not None and last.source is upstream and last.own is own:
+            last.used_s = now_s
+            return last
         cluster = self._known.get(upstream.key)
         if cluster is None:
             self._forget(now_s)
@@ -35,6 +41,9 @@ class Clusters:
         cluster.used_s = now_s
         if cluster.source is upstream and cluster.own is own:
             return cluster
+        if len(self._last) > 2 * len(self._known) + 64:
+            self._last.clear()
+        self._last[id(upstream)] = cluster
         cluster.source, cluster.own = upstream, own
         service = upstream.service
         preference = service.load_balancing if service is not None else NO_PREFERENCE
@@ -49,3 +58,4 @@ class Clusters:
                 for host in cluster.hosts.values():
                     host.gone = True
                 del self._known[key]
+                self._last.clear()

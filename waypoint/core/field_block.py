@@ -22,22 +22,30 @@ for _index, (_name, _value) in enumerate(HeaderTable.STATIC_TABLE, 1):
     _NAME_INDEX.setdefault(_name.decode(), _index)
 _SHORT: Final = tuple(bytes((size,)) for size in range(127))
 _prefixes: dict[str, bytes] = {}
+_KNOWN_FIELDS: Final = 4096
+_LONGEST_KNOWN: Final = 96
+_known = dict(_INDEXED)
 
 
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
     """The block for a header list; text is Latin-1, as it came. Raises UnicodeEncodeError."""
-    parts: list[bytes] = []
-    for field in fields:
-        known = _INDEXED.get(field)
-        if known is not None:
-            parts.append(known)
-            continue
-        name, value = field
-        raw = value.encode("latin-1")
-        size = len(raw)
-        prefix = _prefixes.get(name) or _prefix(name)
-        parts += (prefix, _SHORT[size] if size < 127 else _integer(size, 7, 0), raw)
-    return b"".join(parts)
+    known = _known.get
+    return b"".join([known(field) or _field(field) for field in fields])
+
+
+def _field(field: tuple[str, str]) -> bytes:
+    """One literal field; most come again and again."""
+    name, value = field
+    raw = value.encode("latin-1")
+    size = len(raw)
+    prefix = _prefixes.get(name) or _prefix(name)
+    made = prefix + (_SHORT[size] if size < 127 else _integer(size, 7, 0)) + raw
+    if size <= _LONGEST_KNOWN and name not in _NEVER_INDEXED:
+        if len(_known) >= _KNOWN_FIELDS:
+            _known.clear()
+            _known.update(_INDEXED)
+        _known[field] = made
+    return made
 
 
 def _prefix(name: str) -> bytes:

@@ -24,6 +24,7 @@ OVERHEAD: Final = 32
 _LONGEST_INTEGER: Final = 5
 """Bytes behind the prefix: more are a number that no length can be."""
 _KNOWN_TEXTS: Final = 4096
+_SEEN_BLOCKS: Final = 64
 _LONGEST_KNOWN: Final = 256
 
 _STATIC: Final = (
@@ -45,9 +46,26 @@ class FieldDecoder:
         self._limit = TABLE_BYTES
         self._block = b""
         self._at = 0
+        self._steady = True
+        """The block under way has not changed the table."""
+        self._seen: dict[bytes, list[Field]] = {}
+        """What blocks mean as long as the table stays as it is."""
 
     def decode(self, block: bytes) -> list[Field]:
-        """The list, text as Latin-1. Raises CompressionError and FloodError."""
+        """The list, text as Latin-1; it is not to be changed. Raises CompressionError and
+        FloodError."""
+        seen = self._seen.get(block)
+        if seen is not None:
+            return seen
+        found = self._decode(block)
+        if self._steady and len(block) <= _LONGEST_KNOWN:
+            if len(self._seen) >= _SEEN_BLOCKS:
+                self._seen.clear()
+            self._seen[block] = found
+        return found
+
+    def _decode(self, block: bytes) -> list[Field]:
+        self._steady = True
         self._block, self._at = block, 0
         found: list[Field] = []
         total = 0
@@ -137,6 +155,8 @@ class FieldDecoder:
         self._evict()
 
     def _evict(self) -> None:
+        self._steady = False
+        self._seen.clear()
         while self._size > self._limit:
             name, value = self._table.pop()
             self._size -= len(name) + len(value) + OVERHEAD

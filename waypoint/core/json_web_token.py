@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -113,6 +114,28 @@ def read_token(text: str) -> Token:
         signed=f"{parts[0]}.{parts[1]}".encode(),
         signature=_base64(parts[2], "signature"),
     )
+
+
+_PROVEN_TOKENS: Final = 1024
+_proven: dict[bytes, tuple[Token, KeySet]] = {}
+"""Tokens that were verified, by their digest, with the keys that did it."""
+
+
+def recall(text: str) -> tuple[Token, KeySet | None]:
+    """A token, and the keys that have proven it before. Raises TokenError as ``read_token``."""
+    found = _proven.get(_digest(text))
+    return found if found is not None else (read_token(text), None)
+
+
+def remember(text: str, token: Token, proven_by: KeySet) -> None:
+    """The signature need not be looked at again as long as the keys are the same."""
+    if len(_proven) >= _PROVEN_TOKENS:
+        _proven.clear()
+    _proven[_digest(text)] = (token, proven_by)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _json(part: str, what: str) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Upstream:
     targets: tuple[Target, ...]
     settings: ClusterSettings = DEFAULT_SETTINGS
     allowed: frozenset[Key] | None = None
+    declared: AppProtocol = AppProtocol.UNKNOWN
+    """What the service says that the port speaks."""
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -55,11 +57,7 @@ class Upstream:
 
     def codec(self, client: str) -> Codec:
         """How the endpoints are spoken to; ``client`` is the version of the request."""
-        declared = AppProtocol.UNKNOWN
-        for port in self.service.ports if self.service is not None else ():
-            if port.service_port == self.port:
-                declared = port.app_protocol
-        return upstream_codec(declared, client, self.settings.pool)
+        return upstream_codec(self.declared, client, self.settings.pool)
 
     @property
     def cluster(self) -> str:
@@ -68,9 +66,10 @@ class Upstream:
         return f"inbound-vip|{self.port}|http/{self.backend.subset}|{host}".replace("/|", "|")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Plan:
-    """The decision about one request. Exactly one of ``reply`` and ``upstream`` is set.
+    """The decision about one request, as good as immutable: a frozen one takes three times as long
+    to make. Exactly one of ``reply`` and ``upstream`` is set.
 
     ``filters`` are those that the request has passed; the response passes them backwards.
     ``delay_s`` is an injected delay, before anything else happens. ``visit`` is the session that
@@ -265,7 +264,14 @@ def _resolve(
         targets: tuple[Target, ...] = (_as_called(to, directory),)
     else:
         targets = program.endpoints(directory, service, port, backend.subset)
-    return Upstream(backend=backend, service=service, port=port, targets=targets, settings=settings)
+    return Upstream(
+        backend=backend,
+        service=service,
+        port=port,
+        targets=targets,
+        settings=settings,
+        declared=next(p.app_protocol for p in service.ports if p.service_port == port),
+    )
 
 
 def _as_called(to: Destination, directory: Directory) -> Target:

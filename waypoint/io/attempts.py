@@ -155,7 +155,8 @@ class Attempts:
                 await trio.sleep(tries.pause_s(self._service.draw()))
 
     def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
-        policy, tries, now_s = self._tries.policy, self._tries, trio.current_time()
+        policy, tries = self._tries.policy, self._tries
+        now_s = self._begun_s = trio.current_time()
         visit, allowed = self._decided.visit, upstream.allowed
         host = None
         if visit is not None and not tries.tried:
@@ -175,7 +176,6 @@ class Attempts:
 
     async def _once(self, cluster: Cluster, host: Host) -> Outcome | None:
         """One attempt; None where it took longer than a try may."""
-        self._begun_s = trio.current_time()
         self._last = Next.NO
 
         def judge(response: Response) -> bool:
@@ -198,8 +198,10 @@ class Attempts:
 
     def _judge(self, cluster: Cluster, host: Host, response: Response) -> bool:
         """The head of a response: the client's, unless another try is worth it."""
-        status = http_status(response)
-        self._noticed(cluster, host, cluster.answered(host, status, trio.current_time()))
+        now_s = trio.current_time()
+        if cluster.detector is not None:
+            status = http_status(response)
+            self._noticed(cluster, host, cluster.answered(host, status, now_s))
         if self._client.body.replayable:
             self._last = self._tries.after_response(
                 response.status, response.headers, room=cluster.retry_room(self._retrying)
@@ -209,10 +211,11 @@ class Attempts:
         record = self._record
         if self._this is not None:
             self._this.deadline = math.inf
-        self._decided.edit(response)
+        if self._decided.filters:
+            self._decided.edit(response)
         self._remember(response, host)
         self._service.stamp(response.headers)
-        record.upstream_ms = round((trio.current_time() - self._begun_s) * 1000)
+        record.upstream_ms = round((now_s - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
         record.response_headers = response.headers
         record.status, record.details = response.status, "via_upstream"

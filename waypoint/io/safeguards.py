@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from waypoint.core.authenticate import Judged, accept, judge, refusal, wanted
+from waypoint.core.authenticate import Judged, accept, judge, may_carry_token, refusal, wanted
 from waypoint.core.authz import Question, questions
 from waypoint.core.dispatch import Destination
 from waypoint.core.ext_authz import Pairs
@@ -29,7 +29,8 @@ class Safeguards:
     ) -> tuple[Reply | None, Pairs]:
         """The answer where the request must not go on, and header fields for the response."""
         response: Pairs = ()
-        for question in questions(guards.authorization(to.service), request):
+        policies = guards.authorization(to.service)
+        for question in questions(policies, request) if policies.custom else ():
             reply, more = await self._ask(guards, question, request, body, protocol)
             if reply is not None:
                 return reply, ()
@@ -64,6 +65,9 @@ class Safeguards:
     ) -> Reply | None:
         rules = guards.authentication(to.service)
         if not rules:
+            return None
+        if not may_carry_token(rules, request):
+            accept(rules, Judged(), request)
             return None
         for source in wanted(rules, request):
             await self._keys.ensure(source)

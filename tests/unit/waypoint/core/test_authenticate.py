@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.waypoint.sample import config, program, request, service
-from waypoint.core.authenticate import accept, judge, refusal, wanted
+from waypoint.core import json_web_token
+from waypoint.core.authenticate import accept, judge, may_carry_token, refusal, wanted
 from waypoint.core.json_web_token import KeySet, read_keys
 from waypoint.core.request_authentication import KeySource
 
@@ -206,6 +207,43 @@ def test_keys_are_fetched_only_for_requests_with_a_token():
 def test_without_keys_tokens_are_refused_and_other_requests_pass():
     assert outcome(REMOTE, bearer(token()))[0] == "Jwks remote fetch is failed"
     assert outcome(REMOTE)[0] == ""
+
+
+def test_a_token_that_was_proven_is_not_proven_for_other_keys_nor_for_ever():
+    rules = program(*REMOTE).guards.authentication(service())
+    text = token(exp=NOW + 10)
+    known, other = read_keys(jwks("one")), read_keys(jwks("two"))
+    forged = text.rpartition(".")[0] + "." + token(sub="mallory").rpartition(".")[2]
+
+    def error(text, keys, now_s=NOW):
+        return judge(rules, request(headers=bearer(text)), lambda source: keys, now_s).error
+
+    for _ in range(2):
+        assert error(text, known) == ""
+        assert error(text, other) != ""
+        assert error(text, known, NOW + 71) == "Jwt is expired"
+        assert error(forged, known) == "Jwt verification fails"
+
+
+def test_proven_tokens_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(json_web_token, "_PROVEN_TOKENS", 3)
+    for number in range(8):
+        assert outcome([authentication(rule())], bearer(token(sub=f"user-{number}")))[0] == ""
+    assert len(json_web_token._proven) <= 3
+
+
+@pytest.mark.parametrize(
+    ("headers", "target", "carried"),
+    [
+        ({}, "/", False),
+        ({"x-a": "b"}, "/?a=b", False),
+        (bearer("x"), "/", True),
+        ({}, "/?access_token=x", True),
+    ],
+)
+def test_requests_without_a_token_are_not_looked_at_further(headers, target, carried):
+    rules = program(authentication(rule())).guards.authentication(service())
+    assert may_carry_token(rules, request(target=target, headers=headers)) is carried
 
 
 def test_an_unknown_key_asks_for_newer_ones():

@@ -21,6 +21,23 @@ def test_what_the_library_writes_is_read(blocks, huffman):
         assert decoder.decode(encoder.encode(raw, huffman=huffman)) == fields
 
 
+@given(lists=st.lists(LISTS, max_size=3), order=st.lists(st.integers(0, 2), max_size=12))
+def test_blocks_that_come_again_mean_what_the_table_says_then(lists, order):
+    encoder, decoder = hpack.Encoder(), FieldDecoder(1 << 20)
+    for number in order:
+        fields = lists[number] if number < len(lists) else []
+        raw = [(n.encode(), v.encode("latin-1")) for n, v in fields]
+        assert decoder.decode(encoder.encode(raw)) == fields
+
+
+def test_a_block_is_read_anew_when_the_table_has_changed():
+    decoder = FieldDecoder(1 << 20)
+    newest = bytes([0x80 | 62])
+    for value in ("a", "b"):
+        decoder.decode(bytes([0x40, 1]) + b"x" + bytes([1]) + value.encode())
+        assert [decoder.decode(newest) for _ in range(2)] == [[("x", value)]] * 2
+
+
 @given(blocks=st.lists(st.binary(max_size=60), max_size=4))
 def test_any_bytes_are_read_as_the_library_reads_them(blocks):
     ours, theirs = FieldDecoder(1 << 20), hpack.Decoder(max_header_list_size=1 << 20)
