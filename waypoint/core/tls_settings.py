@@ -56,6 +56,17 @@ def read_tls(raw: Json | None) -> TlsSettings | None:
 _FILES: Final = ("caCertificates", "clientCertificate", "privateKey", "caCrl")
 
 
+def proves(shown: Iterable[str], wanted: Iterable[str]) -> bool:
+    """Does a certificate with the names ``shown`` belong to one of ``wanted``? A wildcard in the
+    certificate stands for one label (RFC 9525, section 6.3)."""
+    names = {name.lower() for name in shown}
+    for name in (one.lower() for one in wanted):
+        _, dot, rest = name.partition(".")
+        if name in names or (dot and f"*.{rest}" in names):
+            return True
+    return False
+
+
 def names_of(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
     """The subject alternative names of a certificate as ``ssl.getpeercert`` gives it."""
     found: Iterable[tuple[str, str]] = (certificate or {}).get("subjectAltName", ())

@@ -21,6 +21,7 @@ from waypoint.core.load_balancer import (
     compile_load_balancer,
 )
 from waypoint.core.objects import Json, Problem, UnusableError, integer, mapping, sequence
+from waypoint.core.opening import read_proxy_protocol, read_tunnel
 from waypoint.core.outlier import OutlierDetection, compile_outlier_detection
 from waypoint.core.tls_settings import read_tls
 
@@ -46,8 +47,6 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING: Final = Parts()
-NOT_APPLIED: Final = ("tunnel", "proxyProtocol")
-"""Parts that are left out."""
 
 
 class TrafficPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,31 +94,22 @@ def compile_traffic_policy(
         number = integer(mapping(entry.get("port"), f"{where}.port").get("number"), where)
         ports.setdefault(number, _parts(entry, where, owner, problems))
     reader = _Reader(spec, field, owner, problems)
-    for name in NOT_APPLIED:
-        if spec.get(name):
-            problems.append(Problem(owner, f"{field}.{name}", "not supported", "left out"))
     return TrafficPolicy(
         parts=_parts(spec, field, owner, problems),
         ports=ports,
         retry_budget=reader.part("retryBudget", compile_retry_budget),
-        proxy_protocol=spec.get("proxyProtocol"),
-        tunnel=spec.get("tunnel"),
+        proxy_protocol=reader.kept("proxyProtocol", read_proxy_protocol),
+        tunnel=reader.kept("tunnel", read_tunnel),
     )
 
 
 def _parts(spec: Json, field: str, owner: str, problems: list[Problem]) -> Parts:
     reader = _Reader(spec, field, owner, problems)
-    tls = reader.part("tls", mapping)
-    try:
-        read_tls(tls)
-    except UnusableError as bad:
-        effect = "no connection to the endpoints is made"
-        problems.append(Problem(owner, f"{field}.{bad.field}", bad.reason, effect))
     return Parts(
         balancer=reader.part("loadBalancer", compile_load_balancer),
         pool=reader.part("connectionPool", compile_connection_pool),
         outliers=reader.part("outlierDetection", compile_outlier_detection),
-        tls=tls,
+        tls=reader.kept("tls", read_tls),
     )
 
 
@@ -129,6 +119,20 @@ class _Reader:
         self._field = field
         self._owner = owner
         self._problems = problems
+
+    def kept(self, name: str, read: Callable[[Json], object]) -> Json | None:
+        """A part as it is written. One that cannot be read is kept, too: nobody may be reached
+        without what was asked for."""
+        raw = self.part(name, mapping)
+        try:
+            if raw is not None:
+                read(raw)
+        except UnusableError as bad:
+            effect = "no connection to the endpoints is made"
+            self._problems.append(
+                Problem(self._owner, f"{self._field}.{bad.field}", bad.reason, effect)
+            )
+        return raw
 
     def part(self, name: str, read: Callable[[Any, str], T]) -> T | None:
         """One part; None where it is missing or cannot be used."""

@@ -78,7 +78,7 @@ class Attempt:
         for fresh in (False, True):
             try:
                 stream = await self._upstreams.open(
-                    self._cluster, host, self._codec, fresh=fresh, careful=not idempotent
+                    self._cluster, host, self._codec, request, fresh=fresh, careful=not idempotent
                 )
             except UpstreamResetError as error:
                 return Outcome(reset=error.reason, cause=error.cause)

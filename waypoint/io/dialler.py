@@ -18,10 +18,21 @@ from ambient.hbone.io.stream import HboneStream
 from waypoint.core.connection_pool import Keepalive
 from waypoint.core.host import Target
 from waypoint.core.objects import UnusableError
+from waypoint.core.opening import (
+    MAX_ANSWER,
+    Opening,
+    OpeningRefusedError,
+    ProxyTunnel,
+    check_answer,
+    connect_request,
+    header,
+    read_proxy_protocol,
+    read_tunnel,
+)
 from waypoint.core.reset import Reset
 from waypoint.core.tls_settings import read_tls
 from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
-from waypoint.io.duplex import Duplex
+from waypoint.io.duplex import Duplex, drop_now
 from waypoint.io.plain_stream import PlainStream
 from waypoint.io.tls_origination import secure
 from waypoint.io.upstream_stream import UpstreamResetError
@@ -33,6 +44,9 @@ KEEP_ALIVE: Final = {
     socket.TCP_USER_TIMEOUT: 30_000,
 }
 """An endpoint that vanished without a word is noticed within half a minute (s; the last in ms)."""
+
+
+DEFAULT_OPENING: Final = Opening()
 
 
 class Tls(Protocol):
@@ -61,20 +75,32 @@ class Dialler:
         self._hbone_port = hbone_port
 
     async def __call__(
-        self, target: Target, settings: ClusterSettings = DEFAULT_SETTINGS
+        self,
+        target: Target,
+        settings: ClusterSettings = DEFAULT_SETTINGS,
+        opening: Opening = DEFAULT_OPENING,
     ) -> Duplex:
         """A new stream to the endpoint's application. Raises UpstreamResetError."""
         pool = settings.pool
         with trio.move_on_after(pool.connect_timeout_s or self._connect_timeout_s):
             try:
                 tls = read_tls(settings.tls)
+                version = read_proxy_protocol(settings.proxy_protocol)
+                through = read_tunnel(settings.tunnel) if opening.raw else None
                 if target.hbone:
                     opened: HboneStream | PlainStream = await self._tunnel(target)
                 else:
                     sock = await connect(await resolved(target.address), pool.keepalive)
                     opened = PlainStream(plain(sock), self._pool.relay)
-                return opened if tls is None else await secure(opened, tls, _server_name(target))
-            except (MeshError, OSError, UnusableError) as error:
+                found: Duplex = opened
+                if version:
+                    await opened.send_all(header(version, opening.ends))
+                if tls is not None:
+                    found = await secure(opened, tls, _server_name(target), opening.alpn)
+                if through is not None:
+                    await _connect_through(found, through)
+                return found
+            except (MeshError, OSError, UnusableError, trio.BrokenResourceError) as error:
                 raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
         raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)
 
@@ -94,6 +120,22 @@ class Dialler:
             frozenset((peer,)),
         )
         return stream
+
+
+async def _connect_through(stream: Duplex, tunnel: ProxyTunnel) -> None:
+    """Have a proxy connect. Not a byte is read beyond its answer. Raises OSError."""
+    answer = bytearray()
+    try:
+        await stream.send_all(connect_request(tunnel))
+        while not answer.endswith(b"\r\n\r\n"):
+            byte = await stream.receive_some(1)
+            if not byte or len(answer) >= MAX_ANSWER:
+                raise OpeningRefusedError("the proxy gave no whole answer to CONNECT")
+            answer += byte
+        check_answer(bytes(answer))
+    except BaseException:
+        drop_now(stream)
+        raise
 
 
 def _server_name(target: Target) -> str:

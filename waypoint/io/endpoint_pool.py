@@ -12,9 +12,13 @@ from typing import Final
 
 import trio
 
+from ambient.api.address import HostPort
 from waypoint.core.cluster import Cluster
+from waypoint.core.codec import Codec
 from waypoint.core.host import Host, Target
+from waypoint.core.message import Request
 from waypoint.core.objects import Json
+from waypoint.core.opening import Ends, Opening
 from waypoint.core.reset import Reset
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.io.duplex import Duplex, Inlet, drop_now, quiet
@@ -31,7 +35,8 @@ may be about to close it (the shortest keep-alive timeouts in use are 2 s and 5 
 MAX_IDLE: Final = 128
 """Kept connections for each endpoint."""
 
-Dial = Callable[[Target, ClusterSettings], Awaitable[Duplex]]
+ALPN: Final = {Codec.HTTP1: "http/1.1", Codec.HTTP2: "h2"}
+Dial = Callable[[Target, ClusterSettings, Opening], Awaitable[Duplex]]
 """Opens a new stream to an endpoint. Raises UpstreamResetError."""
 
 
@@ -77,12 +82,14 @@ class EndpointPool:
 
     # HTTP/1.1
 
-    async def http1(self, *, fresh: bool, careful: bool) -> Http1Stream:
+    async def http1(
+        self, request: Request | None = None, *, fresh: bool, careful: bool
+    ) -> Http1Stream:
         """A stream for one exchange. Raises UpstreamResetError."""
         connection = None if fresh else self._kept(careful)
         if connection is None:
             async with in_task():
-                connection = await self._admitted(careful)
+                connection = await self._admitted(careful, request)
         self.active += 1
         connection.exchanges += 1
         found = connection
@@ -96,7 +103,7 @@ class EndpointPool:
 
         return Http1Stream(found.stream, found.inlet, reused=found.exchanges > 1, over=over)
 
-    async def _admitted(self, careful: bool) -> Connection:
+    async def _admitted(self, careful: bool, request: Request | None) -> Connection:
         """A new connection, or one that somebody gives back while the cluster has its most."""
         cluster, pool = self._cluster, self._cluster.settings.pool
         self._enter_queue()
@@ -112,7 +119,8 @@ class EndpointPool:
                 connection = self._kept(careful)
                 if connection is not None:
                     return connection
-            return Connection(await self._dialled(), cluster.settings.tls)
+            opening = self._opening(Codec.HTTP1, request)
+            return Connection(await self._dialled(opening), cluster.settings.tls)
         finally:
             cluster.pending -= 1
 
@@ -133,11 +141,22 @@ class EndpointPool:
         if self._waiting:
             self._waiting.popleft().set()
 
-    async def _dialled(self) -> Duplex:
+    @property
+    def _told(self) -> bool:
+        """Is each connection of one client, which its endpoint is told of?"""
+        return self._cluster.settings.proxy_protocol is not None
+
+    def _opening(self, codec: Codec | None, request: Request | None) -> Opening:
+        ends = None
+        if self._told and request is not None:
+            ends = Ends(HostPort(str(request.peer.ip), request.peer.port), request.local)
+        return Opening("" if codec is None else ALPN[codec], ends, raw=codec is None)
+
+    async def _dialled(self, opening: Opening) -> Duplex:
         """A new stream, counted until ``_gone``. Raises UpstreamResetError."""
         self._count(1)
         try:
-            return await self._dial(self._host.target, self._cluster.settings)
+            return await self._dial(self._host.target, self._cluster.settings, opening)
         except BaseException:
             self._gone()
             raise
@@ -158,7 +177,7 @@ class EndpointPool:
             return False
         longest_s = pool.max_connection_s
         age_s = trio.current_time() - connection.opened_s
-        if connection.tls != self._cluster.settings.tls:
+        if connection.tls != self._cluster.settings.tls or self._told:
             return False
         return not self._host.gone and (longest_s is None or age_s < longest_s)
 
@@ -175,6 +194,9 @@ class EndpointPool:
         """The connection that was used last: the likeliest to be alive."""
         while self._idle:
             connection = self._idle.pop()
+            if self._told:
+                self._drop(connection)
+                continue
             if careful and trio.current_time() - connection.idle_since_s > CAREFUL_S:
                 self._idle.append(connection)
                 return None
@@ -185,7 +207,9 @@ class EndpointPool:
 
     # HTTP/2
 
-    async def http2(self, nursery: trio.Nursery, *, fresh: bool) -> Http2Stream:
+    async def http2(
+        self, nursery: trio.Nursery, request: Request | None = None, *, fresh: bool
+    ) -> Http2Stream:
         """A stream on a shared connection; one dial at a time. Raises UpstreamResetError."""
         found = None if fresh else self._with_room()
         if found is None:
@@ -194,7 +218,7 @@ class EndpointPool:
                 async with in_task(), self._linking:
                     found = None if fresh else self._with_room()
                     if found is None:
-                        found = await self._new_link(nursery)
+                        found = await self._new_link(nursery, request)
             finally:
                 self._cluster.pending -= 1
         self.active += 1
@@ -209,7 +233,7 @@ class EndpointPool:
     def _room(self, link: Http2Client) -> int:
         """How many more exchanges a connection takes, within the configured limits."""
         pool = self._cluster.settings.pool
-        if self._tls[link] != self._cluster.settings.tls:
+        if self._tls[link] != self._cluster.settings.tls or self._told:
             return 0
         room = link.room
         if pool.max_concurrent_streams:
@@ -221,8 +245,8 @@ class EndpointPool:
             return 0
         return room
 
-    async def _new_link(self, nursery: trio.Nursery) -> Http2Client:
-        link = Http2Client(await self._dialled())
+    async def _new_link(self, nursery: trio.Nursery, request: Request | None) -> Http2Client:
+        link = Http2Client(await self._dialled(self._opening(Codec.HTTP2, request)))
         self._tls[link] = self._cluster.settings.tls
         self._links.append(link)
 
@@ -240,11 +264,11 @@ class EndpointPool:
 
     # Connections that are not HTTP
 
-    async def raw(self) -> Duplex:
+    async def raw(self, request: Request | None = None) -> Duplex:
         """A stream of bytes, counted until ``left``. Raises UpstreamResetError."""
         if self._cluster.connections >= self._cluster.settings.pool.max_connections:
             raise UpstreamResetError(Reset.OVERFLOW)
-        stream = await self._dialled()
+        stream = await self._dialled(self._opening(None, request))
         self.active += 1
         return stream
 

@@ -50,6 +50,11 @@ class PlainStream(trio.abc.HalfCloseableStream):
         return self._sock
 
     @property
+    def unread(self) -> bool:
+        """Was nothing received yet, so that the socket may be detached?"""
+        return not self._reading
+
+    @property
     def quiet(self) -> bool:
         """Is it open, and has the other side said nothing that was not received?"""
         return not (self._inbox or self._ended or self._closed or self._error)

@@ -92,7 +92,7 @@ class RawConnection:
             tried.append(host.key)
             record.target = host.target
             try:
-                stream = await service.upstreams.connect(cluster, host)
+                stream = await service.upstreams.connect(cluster, host, self._request)
             except UpstreamResetError as error:
                 record.cause = error.cause or error.reason.words
                 if error.reason is Reset.OVERFLOW:
@@ -170,7 +170,7 @@ class RawConnection:
     async def _copy(self, endpoint: Duplex, first: bytes, counters: Counters) -> bool:
         record = self._record
         try:
-            if isinstance(endpoint, PlainStream):
+            if isinstance(endpoint, PlainStream) and endpoint.unread:
                 if first:
                     await endpoint.send_all(first)
                 counters.received = len(first)

@@ -5,31 +5,32 @@ from __future__ import annotations
 import os
 import ssl
 from functools import lru_cache
-from typing import Final
 
 import trio
 
 from ambient.hbone.io.stream import HboneStream
-from waypoint.core.tls_settings import TlsSettings, names_of
+from waypoint.core.tls_settings import TlsSettings, names_of, proves
 from waypoint.io.duplex import drop_now
 from waypoint.io.plain_stream import PlainStream
 from waypoint.io.tls_stream import TlsStream
 
-ALPN: Final = ("http/1.1",)
 
+def context_of(settings: TlsSettings, alpn: str = "") -> ssl.SSLContext:
+    """For connections that will speak ``alpn`` (empty: nothing is offered).
 
-def context_of(settings: TlsSettings) -> ssl.SSLContext:
-    """Made again when one of the files has changed. Raises OSError where one cannot be used."""
+    Made again when one of the files has changed. Raises OSError where one cannot be used.
+    """
     files = (settings.ca_file, settings.certificate_file, settings.key_file, settings.crl_file)
-    return _made(settings, tuple(os.stat(file).st_mtime_ns for file in files if file))
+    return _made(settings, alpn, tuple(os.stat(file).st_mtime_ns for file in files if file))
 
 
 @lru_cache(maxsize=256)
-def _made(settings: TlsSettings, changed_ns: tuple[int, ...]) -> ssl.SSLContext:
+def _made(settings: TlsSettings, alpn: str, changed_ns: tuple[int, ...]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=settings.ca_file or None)
     context.check_hostname = settings.verify and not settings.names
     context.verify_mode = ssl.CERT_REQUIRED if settings.verify else ssl.CERT_NONE
-    context.set_alpn_protocols(list(ALPN))
+    if alpn:
+        context.set_alpn_protocols([alpn])
     if settings.certificate_file:
         context.load_cert_chain(settings.certificate_file, settings.key_file)
     if settings.crl_file:
@@ -38,7 +39,9 @@ def _made(settings: TlsSettings, changed_ns: tuple[int, ...]) -> ssl.SSLContext:
     return context
 
 
-async def secure(stream: HboneStream | PlainStream, settings: TlsSettings, host: str) -> TlsStream:
+async def secure(
+    stream: HboneStream | PlainStream, settings: TlsSettings, host: str, alpn: str = ""
+) -> TlsStream:
     """Shake hands; ``host`` is asked for where the settings name no server.
 
     Raises OSError (ssl.SSLError too) with the cause; the stream is then closed.
@@ -46,13 +49,13 @@ async def secure(stream: HboneStream | PlainStream, settings: TlsSettings, host:
     try:
         secured: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
             stream,
-            context_of(settings),
+            context_of(settings, alpn),
             server_hostname=settings.sni or host or None,
             https_compatible=True,
         )
         await secured.do_handshake()
         shown = names_of(secured.getpeercert()) if settings.verify else ()
-        if settings.verify and settings.names and not set(settings.names) & set(shown):
+        if settings.verify and settings.names and not proves(shown, settings.names):
             raise OSError(f"the server is {', '.join(shown)}, not {', '.join(settings.names)}")
     except trio.BrokenResourceError as broken:
         drop_now(stream)

@@ -9,6 +9,7 @@ import trio
 from waypoint.core.cluster import Cluster
 from waypoint.core.codec import Codec
 from waypoint.core.host import Host
+from waypoint.core.message import Request
 from waypoint.io.duplex import Duplex
 from waypoint.io.endpoint_pool import Dial, EndpointPool
 from waypoint.io.upstream_stream import UpstreamStream
@@ -40,6 +41,7 @@ class Upstreams:
         cluster: Cluster,
         host: Host,
         codec: Codec = Codec.HTTP1,
+        request: Request | None = None,
         *,
         fresh: bool = False,
         careful: bool = False,
@@ -47,17 +49,18 @@ class Upstreams:
         """A stream for one exchange. Raises UpstreamResetError.
 
         ``fresh`` asks for a new connection; ``careful`` for one that is new or in lively use.
+        ``request`` says who calls, where endpoints are told (``proxyProtocol``).
         """
         pool = self.pool(cluster, host)
         if codec is Codec.HTTP1:
-            return await pool.http1(fresh=fresh, careful=careful)
+            return await pool.http1(request, fresh=fresh, careful=careful)
         if self._nursery is None:
             raise RuntimeError("the upstreams do not run")
-        return await pool.http2(self._nursery, fresh=fresh)
+        return await pool.http2(self._nursery, request, fresh=fresh)
 
-    async def connect(self, cluster: Cluster, host: Host) -> Duplex:
+    async def connect(self, cluster: Cluster, host: Host, request: Request | None = None) -> Duplex:
         """A new stream of bytes, counted until ``left``. Raises UpstreamResetError."""
-        return await self.pool(cluster, host).raw()
+        return await self.pool(cluster, host).raw(request)
 
     def left(self, cluster: Cluster, host: Host) -> None:
         """What ``connect`` gave is over."""

@@ -11,11 +11,12 @@ from ambient.hbone.core import proxy_status
 from ambient.hbone.core.errors import ConnectionLostError
 from ambient.hbone.io.server import serve
 from ambient.hbone.io.stream import HboneStream
+from ambient.net.core import proxy_header
 from ambient.net.io.sockets import connect_in, local_address, peer_address, tune
 from ambient.telemetry.core.access_record import Direction
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from ztunnel.core import describe, proxy_header
+from ztunnel.core import describe
 from ztunnel.core.admit import UNAVAILABLE, Caller, Denial, Permit, admit_connect
 from ztunnel.core.headers import (
     BAGGAGE,

@@ -270,6 +270,11 @@ def _string_match(match: Field) -> None:
 
 def _traffic_policy(policy: Field) -> None:
     _settings(policy)
+    if policy["tunnel"].given:
+        policy["tunnel"]["targetHost"].required("the proxy has to know whither")
+        policy["tunnel"]["targetPort"].port()
+        if policy["tunnel"]["protocol"].one_of(("CONNECT", "POST")) == "POST":
+            policy["tunnel"]["protocol"].warn("waypoints cannot do that", "write CONNECT")
     for one in policy["portLevelSettings"].items():
         one["port"]["number"].port()
         _settings(one)
@@ -284,6 +289,13 @@ def _settings(policy: Field) -> None:
     if policy["tls"]["mode"].text() == "MUTUAL" and not policy["tls"]["credentialName"].given:
         for name in ("clientCertificate", "privateKey"):
             policy["tls"][name].required("MUTUAL shows a certificate of its own")
+    if policy["tls"]["credentialName"].given:
+        policy["tls"]["credentialName"].warn(
+            "waypoints read no Secrets: they make no connection to these endpoints",
+            "mount the Secret in the waypoint's pods, and name caCertificates, clientCertificate "
+            "and privateKey",
+        )
+    policy["proxyProtocol"]["version"].one_of(("V1", "V2"))
     policy["connectionPool"]["tcp"]["connectTimeout"].duration()
     policy["connectionPool"]["tcp"]["maxConnections"].integer(0, 2**31 - 1)
     for name in ("interval", "baseEjectionTime"):

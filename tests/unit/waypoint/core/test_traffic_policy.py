@@ -231,8 +231,12 @@ def test_warm_up():
         ({"tls": {"mode": "ODD"}}, "spec.trafficPolicy.tls.mode"),
         ({"tls": {"mode": "MUTUAL"}}, "spec.trafficPolicy.tls"),
         ({"tunnel": {"targetHost": "x"}}, "spec.trafficPolicy.tunnel"),
-        ({"proxyProtocol": {"version": "V1"}}, "spec.trafficPolicy.proxyProtocol"),
+        ({"tunnel": {"targetHost": "x", "targetPort": 1, "protocol": "POST"}},
+         "spec.trafficPolicy.tunnel.protocol"),
+        ({"tunnel": {"targetHost": "x", "targetPort": 1}}, None),
+        ({"proxyProtocol": {"version": "V1"}}, None),
+        ({"proxyProtocol": {"version": "V3"}}, "spec.trafficPolicy.proxyProtocol.version"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_applied_is_said(part, field):
     assert [problem.field for problem in policy(part)[1]] == ([field] if field else [])

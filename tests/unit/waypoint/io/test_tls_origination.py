@@ -53,6 +53,8 @@ HOST = "reviews.shop.svc.cluster.local"
         (("other.example.com",), {}, 503, b"Hostname mismatch"),
         (("api.example.com",), {"subjectAltNames": ["x", "api.example.com"]}, 200, b""),
         (("api.example.com",), {"subjectAltNames": ["x"]}, 503, b"the server is api.example.com"),
+        (("*.example.com",), {"subjectAltNames": ["API.example.com"]}, 200, b""),
+        (("*.example.com",), {"subjectAltNames": ["a.b.example.com"]}, 503, b"the server is"),
         (("other.example.com",), {"insecureSkipVerify": True}, 200, b""),
         ((HOST,), {"caCertificates": "system"}, 503, b"unable to get local issuer"),
         ((HOST,), {"caCertificates": "/none"}, 503, b"no such file"),

@@ -306,6 +306,18 @@ def test_what_is_right_is_admitted(kind, text):
             "spec.trafficPolicy.tls.mode",
             "ISTIO_MUTUAL",
         ),
+        (
+            "DestinationRule",
+            "{host: a, trafficPolicy: {proxyProtocol: {version: V3}}}",
+            "spec.trafficPolicy.proxyProtocol.version",
+            "V1",
+        ),
+        (
+            "DestinationRule",
+            "{host: a, trafficPolicy: {tunnel: {targetPort: 443}}}",
+            "spec.trafficPolicy.tunnel.targetHost",
+            "whither",
+        ),
         # ServiceEntry and what stands for machines
         ("ServiceEntry", "{ports: [{number: 80, name: a}]}", "spec.hosts", "missing"),
         (
@@ -419,6 +431,19 @@ def test_names_labels_and_top_level_fields():
 def test_the_test_annotation_always_refuses():
     always = {"internal.istio.io/webhook-always-reject": "true"}
     assert check(obj("PeerAuthentication", "{}", annotations=always)).problems
+
+
+@pytest.mark.parametrize(
+    ("policy", "field"),
+    [
+        ("tls: {mode: SIMPLE, credentialName: c}", "tls.credentialName"),
+        ("tunnel: {targetHost: a.b, targetPort: 443, protocol: POST}", "tunnel.protocol"),
+    ],
+)
+def test_what_waypoints_cannot_do_is_a_warning(policy, field):
+    report = check(obj("DestinationRule", f"{{host: a, trafficPolicy: {{{policy}}}}}"))
+    assert report.problems == []
+    assert [one.field for one in report.warnings] == [f"spec.trafficPolicy.{field}"]
 
 
 def test_what_is_shadowed_or_has_nowhere_to_go_is_a_warning():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
-from ztunnel.core.proxy_header import encode
+from ambient.net.core.proxy_header import encode, encode_v1
 
 WEB = Identity("cluster.local", "shop", "web")
 
@@ -38,6 +38,15 @@ def read(data):
 def test_the_bytes_of_a_small_header():
     header = encode(HostPort("10.0.0.1", 4000), HostPort("10.96.0.2", 80), None)
     assert header.hex() == "0d0a0d0a000d0a515549540a2111000c0a0000010a6000020fa00050"
+
+
+def test_the_line_of_version_1():
+    four, six = HostPort("10.0.0.1", 4000), HostPort("fd00::2", 80)
+    assert encode_v1(four, HostPort("10.96.0.2", 80)) == (
+        b"PROXY TCP4 10.0.0.1 10.96.0.2 4000 80\r\n"
+    )
+    assert encode_v1(HostPort("fd00::1", 1), six) == b"PROXY TCP6 fd00::1 fd00::2 1 80\r\n"
+    assert encode_v1(four, six) == b"PROXY UNKNOWN\r\n"
 
 
 @pytest.mark.parametrize(

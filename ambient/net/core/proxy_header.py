@@ -1,5 +1,5 @@
-"""The PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt): what a tunnel knows, in front of
-the bytes of an application that asked for it (an application tunnel).
+"""The PROXY protocol (haproxy.org, proxy-protocol.txt): who calls, in front of the bytes of whoever
+asked for it: an application tunnel, or ``proxyProtocol`` of a DestinationRule.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ TLV_SOURCE_IDENTITY: Final = 0xD0
 """The client's SPIFFE id; Istio's choice from the range for custom use."""
 
 
+def encode_v1(source: HostPort, destination: HostPort) -> bytes:
+    """The same as a line of text, which cannot say who the client is."""
+    one, two = source.ip, destination.ip
+    if one is None or two is None or one.version != two.version:
+        return b"PROXY UNKNOWN\r\n"
+    return f"PROXY TCP{one.version} {one} {two} {source.port} {destination.port}\r\n".encode()
+
+
 def encode(source: HostPort, destination: HostPort, identity: Identity | None) -> bytes:
-    """A header for TCP. ``source``: the client; ``destination``: what it asked for.
+    """A header of version 2 for TCP. ``source``: the client; ``destination``: what it asked for.
 
     Where they are of different families the header names no addresses: it could not.
     """
