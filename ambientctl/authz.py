@@ -55,6 +55,8 @@ def _split(name: str) -> tuple[str, str]:
 
 def rows_of(view: View, kind: str, namespace: str, name: str) -> list[Row]:
     """Policies of a pod, else of a service; of a service also those of its pods."""
+    for needed in ("Pod", "Service", "Namespace"):
+        view.reading.require(needed)
     workload = view.workload(namespace, name) if kind != "service" else None
     if workload is not None:
         rows = [*of_workload(view, workload)]

@@ -185,6 +185,7 @@ async def wait_until_programmed(
 ) -> None:
     """Return once the Gateway is programmed; MeshError with its last reason after the time."""
     reason, message = "NotFound", "the Gateway does not exist"
+    await kube.list(GATEWAYS, namespace)  # a watch would wait for a server that is away
     with trio.move_on_after(timeout_s):
         selector = f"metadata.name={name}"
         async for event in follow(kube, GATEWAYS, namespace=namespace, field_selector=selector):

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from ambient.api.errors import MeshError
 from ambient.kube.core import resources
 from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import Resource
@@ -66,9 +67,20 @@ class Reading(NamedTuple):
     refused: list[str]
     """What could not be read, one line each."""
 
+    def require(self, kind: str) -> None:
+        """Raise MeshError where this kind may not be read: then nobody knows what there is."""
+        if kind not in self.listed:
+            line = next((one for one in self.refused if f"{kind.lower()}s" in one), kind)
+            raise MeshError(
+                f"{kind}s may not be read: {line}",
+                hint=f"kubectl auth can-i list {kind.lower()}s -A; ask for a role that may",
+            )
+
 
 async def read_cluster(kube: KubeClient, system_namespace: str) -> Reading:
-    """Everything at once. Raises UnavailableError where the API server is away."""
+    """Everything at once. Raises UnavailableError where the API server is away, and MeshError
+    where nothing at all may be read.
+    """
     items: list[Item] = []
     listed: set[str] = set()
     refused: list[str] = []
@@ -106,4 +118,13 @@ async def read_cluster(kube: KubeClient, system_namespace: str) -> Reading:
             nursery.start_soon(read, resource)
         for name in AUTHORITIES:
             nursery.start_soon(read_secret, name)
+    _require_anything(listed, refused)
     return Reading(items, frozenset(listed), sorted(refused))
+
+
+def _require_anything(listed: set[str], refused: list[str]) -> None:
+    if not listed and refused:
+        raise MeshError(
+            f"nothing may be read, {len(refused)} kinds were refused; {min(refused)}",
+            hint="kubectl auth whoami; use another context, or a token that has not ended",
+        )

@@ -23,6 +23,7 @@ Lines = Iterator[str]
 
 def pod(view: View, namespace: str, name: str) -> Lines:
     """A pod. Raises MeshError where there is none."""
+    view.reading.require("Pod")
     item = view.corpus.get("Pod", namespace, name)
     if item is None:
         there = [one.ref.key.name for one in view.corpus.items("Pod", namespace)]
@@ -135,6 +136,7 @@ def _problems(found: list[Finding]) -> Lines:
 
 def service(view: View, namespace: str, name: str) -> Lines:
     """A Service. Raises MeshError where there is none."""
+    view.reading.require("Service")
     item = view.corpus.get("Service", namespace, name)
     if item is None:
         there = [one.ref.key.name for one in view.corpus.items("Service", namespace)]
@@ -184,6 +186,7 @@ def _routes(view: View, item: Item) -> Iterator[ObjectRef]:
 
 def namespace(view: View, name: str) -> Lines:
     """A namespace. Raises MeshError where there is none."""
+    view.reading.require("Namespace")
     item = view.corpus.get("Namespace", "", name)
     if item is None:
         there = [one.ref.key.name for one in view.corpus.items("Namespace")]

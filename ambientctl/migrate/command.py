@@ -44,6 +44,8 @@ def plan_command(cluster: Cluster, system: str) -> None:
     async def task() -> list[Plan]:
         async with cluster.connect() as kube:
             view = await View.read(kube, system)
+            for needed in ("Namespace", "Pod"):
+                view.reading.require(needed)
             names = [cluster.namespace] if cluster.namespace else candidates(view.corpus)
             return [plan(view.corpus, name) for name in names]
 

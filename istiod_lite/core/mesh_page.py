@@ -10,9 +10,11 @@ import msgspec
 
 from ambient.api.policy import Action
 from ambient.api.workload import TunnelProtocol, Workload, WorkloadStatus
+from ambient.kube.core.objects import AMBIENT_MODE_LABEL
 from ambient.telemetry.core.traffic import Decisions, Pair, Party, Rates
 from istiod_lite.core.facts import ObjectKey
 from istiod_lite.core.index import Index
+from istiod_lite.core.statuses import WAYPOINT_MISSING, Condition, Wanted
 from istiod_lite.core.waypoints import is_waypoint
 
 OUTSIDE = "outside"
@@ -72,7 +74,7 @@ def page(index: Index, measured: Measured, operation: Operation) -> dict[str, An
         "certificates": [
             {"name": each.name, "ends": each.ends.isoformat()} for each in operation.certificates
         ],
-        "problems": _problems(index),
+        "problems": problems(index),
         "proxies": [each._asdict() for each in sorted(operation.proxies)],
     }
 
@@ -206,8 +208,45 @@ def _waypoint(index: Index, key: ObjectKey) -> dict[str, Any]:
     }
 
 
-def _problems(index: Index) -> list[dict[str, Any]]:
+def problems(index: Index) -> list[dict[str, Any]]:
+    """What objects say that cannot be used, and what they ask for without getting it."""
+    found = {(each.kind, str(each.key), each.text): each.hint for each in index.remarks()}
+    for ref, wanted in index.world.statuses.items():
+        for condition in _conditions(wanted):
+            # Most conditions are good when they are met; this one is the other way round.
+            if condition.met is (condition.type == WAYPOINT_MISSING):
+                told = (ref.kind, str(ref.key), condition.message)
+                found.setdefault(told, condition.reason)
+    for name, reason in _outside(index):
+        found.setdefault(("Pod", name, reason), "ambientctl describe pod says why; is its node's "
+                         "agent there?")  # fmt: skip
     return [
-        {"kind": each.kind, "object": str(each.key), "text": each.text, "hint": each.hint}
-        for each in sorted(index.remarks(), key=lambda each: (each.kind, str(each.key), each.text))
+        {"kind": kind, "object": name, "text": text, "hint": hint}
+        for (kind, name, text), hint in sorted(found.items())
     ]
+
+
+def _conditions(wanted: Wanted) -> Iterable[Condition]:
+    for one in wanted:
+        if isinstance(one, Condition):
+            yield one
+        else:
+            yield from one.conditions
+
+
+def _outside(index: Index) -> Iterable[tuple[str, str]]:
+    """Pods that run in namespaces of the mesh and that no tunnel has captured."""
+    inputs = index.inputs
+    for workload in index.workloads.values():
+        if workload.tunnel_protocol is TunnelProtocol.HBONE or "/Pod/" not in workload.uid:
+            continue
+        if workload.cluster_id != index.facts.cluster_id:
+            continue
+        pod = inputs.pods.get(ObjectKey(workload.namespace, workload.name))
+        namespace = inputs.namespaces.get(ObjectKey("", workload.namespace))
+        mode = (pod.metadata.label(AMBIENT_MODE_LABEL) if pod else None) or (
+            namespace.metadata.label(AMBIENT_MODE_LABEL) if namespace else None
+        )
+        eligible = pod is not None and not pod.spec.host_network
+        if mode == "ambient" and eligible:
+            yield f"{workload.namespace}/{workload.name}", "asks to be in the mesh and is not"

@@ -17,6 +17,7 @@ from ambient.telemetry.io.http import Handler, Request, Response, Routes
 from istiod_lite.core.federation import GATEWAY_PREFIX, Federation
 from istiod_lite.core.index import Index
 from istiod_lite.core.issue import RefusedError
+from istiod_lite.core.mesh_page import problems
 from istiod_lite.io.ambient_page import ambient_page, service_json, workload_json
 from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.xds_clients import Stream
@@ -68,6 +69,7 @@ class StatusPages:
         index, all_ = self._index, self._federation
         pages: dict[str, Callable[[], Any]] = {
             "adsz": self._adsz,
+            "analysis": lambda: problems(index),
             "ambientz": lambda: ambient_page(
                 all_.workloads.values(), all_.services.values(), index.authorizations.values()
             ),

@@ -500,6 +500,8 @@ async def test_readiness_debug_pages_and_metrics(tmp_path, monkeypatch):
             assert (await http.get(f"{base}/ready")).status_code == 200
             index = msgspec.json.decode((await http.get(f"{base}/debug/index")).content)
             assert {one["name"] for one in index["workloads"]} == {"zt-1", "web", "api"}
+            found = msgspec.json.decode((await http.get(f"{base}/debug/analysis")).content)
+            assert all({"kind", "object", "text", "hint"} == set(one) for one in found)
             config = msgspec.json.decode((await http.get(f"{base}/debug/configz")).content)
             assert config["settings"]["trust_domain"] == "cluster.local"
             async with subscribed(plane, tmp_path, "zt", ZTUNNEL, [ADDRESS_TYPE]):

@@ -118,6 +118,34 @@ def test_problems_come_with_their_remedy(index):
     assert problems["shop/bad"]["text"]
 
 
+def told(found):
+    return {(each["kind"], each["object"], each["text"]) for each in found["problems"]}
+
+
+def test_what_is_asked_for_in_vain_is_a_problem(index):
+    asking = service("api", "shop", "10.96.0.1", labels={"istio.io/use-waypoint": "lost"})
+    index.apply("Service", asking)
+    l7 = {"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}
+    index.apply("AuthorizationPolicy", policy("get", "shop", l7))
+    index.settle()
+    texts = {(kind, name): text for kind, name, text in told(shown(index))}
+    assert "shop/lost" in texts["Service", "shop/api"]
+    assert texts["AuthorizationPolicy", "shop/get"]
+    assert ("AuthorizationPolicy", "shop/deny") not in texts
+
+
+def test_a_pod_that_asks_and_is_not_captured_is_a_problem(index):
+    missing = ("Pod", "shop/api", "asks to be in the mesh and is not")
+    assert missing not in told(shown(index))
+    joined = namespace("shop")
+    joined["metadata"]["labels"] = {"istio.io/dataplane-mode": "ambient"}
+    index.apply("Namespace", joined)
+    index.settle()
+    found = told(shown(index))
+    assert missing in found
+    assert not any(name == "shop/web" for _, name, _ in found)
+
+
 def test_the_control_plane_itself(index):
     found = shown(index, unreachable=("istio-system/zt",))
     assert found["certificates"] == [{"name": "root certificate", "ends": ENDS.isoformat()}]

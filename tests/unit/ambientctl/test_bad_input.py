@@ -1,0 +1,123 @@
+"""One clear line, a remedy and the documented status, whatever is wrong; never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from tests.unit.ambientctl.conftest import run_command, serving
+from tests.unit.ambientctl.meshes import build, istiod
+
+CLUSTER_COMMANDS = (
+    ("analyze",), ("authz", "check", "web.shop"), ("bug-report",), ("check",), ("check", "--pre"),
+    ("create-remote-secret", "--name", "x"), ("dashboard", "--no-browser"),
+    ("describe", "pod", "web.shop"), ("describe", "service", "web.shop"),
+    ("describe", "namespace", "shop"), ("graph",), ("install", "-y"), ("migrate", "plan"),
+    ("migrate", "namespace", "shop", "-y"), ("migrate", "rollback", "shop", "-y"),
+    ("proxy-config", "route", "waypoint.shop"), ("proxy-status",), ("tag", "list"),
+    ("tag", "set", "prod", "--revision", "default"), ("tag", "remove", "prod"),
+    ("tap", "--no-follow"), ("top",), ("uninstall", "-y"), ("upgrade", "-y"),
+    ("waypoint", "apply"), ("waypoint", "list"), ("waypoint", "status"),
+    ("waypoint", "delete", "--all"), ("why", "shop/web", "api.shop"), ("zc", "workload"),
+    ("zc", "all"),
+)  # fmt: skip
+"""Every command that speaks to a cluster."""
+
+
+def kubeconfig(folder, server="https://127.0.0.1:1", token="t"):
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "clusters": [
+            {"name": "x", "cluster": {"server": server, "insecure-skip-tls-verify": True}}
+        ],
+        "users": [{"name": "x", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    }
+    path = folder / "kubeconfig-of-mine"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+def clear(done, status):
+    """The error, alone on its line, and its hint."""
+    assert done.status == status, done
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.err
+    assert len(errors[0]) < 300, errors
+    hints = [line for line in done.err.splitlines() if line.startswith("hint: ")]
+    assert hints, done.err
+    return errors[0]
+
+
+@pytest.mark.parametrize("words", CLUSTER_COMMANDS, ids=" ".join)
+def test_an_unreachable_cluster(words, tmp_path):
+    done = run_command([*words, "-c", kubeconfig(tmp_path)], "", {})
+    said = clear(done, 1)
+    assert "the API server https://127.0.0.1:1 does not answer" in said
+
+
+@pytest.mark.parametrize("words", CLUSTER_COMMANDS, ids=" ".join)
+def test_a_context_that_there_is_not(words, tmp_path):
+    words = [*words, "-c", kubeconfig(tmp_path), "--context", "lost"]
+    assert "lost" in clear(run_command(words, "", {}), 2)
+
+
+@pytest.mark.parametrize("words", CLUSTER_COMMANDS, ids=" ".join)
+def test_a_kubeconfig_that_there_is_not(words, tmp_path):
+    done = run_command([*words, "-c", str(tmp_path / "nowhere")], "", {})
+    assert "nowhere" in clear(done, 2)
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory):
+    """A healthy mesh, and somebody who may do nothing in it."""
+    with serving(tmp_path_factory.mktemp("mesh"), controllers=False) as command_line:
+        build(command_line)
+        istiod(command_line)
+        yield command_line
+
+
+@pytest.mark.parametrize("words", CLUSTER_COMMANDS, ids=" ".join)
+def test_somebody_without_permission(words, refusing, tmp_path):
+    config = json.loads(refusing.kubeconfig.read_text())
+    path = kubeconfig(tmp_path, config["clusters"][0]["cluster"]["server"], "nobody")
+    said = clear(run_command([*words, "-c", path], "", {}), 1)
+    assert "nauthorized" in said or "forbidden" in said or "401" in said, said
+
+
+def test_a_right_that_is_missing_is_not_taken_for_nothing_being_there(refusing, tmp_path):
+    """Whoever may read all but pods is told so, and not that there are none."""
+    kube = refusing.kubeconfig
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": "no-pods"},
+        "rules": [
+            {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list"]},
+            {"apiGroups": ["gateway.networking.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+        ],
+    }  # fmt: skip
+    refusing.apply(json.dumps(role))
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "no-pods"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                    "name": "no-pods"},
+        "subjects": [{"kind": "ServiceAccount", "name": "somebody", "namespace": "shop"}],
+    }  # fmt: skip
+    refusing.apply(json.dumps(binding))
+    account = {"name": "somebody", "namespace": "shop"}
+    refusing.apply(json.dumps({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account}))
+    words = ["kubectl", "--kubeconfig", kube, "create", "token", "somebody", "-n", "shop"]
+    token = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    config = json.loads(kube.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = tmp_path / "somebody"
+    path.write_text(json.dumps(config))
+    done = run_command(["describe", "pod", "reviews-1.shop", "-c", str(path)], "", {})
+    said = clear(done, 1)
+    assert "Pods may not be read: pods: " in said
+    assert "hint: kubectl auth can-i list pods -A" in done.err
