@@ -18,7 +18,14 @@ from ambient.api.address import IPAddress
 from ambient.api.errors import MeshError
 from ambient.net.core import rules
 from ambient.net.core.rules import Ruleset
-from ambient.net.io import bpf_programs, bpf_redirect, nft, tunnel_flows
+from ambient.net.io import (
+    bpf_programs,
+    bpf_redirect,
+    conntrack,
+    net_settings,
+    nft,
+    tunnel_flows,
+)
 from ambient.net.io.bpf_flows import netns_cookie
 from ambient.net.io.bpf_redirect import BpfRedirect, PodMaps
 from ambient.net.io.netns import Netns
@@ -28,6 +35,8 @@ from cni_plugin.core.backend import Backend, Capture, Choice, choose
 from cni_plugin.settings import Settings
 
 NO_LISTENER: Final = "ztunnel's listener in the pod is older than the eBPF programs"
+
+_TCP_LOOSE: Final = "netfilter/nf_conntrack_tcp_loose"
 
 log = get_logger("agent")
 
@@ -128,6 +137,9 @@ class Redirection:
                 chosen = Choice(Backend.NFTABLES, str(error), error.hint)
             except OSError as error:
                 chosen = Choice(Backend.NFTABLES, error.strerror or str(error))
+        if not nft.read(netns).tables:
+            conntrack.forget_unwatched(netns)
+            _take_up_old_connections(netns, False)
         nft.apply(netns, rules.enrolled(capture.options))
         self._held.pop(netns.key, None)
         if self._maps is not None:
@@ -161,6 +173,7 @@ class Redirection:
         if self._maps is not None:
             _change_maps(bpf_redirect.clear, self._maps, netns)
         nft.apply(netns, rules.ABSENT)
+        _take_up_old_connections(netns, True)
 
     def present(self, netns: Netns) -> bool:
         """Whether anything of ours redirects, or drains, in the pod. Raises MeshError."""
@@ -222,6 +235,18 @@ class Redirection:
         """Let go of the maps; pods stay as they are."""
         if self._maps is not None:
             self._maps.close()
+
+
+def _take_up_old_connections(netns: Netns, wanted: bool) -> None:
+    """Whether netfilter follows connections whose first packet it has not seen, as is its habit.
+
+    It need not for what the rules do. Such a connection would have an entry without redirection,
+    and so would the next one with the same addresses, until seconds after the last packet: it
+    would be dropped as one that comes past the tunnel. Where the setting cannot be written this
+    remains.
+    """
+    with suppress(OSError):
+        net_settings.write(netns, {_TCP_LOOSE: b"1" if wanted else b"0"})
 
 
 def _change_maps(act: Callable[[PodMaps, Netns], None], maps: PodMaps, netns: Netns) -> None:

@@ -122,9 +122,12 @@ class FakeTunnel:
         with client:
             upstream = await connect_in(netns, target, mark=PROXY_MARK)
             with trio.socket.from_stdlib_socket(upstream) as server:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_copy, client, server)
-                    nursery.start_soon(_copy, server, client)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_copy, client, server)
+                        nursery.start_soon(_copy, server, client)
+                except* OSError:
+                    pass  # one end was reset, and the other one is closed with it
 
 
 async def _copy(source: trio.socket.SocketType, sink: trio.socket.SocketType) -> None:

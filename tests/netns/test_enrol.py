@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ class Echo:
         sock.listen()
         sock.setblocking(False)
         self.peers: list[str] = []
+        self._clients: set[trio.socket.SocketType] = set()
         nursery.start_soon(self._serve, trio.socket.from_stdlib_socket(sock))
 
     async def _serve(self, listener: trio.socket.SocketType) -> None:
@@ -44,9 +46,17 @@ class Echo:
                     nursery.start_soon(self._answer, client)
 
     async def _answer(self, client: trio.socket.SocketType) -> None:
-        with client:
+        self._clients.add(client)
+        with client, suppress(OSError, trio.ClosedResourceError):
             while data := await client.recv(1024):
                 await client.send(data)
+        self._clients.discard(client)
+
+    def reset_all(self) -> None:
+        """Abort every connection, as a process that is killed with unread data does."""
+        for client in self._clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+            client.close()
 
 
 def make(pod: Pod | None, family: int = socket.AF_INET) -> socket.socket:

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,19 +26,45 @@ from tests.netns.test_enrol import APP_PORT, Echo, make
 pytestmark = [pytest.mark.netns, needs_cni, pytest.mark.usefixtures("each_backend")]
 
 SERVICE = "10.96.0.50"
-LONGEST_GAP_S = 10.0
-"""Only a failure: a slow machine stalls, but no longer than this. perf/enroll.py reports how long
-a connection really waits."""
+LONGEST_WAIT_S = 1.0
+"""By ``Bystander.clock``, so that it is no question of the machine. A packet that the kernel drops
+would cost a second: that is how long TCP waits before it sends it again."""
 EVERY_S = 0.25
 STORY_S = 150.0
 """Seven agents are started one after another, each a new interpreter."""
 
 
+class Bystander:
+    """A connection outside the mesh that is answered all the time, unless the machine is busy."""
+
+    ROUND_S = 0.02
+
+    def __init__(self) -> None:
+        self._time = 0.0
+
+    def clock(self) -> float:
+        """Seconds that stand still while not even this connection gets on."""
+        return self._time
+
+    async def run(self, stream: trio.SocketStream) -> None:
+        talk = Talk(stream, idle=False)
+        while True:
+            began = trio.current_time()
+            await talk.once()
+            await trio.sleep(self.ROUND_S / 2)
+            self._time += min(trio.current_time() - began, self.ROUND_S)
+
+
 class Talk:
     """One connection: says something, waits for the echo, and so on; or is idle."""
 
-    def __init__(self, stream: trio.SocketStream, idle: bool) -> None:
-        self.stream, self.idle = stream, idle
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        idle: bool,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.stream, self.idle, self._clock = stream, idle, clock
         self.said = 0
         self.longest_s = 0.0
 
@@ -47,7 +74,7 @@ class Talk:
             await trio.sleep(EVERY_S)
 
     async def once(self) -> None:
-        began = trio.current_time()
+        began = self._clock()
         text = b"%d\n" % self.said
         await self.stream.send_all(text)
         heard = b""
@@ -56,10 +83,10 @@ class Talk:
             assert more, "the connection was closed"
             heard += more
         self.said += 1
-        self.longest_s = max(self.longest_s, trio.current_time() - began)
+        self.longest_s = max(self.longest_s, self._clock() - began)
 
 
-async def connect(source: Pod, host: str) -> trio.SocketStream:
+async def connect(source: Pod | None, host: str) -> trio.SocketStream:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = make(source, family)
     sock.setblocking(False)
@@ -123,7 +150,10 @@ async def story(tmp_path: Path, closing: ExitStack, backend: str) -> None:
                 Echo(nursery, pod)
                 Echo(nursery, pod, socket.AF_INET6)
             serve_at(SERVICE, peer)
-            talks = await open_talks(web, peer, closing)
+            bystander = Bystander()
+            nursery.start_soon(bystander.run, await connect(None, peer.ip))
+            open_now = partial(open_talks, web, peer, closing, bystander.clock)
+            talks = await open_now()
             for talk in talks:
                 nursery.start_soon(talk.run)
             assert tunnel.captured == []
@@ -131,7 +161,7 @@ async def story(tmp_path: Path, closing: ExitStack, backend: str) -> None:
             world.namespace("shop", "ambient")
             await until(lambda: web.annotation == "enabled")
             await all_talked(talks)
-            tunnelled = await open_talks(web, peer, closing)
+            tunnelled = await open_now()
             for talk in tunnelled:
                 nursery.start_soon(talk.run)
             await until(lambda: len(tunnel.captured) == len(tunnelled))
@@ -159,9 +189,12 @@ async def story(tmp_path: Path, closing: ExitStack, backend: str) -> None:
                     await until(lambda now=now: redirected_by(web) == now)
                     await all_talked(talks)
                     for source, host in ((peer, web.ip), (web, SERVICE), (web, peer.ip6)):
-                        talk = Talk(await connect(source, host), idle=False)
-                        closing.callback(talk.stream.socket.close)
+                        before = bystander.clock()
+                        stream = await connect(source, host)
+                        closing.callback(stream.socket.close)
+                        talk = Talk(stream, idle=False, clock=bystander.clock)
                         await talk.once()
+                        talk.longest_s = bystander.clock() - before
                         nursery.start_soon(talk.run)
                         tunnelled.append(talk)
                         talks.append(talk)
@@ -183,7 +216,7 @@ async def story(tmp_path: Path, closing: ExitStack, backend: str) -> None:
         assert len(tunnel.captured) == len(tunnelled), "no other connection was captured"
         longest = max(talk.longest_s for talk in talks)
         print(f"longest wait of {len(talks)} connections: {longest * 1000:.0f} ms")
-        assert longest < LONGEST_GAP_S
+        assert longest < LONGEST_WAIT_S
         nursery.cancel_scope.cancel()
 
 
@@ -195,7 +228,9 @@ def redirected_by(pod: Pod) -> str:
     return "nftables" if translated else ""
 
 
-async def open_talks(web: Pod, peer: Pod, closing: ExitStack) -> list[Talk]:
+async def open_talks(
+    web: Pod, peer: Pod, closing: ExitStack, clock: Callable[[], float]
+) -> list[Talk]:
     """A hundred connections, into the pod and out of it."""
     ways = [
         (40, peer, web.ip),
@@ -207,7 +242,7 @@ async def open_talks(web: Pod, peer: Pod, closing: ExitStack) -> list[Talk]:
     streams = [await connect(source, host) for count, source, host in ways for _ in range(count)]
     for stream in streams:
         closing.callback(stream.socket.close)
-    return [Talk(stream, idle=number % 10 == 0) for number, stream in enumerate(streams)]
+    return [Talk(stream, number % 10 == 0, clock) for number, stream in enumerate(streams)]
 
 
 async def all_talked(talks: list[Talk]) -> None:

@@ -40,6 +40,7 @@ from ambient.api.ports import (
     PROXY_MARK,
     REPLY_MARK,
 )
+from ambient.net.core import btf
 from ambient.net.core.bpf_code import Binding, Constant, MapFd, bind, places
 from ambient.net.io import bpf, bpf_compiler, bpf_flows, cgroup2
 from ambient.net.io.bpf import (
@@ -197,23 +198,13 @@ def _make_map(name: str, form: _MapForm) -> Map:
     sizes = (form.key_bytes, form.value_bytes)
     if form.kind is not MapType.SK_STORAGE:
         return Map.create(form.kind, name.lower(), sizes, form.max_entries, flags=form.flags)
-    btf = bpf.load_btf(_storage_types(form.value_bytes // 4))
+    types = bpf.load_btf(btf.words(form.value_bytes // 4))
     try:
         return Map.create(
-            form.kind, name.lower(), sizes, form.max_entries, flags=form.flags, btf=(btf, 1, 2)
+            form.kind, name.lower(), sizes, form.max_entries, flags=form.flags, btf=(types, 1, 2)
         )
     finally:
-        os.close(btf)
-
-
-def _storage_types(words: int) -> bytes:
-    """What socket storage demands: type 1 is a 32-bit number, type 2 an array of them."""
-    names = b"\0u32\0"
-    number = struct.pack("=IIII", 1, 1 << 24, 4, 32)  # BTF_KIND_INT
-    array = struct.pack("=IIIIII", 0, 3 << 24, 0, 1, 1, words)  # BTF_KIND_ARRAY
-    types = number + array
-    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
-    return header + types + names
+        os.close(types)
 
 
 def _bindings(maps: Mapping[str, Map]) -> dict[int, Binding]:

@@ -6,8 +6,6 @@ touches a connection that exists: ``connect4`` and ``sk_lookup`` look at first p
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
@@ -21,6 +19,7 @@ from ambient.api.ports import PLAINTEXT_PORT
 from ambient.net.core import bpf_pods
 from ambient.net.core.bpf_pods import Flag, Network, PodValue
 from ambient.net.core.rules import Options
+from ambient.net.io import net_settings
 from ambient.net.io.bpf import AttachType, BpfError, Link, Map
 from ambient.net.io.bpf_flows import SLOTS, netns_cookie
 from ambient.net.io.bpf_programs import Programs
@@ -32,10 +31,6 @@ _GETROUTE: Final = 26  # linux/rtnetlink.h
 _TABLE_OFFSET: Final = 16 + 4
 _LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
 _FOLLOW_MARKS: Final = ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect")
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same on all architectures
-_CMD_CREATE: Final = 6  # FSCONFIG_CMD_CREATE
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class PodMaps:
@@ -223,58 +218,11 @@ def follow_marks(netns: Netns, wanted: bool) -> None:
     answers are routed back to the tunnel, whatever client's address it speaks from. A connection
     that is accepted takes the mark, and so does the kernel's own refusal. Raises BpfError.
     """
+    value = b"1" if wanted else b"0"
     try:
-        netns.run(_write_settings, b"1" if wanted else b"0")
+        net_settings.write(netns, dict.fromkeys(_FOLLOW_MARKS, value))
     except OSError as error:
         raise BpfError(
             f"cannot set net.ipv4.tcp_fwmark_accept in the pod: {error.strerror}",
             hint="/proc/sys must be writable, or the agent allowed to mount proc (CAP_SYS_ADMIN)",
         ) from None
-
-
-def _write_settings(value: bytes) -> None:
-    try:
-        _write_all("/proc/sys/net", value, None)
-        return
-    except OSError:
-        pass  # a container sees it read-only; a file system of our own is not
-    folder = _own_proc()
-    try:
-        _write_all("sys/net", value, folder)
-    finally:
-        os.close(folder)
-
-
-def _write_all(base: str, value: bytes, folder: int | None) -> None:
-    for name in _FOLLOW_MARKS:
-        try:
-            _write(f"{base}/{name}", value, folder)
-        except FileNotFoundError:
-            if not name.startswith("ipv6"):  # which may be missing
-                raise
-
-
-def _write(path: str, value: bytes, folder: int | None) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        if os.read(fd, 8).strip() != value:
-            os.pwrite(fd, value, 0)
-    finally:
-        os.close(fd)
-
-
-def _own_proc() -> int:
-    """A procfs that is mounted nowhere. Raises OSError."""
-    context = _checked(_libc.syscall(_FSOPEN, b"proc", 1))
-    try:
-        _checked(_libc.syscall(_FSCONFIG, context, _CMD_CREATE, None, None, 0))
-        return _checked(_libc.syscall(_FSMOUNT, context, 1, 0))
-    finally:
-        os.close(context)
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

@@ -1,4 +1,4 @@
-"""Redirected UDP flows: where a client wanted to go, and an end to flows that nobody serves.
+"""The kernel's connection table: where redirected UDP flows wanted to go, and what to forget.
 
 The kernel answers SO_ORIGINAL_DST for TCP only; for UDP its connection table has to be asked, by
 the address pair of the reply. The messages are made by hand, since one is made for every query
@@ -15,12 +15,15 @@ from contextlib import suppress
 from typing import Final
 
 from ambient.api.address import HostPort
+from ambient.net.io import net_settings
 from ambient.net.io.netns import Netns
 
 _NETLINK_NETFILTER: Final = 12
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | message
 _ERROR, _DONE = 2, 3
+_VERSION: Final = 1
+"""Of struct nfgenmsg; with 0 a deletion would not be limited to an IP version."""
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 
 _TUPLE_ORIGINAL, _TUPLE_REPLY = 1, 2
@@ -71,6 +74,15 @@ class UdpFlows:
                         count += 1
         return count
 
+    def forget_all(self, family: int) -> None:
+        """Drop every flow of an IP version, of whatever protocol. Raises OSError."""
+        self._ask(_DELETE, _ACK, family, b"")
+
+    def knows(self, itself: HostPort) -> bool:
+        """Whether there is a flow of a socket that has sent to itself. Raises OSError."""
+        family = _family(itself.host)
+        return bool(self._ask(_GET, 0, family, _tuple(_TUPLE_ORIGINAL, family, itself, itself)))
+
     def close(self) -> None:
         """Harmless when repeated."""
         if self._socket is not None:
@@ -98,6 +110,46 @@ class UdpFlows:
                     return found
 
 
+def forget_unwatched(netns: Netns) -> bool:
+    """Drop what the table knows from a time when packets were looked at; whether there was any.
+
+    Entries outlive the last rule that needed them. Nobody sees their connections end then, so they
+    would be taken for open for days, and a new connection with the same addresses for an old one,
+    whose first packet is not redirected. A table that somebody else keeps in use is left alone: it
+    has seen everything, and a firewall may depend on it.
+    """
+    return netns.run(_forget_unwatched_here)
+
+
+def _forget_unwatched_here() -> bool:
+    try:
+        if net_settings.read_here("netfilter/nf_conntrack_count") == b"0":
+            return False
+    except OSError:
+        return False  # the kernel has no table
+    known = False
+    with suppress(OSError), Netns.current() as here:
+        flows = UdpFlows(here)
+        try:
+            for family, loopback in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                if not _is_watched(flows, family, loopback):
+                    flows.forget_all(family)
+                    known = True
+        finally:
+            flows.close()
+    return known
+
+
+def _is_watched(flows: UdpFlows, family: int, loopback: str) -> bool:
+    """Whether packets are looked at now: a datagram leaves a trace then."""
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((loopback, 0))
+        port = probe.getsockname()[1]
+        probe.sendto(b"", (loopback, port))
+        return flows.knows(HostPort(loopback, port))
+    return False  # without that version of IP, or without a way to itself, there is nothing to see
+
+
 def _open() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
     sock.setblocking(False)
@@ -109,7 +161,7 @@ def _family(host: str) -> int:
 
 
 def _message(kind: int, flags: int, sequence: int, family: int, attributes: bytes) -> bytes:
-    body = _FAMILY.pack(family, 0, 0) + attributes
+    body = _FAMILY.pack(family, _VERSION, 0) + attributes
     return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, sequence, 0) + body
 
 

@@ -245,8 +245,9 @@ static inline int redirect(struct bpf_sock_addr *ctx, int v6, int sending) {
   if (!kept) return 0; /* no memory: refused rather than direct */
   *kept = to;
   struct address tunnel = {.part = {0, 0, 0, htonl(1)}};
-  /* Not where netfilter redirects to, 127.0.0.1: a connection that it remembers from before would
-     make it give this one another source port, and nobody could tell what the tunnel accepts. */
+  /* Not where netfilter redirects to, 127.0.0.1 and ::1: a connection that it remembers from before
+     would make it give this one another source port, and nobody could tell what the tunnel accepts. */
+  if (native && port == PORT_OUTBOUND && !is_any(&pod->ip[1])) tunnel = pod->ip[1];
   if (!native) map_ipv4(&tunnel, htonl(port == PORT_OUTBOUND ? 0x7f000002 : 0x7f000001));
   source(ctx, sk, pod, netns, &to, &tunnel, v6, sending);
   write_ip(ctx, v6, &tunnel);

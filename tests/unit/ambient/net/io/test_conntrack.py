@@ -8,8 +8,8 @@ import pytest
 
 from ambient.api.address import HostPort
 from ambient.net.core import rules
-from ambient.net.io import nft
-from ambient.net.io.conntrack import UdpFlows
+from ambient.net.io import net_settings, nft
+from ambient.net.io.conntrack import UdpFlows, forget_unwatched
 from ambient.net.io.netns import Netns
 from ambient.net.io.sockets import host_port
 
@@ -99,3 +99,49 @@ def test_closed_it_knows_nothing(netns):
     flows.close()
     assert flows.original_destination(HostPort("10.0.0.1", 1), HostPort("127.0.0.1", PORT)) is None
     assert flows.forget(PORT) == 0
+
+
+def known(netns):
+    return netns.run(net_settings.read_here, "netfilter/nf_conntrack_count") != b"0"
+
+
+def talk(loopback):
+    """One connection that is open now: both ends."""
+    family = socket.AF_INET6 if ":" in loopback else socket.AF_INET
+    with socket.create_server((loopback, 0), family=family) as server:
+        client = socket.create_connection(server.getsockname()[:2])
+        return client, server.accept()[0]
+
+
+@pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
+def test_what_nobody_watches_is_forgotten(netns, loopback):
+    client, server = talk(loopback)
+    with client, server:
+        assert known(netns)
+        assert not forget_unwatched(netns), "the rules are there, and see every packet"
+        assert known(netns)
+        nft.apply(netns, rules.ABSENT)
+        assert known(netns), "the kernel keeps it for days"
+        assert forget_unwatched(netns)
+        assert not known(netns)
+        assert not forget_unwatched(netns)
+        client.send(b"it does not matter to the connection")
+        assert server.recv(100)
+
+
+def test_a_table_that_a_firewall_uses_is_left_alone(netns):
+    client, server = talk("127.0.0.1")
+    with client, server:
+        nft.apply(netns, rules.ABSENT)
+        for command in (
+            "add table inet firewall",
+            "add chain inet firewall in { type filter hook input priority 0; }",
+            "add rule inet firewall in ct state invalid drop",
+        ):
+            subprocess.run(["nft", command], check=True)
+        try:
+            assert not forget_unwatched(netns)
+            assert known(netns)
+        finally:
+            subprocess.run(["nft", "delete table inet firewall"], check=True)
+        assert forget_unwatched(netns)
