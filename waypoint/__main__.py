@@ -13,7 +13,7 @@ from waypoint.supervisor import run
 
 USAGE = """usage: waypoint [--workers N]
 
-  --workers N   processes: a number, 0 for one a core, or 50% (the same as WAYPOINT_WORKERS)
+  --workers N   processes: a number, 0 for one a core, 50%, or auto (the same as WAYPOINT_WORKERS)
 
 Other settings come from the environment.
 """

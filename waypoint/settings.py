@@ -52,8 +52,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     min_drain_s: Annotated[float, Meta(ge=0)] = field(default=5.0, name="MINIMUM_DRAIN_DURATION")
     """Serve at least so long after SIGTERM, while clients learn that we leave (Istio: 5 s)."""
 
-    workers: str = field(default="1", name="WAYPOINT_WORKERS")
-    """Processes: a number, 0 for one a core, or 50%."""
+    workers: str = field(default="auto", name="WAYPOINT_WORKERS")
+    """Processes: a number, 0 for one a core, 50%, or auto: one for each CPU of the container's
+    limit, one where it has none."""
     jwks_refresh_s: Seconds = field(default=1200.0, name="JWKS_REFRESH_INTERVAL")
     """How old keys of token issuers may become (Istio: 20 minutes)."""
     jwks_extra_root_ca: str = ""

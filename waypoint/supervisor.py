@@ -7,7 +7,6 @@ Workers share nothing, so one that dies takes only its own connections with it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,7 +14,7 @@ import trio
 
 from ambient.api.errors import SettingsError
 from ambient.cli.worker import Worker
-from ambient.cli.worker_count import worker_count
+from ambient.cli.worker_count import workers_here
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Routes
 from ambient.telemetry.io.logs import get_logger
@@ -32,10 +31,10 @@ log = get_logger("supervisor")
 async def run(settings: Settings, stopping: trio.Event) -> None:
     """Serve in this process or in several. Raises MeshError."""
     try:
-        count = worker_count(settings.workers, len(os.sched_getaffinity(0)))
+        count = workers_here(settings.workers)
     except ValueError as error:
         raise SettingsError(
-            f"WAYPOINT_WORKERS: {error}", hint="set it, or --workers, to 1, 4, 0 or 50%"
+            f"WAYPOINT_WORKERS: {error}", hint="set it, or --workers, to 1, 4, 0, 50% or auto"
         ) from None
     if count == 1:
         await app.run(settings, stopping)

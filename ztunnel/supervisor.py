@@ -7,14 +7,13 @@ only the connections of its own pods with it; it is started again and gets those
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import trio
 
 from ambient.api.errors import SettingsError
-from ambient.cli.worker_count import worker_count
+from ambient.cli.worker_count import workers_here
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.core.readiness import Readiness
 from ambient.telemetry.io.http import Routes
@@ -37,10 +36,10 @@ log = get_logger("supervisor")
 async def run(settings: Settings, stopping: trio.Event) -> None:
     """Serve this node's pods, in this process or in several. Raises MeshError."""
     try:
-        count = worker_count(settings.worker_threads, len(os.sched_getaffinity(0)))
+        count = workers_here(settings.worker_threads)
     except ValueError as error:
         raise SettingsError(
-            f"ZTUNNEL_WORKER_THREADS: {error}", hint="set it, or --workers, to 1, 4, 0 or 50%"
+            f"ZTUNNEL_WORKER_THREADS: {error}", hint="set it, or --workers, to 1, 4, 0, 50% or auto"
         ) from None
     if count == 1 or settings.dedicated:
         await app.run(settings, stopping)
