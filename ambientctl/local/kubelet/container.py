@@ -136,7 +136,7 @@ class Container:
             cwd=self.spec.get("workingDir") or "/",
             join=around.join,
             unshare=["mnt"],
-            mounts=[*around.system_mounts, *_by_depth(around.volume_mounts(self.spec))],
+            mounts=[*around.system_mounts, *around.volume_mounts(self.spec)],
         )
         metadata = around.pod["metadata"]
         log = LogFile(
@@ -246,8 +246,3 @@ class Container:
     async def _execute(self, argv: list[str]) -> tuple[int, str]:
         done = await self._around.runtime.run(self.execution(argv))
         return done.code, (done.out + done.err).decode(errors="replace")
-
-
-def _by_depth(mounts: list[Mount]) -> list[Mount]:
-    """Outer folders before those inside them."""
-    return sorted(mounts, key=lambda mount: mount.target.rstrip("/").count("/"))

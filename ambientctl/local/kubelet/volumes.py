@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,7 +24,7 @@ from ambient.kube.core.resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, 
 from ambientctl.local.kube_api import KubeApi, Objects
 from ambientctl.local.kubelet.environment import object_data
 from ambientctl.local.kubelet.fields import field_value, resource_value
-from ambientctl.local.layout import RUN, NodeLayout
+from ambientctl.local.layout import PROJECT, RUN, NodeLayout
 from ambientctl.local.runtime import Mount
 
 TOKEN_LIFETIME_S: Final = 3607
@@ -32,6 +33,8 @@ TOKEN_RENEW_AT: Final = 0.8
 """Share of its lifetime after which a token is replaced (kubelet's token manager)."""
 ACCOUNT_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 DEFAULT_MODE: Final = 0o644
+PROGRAMS: Final = tuple(sorted({sys.prefix, sys.base_prefix, str(PROJECT)}))
+"""What a container's image would have: the interpreters and the mesh."""
 
 
 class VolumeNotReady(MeshError):  # noqa: N818 - a state, as Kubernetes words it
@@ -89,7 +92,7 @@ class Volumes:
             wanted.append(
                 {"name": "kube-api-access", "mountPath": ACCOUNT_FOLDER, "readOnly": True}
             )
-        return [self._mount(mount) for mount in wanted]
+        return arranged([self._mount(mount) for mount in wanted], PROGRAMS)
 
     def remove(self) -> None:
         """Forget everything on disk (it is a tmpfs)."""
@@ -227,6 +230,19 @@ def _with_account(pod: KubeObject) -> list[dict[str, Any]]:
         {"downwardAPI": {"items": [place]}},
     ]
     return [*volumes, {"name": "kube-api-access", "projected": {"sources": sources}}]
+
+
+def arranged(mounts: Sequence[Mount], programs: Iterable[str]) -> list[Mount]:
+    """Outer folders before those inside them, and no volume over what an image would bring along.
+
+    A checkout below ``/tmp`` would otherwise be hidden by a volume that is mounted there.
+    """
+    kept = [
+        Mount(folder, folder)
+        for folder in programs
+        if any(Path(folder).is_relative_to(mount.target) for mount in mounts)
+    ]
+    return sorted([*mounts, *kept], key=lambda mount: mount.target.rstrip("/").count("/"))
 
 
 def _prepare_host_path(node: NodeLayout, volume: Mapping[str, Any]) -> None:

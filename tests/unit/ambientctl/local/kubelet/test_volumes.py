@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ambientctl.local.kubelet.volumes import write_generation
+from ambientctl.local.kubelet.volumes import arranged, write_generation
+from ambientctl.local.runtime import Mount
 
 
 def content(folder):
@@ -34,3 +35,15 @@ def test_files_in_folders_and_paths_that_would_escape(tmp_path):
 def test_an_empty_volume_is_an_empty_folder(tmp_path):
     write_generation(tmp_path / "empty", {})
     assert content(tmp_path / "empty") == {}
+
+
+def test_a_volume_above_the_programs_does_not_hide_them():
+    tmp, inner = Mount("/v/tmp", "/tmp"), Mount("/v/inner", "/tmp/inner")
+    programs = ["/tmp/mesh", "/tmp/mesh/.venv", "/usr", "/tmpfoo"]
+    assert arranged([inner, tmp], programs) == [
+        tmp,
+        inner,
+        Mount("/tmp/mesh", "/tmp/mesh"),
+        Mount("/tmp/mesh/.venv", "/tmp/mesh/.venv"),
+    ]
+    assert arranged([inner], programs) == [inner]
