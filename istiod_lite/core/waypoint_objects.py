@@ -30,6 +30,8 @@ XFCC_ANNOTATION: Final = "ambient.istio.io/xfcc-include-client-identity"
 SERVICE_TYPE_ANNOTATION: Final = "networking.istio.io/service-type"
 CONTROLLER_VERSION: Final = 5
 """Istio's number for the objects that it makes; with a higher one we leave a Gateway alone."""
+CONTAINER: Final = "istio-proxy"
+"""Istio's name, which overlays and `kubectl logs -c` say."""
 TOKEN_PATH: Final = "/var/run/secrets/tokens"
 ROOT_PATH: Final = "/var/run/secrets/istio"
 TOKEN_SECONDS: Final = 43200
@@ -285,7 +287,7 @@ def _container(gateway: objects.Gateway, plan: WaypointPlan) -> dict[str, Any]:
         env |= {"XFCC_INCLUDE_CLIENT_IDENTITY": {"value": "true"}}
     ready = {"httpGet": {"path": "/healthz/ready", "port": READINESS_PORT}}
     return {
-        "name": "waypoint",
+        "name": CONTAINER,
         "image": plan.image,
         "command": list(plan.command),
         "env": [{"name": name, **value} for name, value in env.items()],

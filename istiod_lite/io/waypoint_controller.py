@@ -11,7 +11,7 @@ import trio
 
 from ambient.api.errors import MeshError
 from ambient.kube.core import objects
-from ambient.kube.core.errors import Conflict, NotFound
+from ambient.kube.core.errors import Conflict, KubeError, NotFound
 from ambient.kube.core.resources import (
     DEPLOYMENTS,
     GATEWAY_CLASSES,
@@ -38,6 +38,9 @@ from istiod_lite.io.overlays import Overlays
 
 FIELD_MANAGER: Final = "istio.io/gateway-controller"
 """Istio's own, so that the two can take turns."""
+
+_REFUSED: Final = (400, 422)
+"""What the API server says to an object with fields that cannot be: asking again is no use."""
 
 log = get_logger("waypoints")
 
@@ -206,7 +209,13 @@ class WaypointController:
             return
         for resource, one in wanted:
             keep_size = resource == DEPLOYMENTS and parameters.autoscaled
-            await self._put(resource, one, keep_size=keep_size)
+            try:
+                await self._put(resource, one, keep_size=keep_size)
+            except KubeError as error:
+                if error.status not in _REFUSED or not parameters.overlays:
+                    raise
+                hint = "correct what the ConfigMap lays over it"
+                raise ParametersError(str(error), hint=hint) from None
         kinds = {resource for resource, _ in wanted}
         for resource in waypoint_objects.OPTIONAL:
             if resource not in kinds:

@@ -35,6 +35,8 @@ class FakeKubeApi:
         self.away = False
         self.faults: list[int] = []
         """Statuses that the next requests are answered with, such as 429 or 500."""
+        self.invalid: Callable[[Object], bool] = lambda _: False
+        """Which objects are refused as invalid (422) when somebody applies them."""
         self.silent = False
         """Watches get no byte any more, and their connections stay open."""
         self.watch_chunks: Callable[[bytes], list[bytes]] = lambda line: [line]
@@ -217,6 +219,8 @@ class FakeKubeApi:
         self, collection: str, base: Object, sub: str, query: Object, body: Any
     ) -> tuple[int, Object]:
         metadata = base["metadata"]
+        if self.invalid(body):
+            return 422, {"message": f"{metadata['name']} is invalid", "reason": "Invalid"}
         seen = (body.get("metadata") or {}).get("resourceVersion")
         if seen and seen != metadata.get("resourceVersion", seen):
             return 409, {"message": "the object has been modified", "reason": "Conflict"}

@@ -81,14 +81,16 @@ class Mesh:
         self.kubectl("rollout", "status", *names, "-n", namespace, "--timeout=60s")
 
     @contextmanager
-    def applied(self, *names: str) -> Iterator[None]:
-        """The files ``folder/name`` are in force inside the block, and gone behind it."""
+    def applied(self, *names: str, wait: bool = True) -> Iterator[None]:
+        """The files ``folder/name`` are in force inside the block, and gone behind it; without
+        ``wait`` they may still be on their way out.
+        """
         files = [word for name in names for word in ("-f", FOLDER / f"{name}.yaml")]
         self.kubectl("apply", *files)
         try:
             yield
         finally:
-            self.kubectl("delete", *files, "--ignore-not-found")
+            self.kubectl("delete", *files, "--ignore-not-found", f"--wait={str(wait).lower()}")
 
     def inside(self, *command: str, pod: str = "client", namespace: str = "bookinfo") -> str:
         """What a command says in a pod."""

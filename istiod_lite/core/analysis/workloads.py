@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from ambient.kube.core.objects import GATEWAY_NAME_LABEL
 from istiod_lite.core.facts import ObjectRef
 from istiod_lite.core.validation.report import Field
 
@@ -86,10 +87,11 @@ def _pod(ref: ObjectRef, root: Field, pod: Field) -> Workload:
         annotations=annotations,
         account=spec["serviceAccountName"].text() or "default",
         host_network=spec["hostNetwork"].value is True,
-        # The container of a node tunnel has this name, too (istio/istio manifests/charts/ztunnel).
+        # The containers of node tunnels and waypoints have this name, too (istio/istio, its charts).
         sidecar=SIDECAR_STATUS in annotations
         or (
             labels.get("app") != "ztunnel"
+            and GATEWAY_NAME_LABEL not in labels
             and any(one["name"].value == "istio-proxy" for one in containers)
         ),
         running=ref.kind == "Pod" and root["status"]["phase"].value == "Running",

@@ -27,7 +27,10 @@ UPSTREAM_TIMEOUT_S = 5.0
 MAX_BODY_BYTES = 1 << 20
 MAX_REVIEWS = 100
 """Kept in memory, the newest of them."""
-HANDED_ON = ("x-request-id", "traceparent", "tracestate", "authorization", "end-user")
+HANDED_ON = (
+    "x-request-id", "traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid",
+    "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags", "authorization", "end-user",
+)  # fmt: skip
 """Headers that a service copies from its caller to those it asks."""
 
 BOOK = {

@@ -41,6 +41,7 @@ class WebSocket(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         talk = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
+        heard = ""
         while data := self.request.recv(65536):
             talk.receive_data(data)
             for event in talk.events():
@@ -49,9 +50,11 @@ class WebSocket(socketserver.BaseRequestHandler):
                         chosen = next(iter(event.subprotocols), None)
                         answer = talk.send(events.AcceptConnection(subprotocol=chosen))
                     case events.TextMessage():
-                        answer = talk.send(
-                            events.TextMessage(event.data.upper(), event.message_finished)
-                        )
+                        heard += event.data
+                        if not event.message_finished:
+                            continue
+                        answer = talk.send(events.TextMessage(heard.upper()))
+                        heard = ""
                     case events.Ping() | events.CloseConnection():
                         answer = talk.send(event.response())
                     case _:

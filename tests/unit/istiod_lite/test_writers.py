@@ -221,6 +221,30 @@ async def test_pain_16_a_config_map_of_the_gateway_decides_how_it_runs(tmp_path)
         await until(lambda: not api.get(SCALERS, "shop", "wp"), api)
 
 
+async def test_pain_16_what_the_api_server_refuses_is_told_by_the_gateway(tmp_path):
+    def no_image(obj):
+        template = obj.get("spec", {}).get("template", {"spec": {"containers": []}})
+        return any("image" not in one for one in template["spec"]["containers"])
+
+    api = cluster()
+    api.invalid = no_image
+    made = gateway("wp", "shop")
+    ref = {"group": "", "kind": "ConfigMap", "name": "size"}
+    made["spec"]["infrastructure"] = {"parametersRef": ref}
+    overlay = "spec: {template: {spec: {containers: [{name: proxy, tty: true}]}}}"
+    api.put(CONFIG_MAPS, sized(deployment=overlay))
+    api.put(GATEWAYS, made)
+
+    def accepted():
+        return conditions(api.get(GATEWAYS, "shop", "wp")).get("Accepted")
+
+    async with leading(api, tmp_path):
+        await until(lambda: accepted() == ("False", "InvalidParameters"), api)
+        api.put(CONFIG_MAPS, sized(deployment=overlay.replace("proxy", "istio-proxy")))
+        await until(lambda: accepted() == ("True", "Accepted"), api)
+        assert api.get(DEPLOYMENTS, "shop", "wp")
+
+
 async def test_pain_16_defaults_of_a_class(tmp_path):
     api = cluster()
     labels = {"gateway.istio.io/defaults-for-class": "istio-waypoint"}

@@ -171,7 +171,7 @@ def test_an_overlay_changes_what_it_says_and_never_what_ties_the_object_to_its_g
         "metadata": {"name": "evil", "labels": {"team": "x", "gateway.istio.io/managed": "no"}},
         "spec": {
             "selector": {"matchLabels": {"app": "other"}},
-            "template": {"spec": {"containers": [{"name": "waypoint", "image": "mine"}]}},
+            "template": {"spec": {"containers": [{"name": "istio-proxy", "image": "mine"}]}},
         },
     }
     found = by_kind(Parameters(overlays={"deployment": patch}))["Deployment"]
