@@ -131,9 +131,13 @@ class Mesh:
         return {name.lower(): value for name, value in found["headers"].items()}
 
     def versions(self, *options: str, times: int = 1) -> Counter[str]:
-        """Versions of reviews that answered."""
+        """Versions of reviews that answered; what is no answer of theirs counts by its status."""
         found = self.curl("http://reviews:9080/reviews/0", *options, times=times)
-        return Counter(json.loads(line.rpartition(" ")[0])["version"] for line in found)
+        answers = (line.rpartition(" ") for line in found)
+        return Counter(
+            json.loads(body)["version"] if body.startswith("{") else code
+            for body, _, code in answers
+        )
 
     def json(self, url: str, *options: str) -> Any:
         return json.loads(self.inside("curl", "-s", *options, url))

@@ -48,7 +48,12 @@ def certificates(folder: Path) -> Path:
 
 def test_only_what_is_listed_may_be_called(outside: Mesh) -> None:
     with outside.applied("egress/allow-list"):
-        until(lambda: outside.status(f"{WWW}/private") == 403)
+        until(
+            lambda: (
+                outside.status(f"{WWW}/private") == 403
+                and outside.status(f"{WWW}/public/page") == 200
+            )
+        )
         found = outside.json(f"{WWW}/public/page")
         assert found["path"] == "/public/page"
         assert "x-forwarded-client-cert" not in {name.lower() for name in found["headers"]}

@@ -41,8 +41,7 @@ def bearer(*arguments: str, **claims: Any) -> tuple[str, str]:
 
 def test_a_token_is_required(stage: Mesh) -> None:
     with stage.applied("security/jwt-inline"):
-        until(lambda: stage.curl(DETAILS) == [DENIED])
-        assert stage.status(DETAILS, *bearer()) == 200
+        until(lambda: stage.curl(DETAILS) == [DENIED] and stage.status(DETAILS, *bearer()) == 200)
         for refused, said in (
             (bearer(exp=time.time() - 600), "Jwt is expired 401"),
             (bearer(iss="https://elsewhere"), "Jwt issuer is not configured 401"),
@@ -80,8 +79,7 @@ def test_claims_decide_and_reach_the_application(stage: Mesh) -> None:
     editor = bearer(realm={"roles": ["editor", "author"]})
     written = ("-d", '{"text": "claimed"}')
     with stage.applied("security/claims"):
-        until(lambda: stage.status(REVIEWS) == 403)
-        assert stage.status(REVIEWS, *reader) == 200
+        until(lambda: stage.status(REVIEWS) == 403 and stage.status(REVIEWS, *reader) == 200)
         assert stage.status(REVIEWS, *reader, *written) == 403
         assert stage.status(REVIEWS, *editor, *written) == 200
         assert stage.status(REVIEWS, *bearer(realm="reader")) == 403
@@ -105,25 +103,24 @@ def test_nothing_is_allowed_but_what_is_said(mesh: Mesh) -> None:
     page = "http://productpage:9080/productpage"
     with mesh.applied("security/default-deny"):
         until(lambda: mesh.curl(REVIEWS) == [DENIED])
-        until(lambda: mesh.status(page) == 200)
+        until(lambda: "The Comedy of Errors" in mesh.curl(page)[0])
         assert mesh.status("http://productpage:9080/headers") == 403
         assert mesh.status(page, "-X", "POST") == 403
         assert mesh.status(DETAILS) == 403
         found = mesh.json(page)
-        assert found["details"]["title"] == "The Comedy of Errors"
         assert found["reviews"]["status"] == 403
 
 
 def test_paths_and_methods_are_allowed_one_by_one(mesh: Mesh) -> None:
     written = ("-d", '{"text": "by hand"}')
+    secret = "http://reviews:9080/reviews/secret"
     with mesh.applied("security/paths-and-methods"):
         until(lambda: mesh.status("http://reviews:9080/health") == 403)
+        until(lambda: mesh.status(secret) == 403)
         assert mesh.status(REVIEWS) == 200
         assert mesh.status(REVIEWS, *written) == 403
         assert mesh.status(REVIEWS, *written, pod="ratings") == 200
         assert mesh.status("http://reviews:9080/reviews/a/b") == 403
-        secret = "http://reviews:9080/reviews/secret"
-        assert mesh.status(secret) == 403
         assert mesh.status(secret, "-H", "x-key: open-sesame") == 200
         # What a policy compares is what the application gets.
         plain = ("--path-as-is",)
@@ -135,6 +132,7 @@ def test_an_authorizer_is_asked_by_grpc(stage: Mesh) -> None:
     allowed = ("-H", "x-ext-authz: allow")
     with stage.applied("security/custom-grpc"):
         until(lambda: stage.status(DETAILS) == 403)
+        until(lambda: stage.status(DETAILS, *allowed, "-H", "x-team: red") == 403)
         headers, body = stage.answer(DETAILS)
         assert body.startswith("denied by the authorizer")
         assert headers["x-ext-authz-check-result"] == "denied"
@@ -144,7 +142,6 @@ def test_an_authorizer_is_asked_by_grpc(stage: Mesh) -> None:
         assert headers["x-ext-authz-check-received"] == f"GET /headers from {client}"
         assert "x-secret" not in headers
         assert stage.answer(DETAILS, *allowed)[0]["x-decided-by"] == "grpc"
-        assert stage.status(DETAILS, *allowed, "-H", "x-team: red") == 403
         assert stage.status("http://details:9080/health") == 200
 
 
