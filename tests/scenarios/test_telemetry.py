@@ -131,6 +131,20 @@ def test_one_service_is_logged_as_json(stage: Mesh) -> None:
         assert (last["log"], last["status"], last["details"]) == ("json", 404, "via_upstream")
 
 
+def test_a_collector_takes_access_logs(stage: Mesh) -> None:
+    mark = f"mark-{time.monotonic_ns()}"
+
+    def told() -> list[dict[str, Any]]:
+        assert stage.status(RATINGS, "-H", f"x-mark: {mark}") == 200
+        found = stage.json(f"{COLLECTOR}/logs")
+        return [one for one in found if one["attributes"].get("mark") == mark]
+
+    with stage.applied("telemetry/access-log-otel"):
+        until(told)
+        assert told()[0]["body"] == {"string_value": "GET /ratings/0"}
+        assert told()[0]["attributes"]["status"] in ("200", 200)
+
+
 def test_metrics_have_other_tags(mesh: Mesh) -> None:
     def counted(name: str) -> list[str]:
         found = mesh.inside("curl", "-s", "http://localhost:15020/stats/prometheus", pod="waypoint")
