@@ -87,7 +87,7 @@ def _pod(ref: ObjectRef, root: Field, pod: Field) -> Workload:
         annotations=annotations,
         account=spec["serviceAccountName"].text() or "default",
         host_network=spec["hostNetwork"].value is True,
-        # The containers of node tunnels and waypoints have this name, too (istio/istio, its charts).
+        # Containers of node tunnels and waypoints have this name, too (istio/istio, its charts).
         sidecar=SIDECAR_STATUS in annotations
         or (
             labels.get("app") != "ztunnel"
