@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test optional unit fuzz soak lint format proto chart dashboards lock system kube-apiserver clean
+.PHONY: help demo test optional unit fuzz soak lint format proto chart dashboards docs docs-serve reference lock system kube-apiserver clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
@@ -18,6 +18,8 @@ help:
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
 	@echo "make chart   make the Helm chart from manifests/"
 	@echo "make dashboards  make Grafana's JSON from manifests/observability/dashboards"
+	@echo "make docs    the documentation as a site in build/docs; make docs-serve shows it while you write"
+	@echo "make reference  make the pages of commands, settings, metrics and ports from the code"
 	@echo "make lock    choose newer dependencies"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -117,6 +119,18 @@ chart: $(VENV)/.runtime
 
 dashboards: $(VENV)/.dev
 	$(BIN)/python -m manifests.observability.dashboards
+
+# The switch keeps a notice about the generator's next version out of the output.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+	@echo build/docs/index.html
+
+docs-serve: $(VENV)/.dev
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
+reference: $(VENV)/.dev
+	$(BIN)/python -m docs.reference
 
 lock: $(VENV)/.dev
 	$(PIP) uv

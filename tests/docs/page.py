@@ -19,7 +19,7 @@ NOT_RUN = re.compile(r"^ *<!-- not run: (?P<reason>.+) -->$")
 STATUS = re.compile(r"# exit status (\d+)")
 FAILS = "# fails"
 ENDLESS = "# until Ctrl-C"
-WILDCARD = re.compile(r"…|\.\.\.")
+WILDCARD = re.compile(r"\s*(?:…|\.\.\.)\s*")
 
 
 class File(NamedTuple):

@@ -26,6 +26,8 @@ KNOWN: Final = {
     "ambient.istio.io/redirection": Known(PODS, ("enabled", "pending")),
     "ambient.istio.io/bypass-inbound-capture": Known(PODS, _BOOL),
     "ambient.istio.io/dns-capture": Known(PODS, _BOOL),
+    "ambient.istio.io/redirection-backend": Known(PODS, ("nftables", "ebpf", "auto")),
+    "ambient.istio.io/socket-map": Known(PODS, ("off", "send", "both")),
     "ambient.istio.io/waypoint-inbound-binding": Known(("Gateway", "GatewayClass")),
     "ambient.istio.io/xfcc-include-client-identity": Known(("Gateway", "GatewayClass"), _BOOL),
     "ambient.istio.io/node": Known(("WorkloadEntry",)),

@@ -117,6 +117,8 @@ MISTAKES = [
      "{ambient.istio.io/dns-captur: 'true'}}"),
     ("IST0125 Pod shop/a", "kind: Pod\nmetadata: {name: a, annotations: "
      "{ambient.istio.io/dns-capture: 'yes'}}"),
+    ("IST0125 Pod shop/a", "kind: Pod\nmetadata: {name: a, annotations: "
+     "{ambient.istio.io/redirection-backend: iptables}}"),
     ("IST0125 Namespace n", "kind: Namespace\nmetadata: {name: n, annotations: "
      "{istio.io/use-waypoint-canary-weight: '200'}}"),
     ("IST0135 Pod shop/a", "kind: Pod\nmetadata: {name: a, annotations: "
