@@ -63,7 +63,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; errors of the mesh become one line, a hint and an exit code."""
-    sys.exit(fail_clearly(lambda: cli.main(standalone_mode=True)))
+    sys.exit(fail_clearly(lambda: cli.main(standalone_mode=False)))
 
 
 if __name__ == "__main__":

@@ -69,15 +69,23 @@ def fail_clearly(command: Callable[[], object]) -> int:
     """Run a command and return its exit status.
 
     A MeshError becomes ``error: ...`` and ``hint: ...`` on standard error and its ``exit_code``;
-    Ctrl-C exits with 130.
+    click's own errors stay what they are, only that Ctrl-C exits with 130.
     """
     try:
-        command()
+        status = command()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise _interrupted() from None
+        print("Aborted!", file=sys.stderr)
+        return 1
     except MeshError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+        raise _interrupted() from None
+    return status if isinstance(status, int) else 0

@@ -173,7 +173,9 @@ def run_command(words: list[str], stdin: str, environment: dict[str, str]) -> Do
             pytest.MonkeyPatch.context() as patch,
         ):
             patch.setattr("sys.stdin", io.StringIO(stdin))
-            status = fail_clearly(lambda: cli.main(words, prog_name="ambientctl"))
+            status = fail_clearly(
+                lambda: cli.main(words, prog_name="ambientctl", standalone_mode=False)
+            )
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:

@@ -42,13 +42,24 @@ def test_one_line_and_a_status(error, status, said, capsys):
         run(inside(error))
 
     try:
-        found = fail_clearly(lambda: command.main([], prog_name="x"))
+        found = fail_clearly(lambda: command.main([], prog_name="x", standalone_mode=False))
     except SystemExit as end:
         found = end.code
     assert found == status
     text = capsys.readouterr().err
     assert said in text
     assert "Traceback" not in text
+
+
+def test_ctrl_c_before_the_task_has_begun(capsys):
+    @click.command()
+    def command():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        fail_clearly(lambda: command.main([], prog_name="x", standalone_mode=False))
+    assert end.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_mistakes_of_ours_keep_their_traceback():
