@@ -1,10 +1,17 @@
-"""The image holds what the manifests start. (Building one needs a registry; this reads it.)"""
+"""The image holds what the manifests start. (Its base needs a registry; this makes its wheel.)"""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
 
 from ambientctl.manifests import bundle
 
@@ -59,3 +66,61 @@ def test_settings_in_manifests_are_settings_of_the_programs() -> None:
     for container in containers():
         for entry in container["env"]:
             assert re.search(rf"\b{entry['name']}\b", known), entry["name"]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory) -> Path:
+    """What `pip install .` of the Containerfile puts into the image, made of what it copies."""
+    source, wheels = tmp_path_factory.mktemp("src"), tmp_path_factory.mktemp("wheels")
+    for line in re.findall(r"^COPY (?!--from)(.+) \S+$", CONTAINERFILE, re.MULTILINE):
+        for name in line.split():
+            if Path(name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(name, source / name, symlinks=True, ignore=ignored)
+            else:
+                shutil.copy(name, source / name)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(wheels)]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path_factory.mktemp("image")
+    (wheel,) = wheels.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_the_image_installs_the_same_as_the_source(image: Path) -> None:
+    """The manifests are in it, and a user of a wheel needs no clone."""
+    where = "import ambientctl, sys; print(ambientctl.__file__, file=sys.stderr)"
+    start = "from ambientctl.__main__ import main; main()"
+    words = ["-c", f"{where}; {start}", "install", "--dry-run", "--profile", "production"]
+
+    def printed(path: Path) -> str:
+        environment = os.environ | {"PYTHONPATH": str(path), "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, env=environment, cwd="/"
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith(str(path))
+        return done.stdout
+
+    found = printed(image)
+    assert "kind: DaemonSet" in found
+    assert found == printed(Path.cwd())
+
+
+def test_the_image_has_every_file_that_its_programs_open(image: Path) -> None:
+    for pattern in ("istiod_lite/static/*", "ambient/**/*.c", "ambientctl/local/**/*.json"):
+        here = {str(one) for one in Path(".").glob(pattern) if one.is_file()}
+        there = {str(one.relative_to(image)) for one in image.glob(pattern)}
+        assert here, pattern
+        assert here <= there, pattern
+
+
+def test_the_control_plane_says_how_it_is_called() -> None:
+    for words, status in ((["--help"], 0), (["version"], 0), (["lost"], 2)):
+        command = [sys.executable, "-m", "istiod_lite", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == status, done
+        assert done.stdout.startswith(("usage: istiod-lite", "0."))
