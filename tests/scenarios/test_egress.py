@@ -15,23 +15,23 @@ SECURE = "http://secure.example.com"
 
 
 @pytest.fixture(scope="module")
-def outside(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def outside(stage: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A web site outside the mesh, and a waypoint on the way to it."""
     folder = certificates(tmp_path_factory.mktemp("certificates"))
     programs = f"--from-file={FOLDER}/programs"
-    with mesh.applied("egress/site", "egress/gateway", wait=False):
-        mesh.kubectl("create", "configmap", "programs", "-n", "elsewhere", programs)
+    with stage.applied("egress/site", "egress/gateway", wait=False):
+        stage.kubectl("create", "configmap", "programs", "-n", "elsewhere", programs)
         for namespace in ("elsewhere", "egress"):
             secret = ("secret", "generic", "certificates", "-n", namespace)
-            mesh.kubectl("create", *secret, f"--from-file={folder}")
-        with mesh.applied("egress/entries"):
-            mesh.ready("elsewhere", "site")
-            mesh.kubectl(
+            stage.kubectl("create", *secret, f"--from-file={folder}")
+        with stage.applied("egress/entries"):
+            stage.ready("elsewhere", "site")
+            stage.kubectl(
                 "wait", "gateway/egress", "-n", "egress", "--for=condition=Programmed",
                 "--timeout=60s",
             )  # fmt: skip
-            until(lambda: mesh.answer(WWW)[0].get("server") == "istio-envoy")
-            yield mesh
+            until(lambda: stage.answer(WWW)[0].get("server") == "istio-envoy")
+            yield stage
 
 
 def certificates(folder: Path) -> Path:
@@ -70,6 +70,20 @@ def test_a_host_outside_is_routed(outside: Mesh) -> None:
         assert {name.lower(): value for name, value in found["headers"].items()}[
             "x-left-by"
         ] == "egress"
+
+
+def test_only_what_is_declared_may_be_reached(outside: Mesh) -> None:
+    # An address that no Service and no ServiceEntry has: the node agent's readiness on node-2.
+    undeclared = "http://172.30.0.12:8000/readyz"
+    assert outside.status(undeclared) == 200
+    outside.kubectl("apply", "-f", FOLDER / "egress" / "registry-only.yaml")
+    try:
+        until(lambda: outside.status(undeclared) == 0)
+        assert outside.status(WWW) == 200
+        assert outside.status("http://details:9080/health") == 200
+    finally:
+        outside.kubectl("apply", "-f", FOLDER / "stage" / "mesh-config.yaml")
+    until(lambda: outside.status(undeclared) == 200)
 
 
 def test_the_waypoint_originates_tls(outside: Mesh) -> None:

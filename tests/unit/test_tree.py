@@ -59,3 +59,14 @@ def test_generated_protobuf_code_is_that_of_the_proto_files(tmp_path: Path) -> N
     )
     for made in sorted((tmp_path / "ambient" / "api" / "pb").iterdir()):
         assert made.read_text() == (GENERATED / made.name).read_text(), f"run make proto: {made}"
+
+
+def test_every_scenario_is_run_and_listed() -> None:
+    folder = ROOT / "tests" / "scenarios"
+    programs = "".join(path.read_text() for path in folder.glob("*.py"))
+    listed = (ROOT / "docs" / "waypoint.md").read_text()
+    files = {path.relative_to(folder).with_suffix("") for path in folder.glob("*/*.yaml")}
+    names = {str(name) for name in files if name.parent.name != "stage"}
+    assert {name for name in names if f"`{name}`" not in listed} == set()
+    applied = programs.replace('" / "', "/").replace(".yaml", "")
+    assert {name for name in names if f'{name}"' not in applied} == set()
