@@ -36,6 +36,7 @@ from ambient.telemetry.io.metrics_http import metrics_handler
 from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession
 from waypoint.core.dispatch import Self
+from waypoint.core.message_limits import set_limits
 from waypoint.io.admin import admin_routes
 from waypoint.io.cluster_metrics import ClusterMetrics
 from waypoint.io.dialler import Dialler
@@ -99,6 +100,11 @@ class Waypoint:
         self, settings: Settings, stopping: trio.Event, channel: WorkerChannel | None = None
     ) -> None:
         ip = check(settings)
+        set_limits(
+            headers_kb=settings.max_request_headers_kb,
+            headers_count=settings.max_headers_count,
+            buffer_bytes=settings.per_connection_buffer_limit_bytes,
+        )
         self._channel = channel
         self._settings = settings
         self._stopping = stopping

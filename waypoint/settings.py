@@ -55,6 +55,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     workers: str = field(default="auto", name="WAYPOINT_WORKERS")
     """Processes: a number, 0 for one a core, 50%, or auto: one for each CPU of the container's
     limit, one where it has none."""
+    max_request_headers_kb: Annotated[int, Meta(ge=1, le=8192)] = 60
+    """Largest head of a request or response, in KiB (Envoy's name, range and default)."""
+    max_headers_count: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Most fields of a head or of trailers (Envoy)."""
+    per_connection_buffer_limit_bytes: Annotated[int, Meta(ge=0)] = 1 << 20
+    """Longest body of a request that a retry can send again (Envoy)."""
     jwks_refresh_s: Seconds = field(default=1200.0, name="JWKS_REFRESH_INTERVAL")
     """How old keys of token issuers may become (Istio: 20 minutes)."""
     jwks_extra_root_ca: str = ""

@@ -14,15 +14,13 @@ from typing import Any, Final, NamedTuple
 import httptools
 
 from waypoint.core.message import End, Headers, RequestHead
+from waypoint.core.message_limits import LIMITS
 from waypoint.core.plain_head import (
     AUTHORITY,
-    FIELD_LIMIT,
     read_fields,
     read_request_line,
 )
 
-HEAD_LIMIT: Final = 60 * 1024
-"""Bytes of a message's head (Envoy: max_request_headers_kb)."""
 HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te")
 )
@@ -91,13 +89,16 @@ class Message:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         found = self._fields if self.in_head else self._trailers
-        if len(found) >= FIELD_LIMIT:
+        if len(found) >= LIMITS.fields:
             self.fail(431, "http1.too_many_headers")
         known = _names.get(name) or _name(name)
         found.append((known, value.decode("latin-1").strip(" \t")))
 
     def on_headers_complete(self) -> None:
         self.in_head = False
+        size = len(self._url) + sum([len(name) + len(value) + 4 for name, value in self._fields])
+        if size > LIMITS.head_bytes:
+            self.fail(431, "request_headers_too_large")
         self.events.append(self.head(self._url.decode("latin-1"), self._fields))
 
     def on_body(self, part: bytes) -> None:
@@ -242,14 +243,14 @@ class RequestReader:
                 message.error = BadMessageError(400, "http1.codec_error")
         message.flush()
         self._quiet = 0 if len(message.events) > known else self._quiet + len(data)
-        if self._quiet > HEAD_LIMIT and message.error is None:
+        if self._quiet > LIMITS.head_bytes and message.error is None:
             message.error = BadMessageError(431, "request_headers_too_large")
 
     def _read_plain(self, data: bytes) -> bytes:
         """Take the plain requests that ``data`` begins with and that are there as a whole; what is
         left is for the parser, which stands between two messages."""
         message = self._message
-        while (end := data.find(b"\r\n\r\n", 0, HEAD_LIMIT)) >= 0:
+        while (end := data.find(b"\r\n\r\n", 0, LIMITS.head_bytes)) >= 0:
             lines = data[:end].split(b"\r\n")
             start = read_request_line(lines[0])
             found = read_fields(lines) if start is not None else None

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import httptools
 
-from waypoint.core.http1 import END, HEAD_LIMIT, BadMessageError, Message, sort_fields
+from waypoint.core.http1 import END, BadMessageError, Message, sort_fields
 from waypoint.core.message import End, Headers
+from waypoint.core.message_limits import LIMITS
 from waypoint.core.plain_head import read_fields, read_status_line
 
 
@@ -114,7 +115,7 @@ class ResponseReader:
     def _read_plain(self, data: bytes) -> bool:
         """Take a plain response whose head ``data`` begins with; False where it is for the
         parser."""
-        end = data.find(b"\r\n\r\n", 0, HEAD_LIMIT)
+        end = data.find(b"\r\n\r\n", 0, LIMITS.head_bytes)
         if end < 0:
             return False
         lines = data[:end].split(b"\r\n")
@@ -147,7 +148,7 @@ class ResponseReader:
         while self._head is None:
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0:
-                if len(self._buffer) > HEAD_LIMIT:
+                if len(self._buffer) > LIMITS.head_bytes:
                     raise BadMessageError(502, "response_headers_too_large")
                 return
             raw, rest = bytes(self._buffer[: end + 4]), bytes(self._buffer[end + 4 :])
@@ -179,7 +180,7 @@ class ResponseReader:
             pass  # 101: what follows belongs to the new protocol
         except httptools.HttpParserError:
             raise message.error or BadMessageError(502, "http1.codec_error") from None
-        if len(raw) > HEAD_LIMIT or not message.events:
+        if len(raw) > LIMITS.head_bytes or not message.events:
             raise BadMessageError(502, "http1.codec_error")
         head: ResponseHead = message.events.popleft()
         message.events.clear()
@@ -196,7 +197,7 @@ class ResponseReader:
             self.surplus = True
         message.flush()
         self._quiet = 0 if message.events else self._quiet + len(data)
-        if self._quiet > HEAD_LIMIT:
+        if self._quiet > LIMITS.head_bytes:
             raise BadMessageError(502, "response_trailers_too_large")
         for event in message.events:
             self._events.append(event)

@@ -22,7 +22,7 @@ from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.streams import LinkListener, Streams
 from waypoint.core.field_block import encode
 from waypoint.core.field_decoder import FieldDecoder
-from waypoint.core.http1 import HEAD_LIMIT, BadMessageError
+from waypoint.core.http1 import BadMessageError
 from waypoint.core.http2_head import (
     Fields,
     MalformedError,
@@ -35,9 +35,10 @@ from waypoint.core.http2_head import (
     sendable,
 )
 from waypoint.core.message import End, Request, RequestHead, Response
+from waypoint.core.message_limits import LIMITS
 
-SERVER_LIMITS: Final = Limits(
-    max_header_list=HEAD_LIMIT,
+_LIMITS: Final = Limits(
+    max_header_list=LIMITS.head_bytes,
     max_streams=1024,
     stream_window=256 * 1024,
     connection_window=4 * 1024 * 1024,
@@ -45,9 +46,19 @@ SERVER_LIMITS: Final = Limits(
 )
 """Envoy's number of streams; windows of our own choice: enough for the way to a neighbour, little
 enough to hold for many streams."""
-CLIENT_LIMITS: Final = SERVER_LIMITS._replace(max_streams=0)
-DECODED_LIMIT: Final = 4 * HEAD_LIMIT
-"""Heads up to this size cost their stream; larger ones the connection."""
+DECODED: Final = 4
+"""Heads up to so many times the limit cost their stream; larger ones the connection."""
+
+
+def server_limits() -> Limits:
+    """Of a connection of a client."""
+    return _LIMITS._replace(max_header_list=LIMITS.head_bytes)
+
+
+def client_limits() -> Limits:
+    """Of a connection to an endpoint."""
+    return server_limits()._replace(max_streams=0)
+
 
 StreamEvent = Response | bytes | End
 
@@ -154,7 +165,7 @@ class Http2(Streams[HttpStream]):
     def __init__(self, listener: Http2Listener, limits: Limits, *, client: bool) -> None:
         super().__init__(listener, limits, client=client)
         self._listener = listener
-        self._fields = FieldDecoder(DECODED_LIMIT)
+        self._fields = FieldDecoder(DECODED * LIMITS.head_bytes)
 
     # Sending
 

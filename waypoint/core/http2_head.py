@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from waypoint.core.http1 import HEAD_LIMIT, HOP_BY_HOP
+from waypoint.core.http1 import HOP_BY_HOP
 from waypoint.core.message import Headers, Request, RequestHead, Response
-from waypoint.core.plain_head import AUTHORITY, FIELD_LIMIT
+from waypoint.core.message_limits import LIMITS
+from waypoint.core.plain_head import AUTHORITY
 
 Fields = list[tuple[str, str]]
 
@@ -162,7 +163,7 @@ def _split(raw: Iterable[tuple[str, str]], known: frozenset[str]) -> _Split:
         else:
             rest.append(field)
             _note(field)
-    if size > HEAD_LIMIT or len(rest) > FIELD_LIMIT:
+    if size > LIMITS.head_bytes or len(rest) > LIMITS.fields:
         raise TooLargeError("a head above the limits")
     return _Split(pseudo, rest)
 

@@ -12,9 +12,8 @@ import re
 from typing import Final, NamedTuple
 
 from waypoint.core.message import Headers
+from waypoint.core.message_limits import LIMITS
 
-FIELD_LIMIT: Final = 100
-"""Fields of a message's head, and of its trailers (Envoy: max_headers_count)."""
 AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
 
 _LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
@@ -79,7 +78,7 @@ def _read(raw: bytes) -> _Line | None:
 
 def read_fields(lines: list[bytes]) -> PlainHead | None:
     """The lines behind the first; None where they are not plain."""
-    if len(lines) > FIELD_LIMIT + 1:
+    if len(lines) > LIMITS.fields + 1:
         return None
     fields: list[tuple[str, str]] = []
     host: str | None = None

@@ -16,6 +16,7 @@ from waypoint.core.hash_policy import HashKey
 from waypoint.core.host import Host
 from waypoint.core.local_reply import NO_HEALTHY_UPSTREAM, PER_TRY_TIMEOUT, timed_out
 from waypoint.core.message import Headers, Reply, Request, Response
+from waypoint.core.message_limits import LIMITS
 from waypoint.core.outlier import Cause
 from waypoint.core.plan import Plan, Upstream
 from waypoint.core.record import Record
@@ -24,7 +25,7 @@ from waypoint.core.retry import CONNECTING, Next, Tries
 from waypoint.core.retry_policy import DEFAULT_ON, NONE, asked_for
 from waypoint.core.timeouts import Timeouts, timeouts_of
 from waypoint.io.attempt import Attempt, Outcome
-from waypoint.io.downstream import RETRY_BYTES, Downstream
+from waypoint.io.downstream import Downstream
 from waypoint.io.fiber import Limit, in_task
 from waypoint.io.mirror import start_mirrors
 from waypoint.io.service import Service
@@ -78,7 +79,7 @@ class Attempts:
         self._hash = policy.key(self._request) if policy is not None else None
         if self._tries.policy.attempts and self._tries.policy.on & ~DEFAULT_ON:
             body = self._client.body
-            body.replay_bytes = max(body.replay_bytes, RETRY_BYTES)
+            body.replay_bytes = max(body.replay_bytes, LIMITS.retry_bytes)
         copies = start_mirrors(
             self._service,
             self._client,

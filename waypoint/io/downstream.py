@@ -11,8 +11,6 @@ from waypoint.io.fiber import Limit
 
 REPLAY_BYTES: Final = 64 * 1024
 """A request's body up to this size can be sent again on another connection."""
-RETRY_BYTES: Final = 1 << 20
-"""The same where the route asks for more retries than those of failed connections (Envoy)."""
 
 
 class ClientGoneError(Exception):

@@ -8,7 +8,7 @@ import trio
 
 from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError
 from ambient.hbone.core.frames import ErrorCode
-from waypoint.core.http2 import CLIENT_LIMITS, BrokenRulesError, HttpStream
+from waypoint.core.http2 import BrokenRulesError, HttpStream, client_limits
 from waypoint.core.message import Request
 from waypoint.core.reset import Reset
 from waypoint.io.duplex import Duplex
@@ -20,7 +20,7 @@ class Http2Client(Http2Link):
     """A connection to an endpoint; ``carry`` has to run."""
 
     def __init__(self, stream: Duplex) -> None:
-        super().__init__(stream, CLIENT_LIMITS, client=True)
+        super().__init__(stream, client_limits(), client=True)
         self.exchanges = 0
         """Streams that were ever opened."""
         self.reserved = 0

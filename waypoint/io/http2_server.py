@@ -11,7 +11,7 @@ from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.io.stream import HboneStream
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from waypoint.core.http2 import SERVER_LIMITS, HttpStream
+from waypoint.core.http2 import HttpStream, server_limits
 from waypoint.core.message import End, Response
 from waypoint.io.downstream import Body, ClientGoneError
 from waypoint.io.duplex import Duplex
@@ -115,7 +115,7 @@ class Http2Server(Http2Link):
         stream: HboneStream,
         serve: Callable[[Http2Exchange], Awaitable[None]],
     ) -> None:
-        super().__init__(stream, SERVER_LIMITS, client=False)
+        super().__init__(stream, server_limits(), client=False)
         self._service = service
         self._serve = serve
         self._tunnel = stream.relay

@@ -28,7 +28,7 @@ from ambient.api.address import HostPort
 from ambient.hbone.core.errors import PeerError
 from ambient.hbone.core.frames import PREFACE
 from waypoint.core.http1 import BadMessageError
-from waypoint.core.http2 import CLIENT_LIMITS, SERVER_LIMITS, Http2
+from waypoint.core.http2 import Http2, client_limits, server_limits
 from waypoint.core.message import End, Headers, Peer, Request, Response
 
 GET = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")]
@@ -57,7 +57,9 @@ class Wire:
 
     def __init__(self, *, client=False):
         self.listener = Listener()
-        self.http2 = Http2(self.listener, CLIENT_LIMITS if client else SERVER_LIMITS, client=client)
+        self.http2 = Http2(
+            self.listener, client_limits() if client else server_limits(), client=client
+        )
         self.http2.start()
         self.sent()
         self.error = None
@@ -229,7 +231,7 @@ def test_a_server_takes_it(frames):
 def test_bad_beginnings():
     listener = Listener()
     for start in (b"GET / HTTP/1.1\r\n\r\n\r\n\r\nxxxxxxxx", PREFACE + DONE, PREFACE + raw(6)):
-        http2 = Http2(listener, SERVER_LIMITS, client=False)
+        http2 = Http2(listener, server_limits(), client=False)
         with pytest.raises(PeerError):
             http2.receive(memoryview(start), 1.0)
     assert not listener.requests
@@ -237,15 +239,15 @@ def test_bad_beginnings():
 
 def test_more_streams_than_allowed_are_refused():
     wire = Wire()
-    for number in range(SERVER_LIMITS.max_streams + 2):
+    for number in range(server_limits().max_streams + 2):
         wire.feed(headers(2 * number + 1, POST, ("END_HEADERS",)))
     assert list(wire.resets().values()) == [REFUSED, REFUSED]
-    assert len(wire.listener.requests) == SERVER_LIMITS.max_streams
+    assert len(wire.listener.requests) == server_limits().max_streams
 
 
 def test_content_above_the_windows_ends_the_connection():
     wire = Wire().feed(OPEN)
-    for _ in range(SERVER_LIMITS.stream_window // 16_384):
+    for _ in range(server_limits().stream_window // 16_384):
         wire.feed(data(1, b"x" * 16_384))
     assert wire.error is None
     wire.feed(data(1, b"x"))
@@ -261,7 +263,7 @@ def test_taking_content_gives_credit():
     while stream.take():
         pass
     updates = {f.stream_id: f.window_increment for f in wire.sent()}
-    assert updates[1] >= SERVER_LIMITS.stream_window // 2
+    assert updates[1] >= server_limits().stream_window // 2
 
 
 def request(method="GET", fields=()):
