@@ -151,7 +151,9 @@ async def story(tmp_path: Path, closing: ExitStack, backend: str) -> None:
                 Echo(nursery, pod, socket.AF_INET6)
             serve_at(SERVICE, peer)
             bystander = Bystander()
-            nursery.start_soon(bystander.run, await connect(None, peer.ip))
+            beside = await connect(None, peer.ip)
+            closing.callback(beside.socket.close)
+            nursery.start_soon(bystander.run, beside)
             open_now = partial(open_talks, web, peer, closing, bystander.clock)
             talks = await open_now()
             for talk in talks:
