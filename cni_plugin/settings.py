@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ambient_dns_capture: bool = False
     """Redirect DNS to the tunnel, which must then answer it."""
     ambient_ipv6: bool = True
+    ambient_enable_aws_branch_eni_probe: bool = True
+    """Keep probes of pods with AWS security groups of their own on the node."""
     redirection_backend: Literal["nftables", "ebpf", "auto"] = "nftables"
     """What redirects pods; ``auto`` and ``ebpf``: eBPF where the node can, else nftables."""
     bpf_dir: str = FOLDER

@@ -189,19 +189,22 @@ def _calico(facts: Facts) -> Iterator[Result]:
 def _amazon(daemon_set: Mapping[str, Any] | None) -> Iterator[Result]:
     if daemon_set is None:
         return
+    spec = daemon_set["spec"]["template"]["spec"]
     settings = {
         one.get("name"): one.get("value")
-        for container in daemon_set["spec"]["template"]["spec"].get("containers", ())
+        for container in (*spec.get("initContainers", ()), *spec.get("containers", ()))
         for one in container.get("env") or ()
     }
     if (
         settings.get("ENABLE_POD_ENI") == "true"
+        and settings.get("DISABLE_TCP_EARLY_DEMUX") != "true"  # or our agent keeps them there
         and settings.get("POD_SECURITY_GROUP_ENFORCING_MODE", "strict") == "strict"
     ):
         text = "pods with security groups of their own answer probes past their node"
         remedy = (
-            "kubectl -n kube-system set env daemonset aws-node "
-            "POD_SECURITY_GROUP_ENFORCING_MODE=standard"
+            "kubectl -n kube-system set env daemonset aws-node -c aws-vpc-cni-init "
+            "DISABLE_TCP_EARLY_DEMUX=true, as Amazon prescribes for such pods; by it our node "
+            "agent knows the node, and keeps probes there"
         )
         yield warning(PLUGIN, "branch-eni", text, remedy)
 

@@ -15,7 +15,7 @@ from ambient.kube.core.objects import REDIRECTION_ANNOTATION, Pod, decode
 from ambient.kube.core.resources import PODS
 from ambient.kube.io.client import KubeClient
 from ambient.net.core import host_rules, rules
-from ambient.net.io import bpf_programs, nft, tunnel_flows
+from ambient.net.io import bpf_programs, branch_routes, nft, tunnel_flows
 from ambient.net.io.netns import Netns
 from ambient.net.io.socket_map import remove_socket_map
 from cni_plugin.io import install, kube_reports, node_socket_map, records, starter
@@ -51,6 +51,7 @@ def of_installation(settings: Settings) -> list[Trace]:
         found.append(Trace("socket map", folder))
     with node_netns(settings) as netns:
         tables = nft.read(netns).tables
+        found += [Trace("routing rule of the node", rule) for rule in branch_routes.present(netns)]
     return found + [Trace("rules of the node", f"table inet {table.name}") for table in tables]
 
 
@@ -63,6 +64,7 @@ def remove_installation(settings: Settings) -> None:
     remove_socket_map(node_socket_map.folder_of(settings))
     with node_netns(settings) as netns:
         nft.apply(netns, host_rules.ABSENT)
+        branch_routes.keep(netns, ())
 
 
 def of_pods(settings: Settings) -> list[Trace]:

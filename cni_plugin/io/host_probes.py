@@ -16,7 +16,7 @@ from ambient.api.address import IPAddress
 from ambient.api.errors import MeshError
 from ambient.net.core import host_rules, rules
 from ambient.net.core.rule_diff import diff
-from ambient.net.io import nft
+from ambient.net.io import branch_routes, nft
 from ambient.net.io.netns import Netns
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
@@ -151,6 +151,7 @@ class HostProbes:
         except MeshError:
             nft.apply(self._netns, wanted)
         self._applied = wanted
+        self._keep_on_node()
 
     def _reconcile(self) -> bool:
         """Look what is there and put it right; whether something had to change."""
@@ -158,4 +159,11 @@ class HostProbes:
         wanted = self._wanted()
         changed = bool(nft.apply(self._netns, wanted))
         self._applied = wanted
-        return changed
+        return self._keep_on_node() or changed
+
+    def _keep_on_node(self) -> bool:
+        """Where the node's routing would take probes away; whether something had to change."""
+        if not self._settings.ambient_enable_aws_branch_eni_probe:
+            return False
+        assert self._netns is not None, "start comes first"
+        return bool(branch_routes.keep(self._netns, self._probed))

@@ -120,6 +120,60 @@ async def test_pain_46_a_restart_of_the_agent_leaves_no_gap(tmp_path: Path) -> N
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_pain_07_pods_with_aws_security_groups_of_their_own_are_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setattr("cni_plugin.io.host_probes.LOOK_S", 0.2)
+    async with node(tmp_path) as world:
+        probes_as_us(world)
+        run("ip", "link", "add", "vpc", "type", "bridge")
+        run("ip", "link", "set", "vpc", "up")
+        run("sysctl", "-qw", "net.ipv4.tcp_early_demux=0")
+        try:
+            setting = {"ambient_enable_aws_branch_eni_probe": wanted}
+            async with world.agent(**setting), trio.open_nursery() as nursery:
+                tunnel = FakeTunnel(world.zds)
+                await nursery.start(tunnel.run)
+                world.namespace("shop")
+                web = await world.start("web")
+                echo = Echo(nursery, web)
+                device = as_amazons_plugin_makes_it(web)
+                before = run("ip", "rule")
+                world.namespace("shop", "ambient")
+                await until(lambda: web.annotation == "enabled")
+                if not wanted:
+                    with pytest.raises(trio.TooSlowError):
+                        await probe(web)
+                    assert run("ip", "rule") == before
+                else:
+                    await until(lambda: f"to {web.ip} lookup 101 proto 57" in run("ip", "rule"))
+                    assert f"9:\tfrom all iif {device} lookup local" in run("ip", "rule")
+                    assert await probe(web)
+                    assert echo.peers == [PROBE]
+                    world.namespace("shop")
+                    await until(lambda: run("ip", "rule") == before)
+                nursery.cancel_scope.cancel()
+        finally:
+            run("sysctl", "-qw", "net.ipv4.tcp_early_demux=1")
+            run("ip", "link", "del", "vpc")
+            run("ip", "rule", "del", "pref", "10", check=False)
+
+
+def as_amazons_plugin_makes_it(pod: Pod) -> str:
+    """All that leaves the pod goes to the VPC, and only table 101 knows where the pod is."""
+    (line,) = run("ip", "route", "show", pod.ip).splitlines()
+    device = line.split()[line.split().index("dev") + 1]
+    for sysctl in ("all", device):
+        run("sysctl", "-qw", f"net.ipv4.conf.{sysctl}.rp_filter=0")
+    run("ip", "route", "del", pod.ip)
+    run("ip", "route", "add", pod.ip, "dev", "vpc")
+    run("ip", "route", "add", pod.ip, "dev", device, "scope", "link", "table", "101")
+    run("ip", "route", "add", "default", "dev", "vpc", "table", "101")
+    run("ip", "rule", "add", "iif", device, "lookup", "101", "pref", "10")
+    return device
+
+
 def handles(ruleset: str) -> list[str]:
     lines = (line for line in ruleset.splitlines() if "handle" in line)
     return [line.rpartition("# handle ")[2] for line in lines]
