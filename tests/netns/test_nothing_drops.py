@@ -150,6 +150,7 @@ async def story(tmp_path: Path, closing: ExitStack, backend: str) -> None:
                 Echo(nursery, pod)
                 Echo(nursery, pod, socket.AF_INET6)
             serve_at(SERVICE, peer)
+            closing.callback(run, "nft", "delete table ip services")
             bystander = Bystander()
             beside = await connect(None, peer.ip)
             closing.callback(beside.socket.close)
