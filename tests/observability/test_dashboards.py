@@ -43,6 +43,14 @@ def test_every_panel_has_a_title_a_unit_and_a_place(name: str) -> None:
     assert len(places) == len(panels(made))
 
 
+@pytest.mark.parametrize("name", ["mesh.json", "service.json", "workload.json"])
+def test_pain_24_requests_are_looked_for_at_waypoints_too(name: str) -> None:
+    asked = [target["expr"] for panel in panels(loaded(name)) for target in panel["targets"]]
+    requests = [one for one in asked if "istio_request" in one and "reporter" in one]
+    assert requests
+    assert all("waypoint" in one for one in requests), requests
+
+
 def test_grafana_is_given_every_dashboard() -> None:
     kustomization = yaml.safe_load((FOLDER.parent / "kustomization.yaml").read_text())
     given = {file for each in kustomization["configMapGenerator"] for file in each["files"]}
