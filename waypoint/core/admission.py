@@ -49,6 +49,8 @@ def refused(policies: PolicySet, target: Target, peer: Peer, own: Self) -> str:
     """
     if not target.workload.addresses:
         return ""  # a name outside the mesh, which no policy selects
+    if not policies.allow:
+        return ""
     written = tuple(one for one in policies.allow if not _is_admission(one.key))
     if len(written) == len(policies.allow):
         return ""  # the endpoint's own tunnel has to admit us

@@ -76,10 +76,12 @@ class Rule(msgspec.Struct, frozen=True):
 def _clause_failing(clause: Clause, request: Request) -> str | None:
     last: str | None = None
     for entry in clause:
-        failed = next((p.field for p in entry if not p.test(request)), None)
-        if failed is None:
+        for predicate in entry:
+            if not predicate.test(request):
+                last = predicate.field
+                break
+        else:
             return None
-        last = failed
     return last
 
 

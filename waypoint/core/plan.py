@@ -187,7 +187,7 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
             visit = route.session.visit(request, request.at_s) if route.session else None
             backend = _visited(forward, visit, places) or forward.choose(draw())
     filters += backend.filters
-    if any(isinstance(item, HeaderFilter) and item.dynamic for item in filters):
+    if filters and any(isinstance(item, HeaderFilter) and item.dynamic for item in filters):
         filters = tuple(_bound(item, request) for item in filters)
     for item in filters:
         item.on_request(request)

@@ -27,7 +27,10 @@ class Predicate(NamedTuple):
 
 def first_failing(predicates: Iterable[Predicate], request: Request) -> Predicate | None:
     """The first test that the request does not pass, or None where it passes all."""
-    return next((p for p in predicates if not p.test(request)), None)
+    for predicate in predicates:  # a generator costs as much as the test
+        if not predicate.test(request):
+            return predicate
+    return None
 
 
 REGEX_LIMIT = 1024

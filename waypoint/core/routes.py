@@ -45,6 +45,8 @@ class Forward(msgspec.Struct, frozen=True):
 
     def choose(self, draw: float) -> Backend:
         """The backend for a draw in [0, 1); weights are relative, the order is the object's."""
+        if len(self.backends) == 1:
+            return self.backends[0]
         point = draw * sum(backend.weight for backend in self.backends)
         for backend in self.backends:
             point -= backend.weight

@@ -80,12 +80,11 @@ class Attempts:
         if self._tries.policy.attempts and self._tries.policy.on & ~DEFAULT_ON:
             body = self._client.body
             body.replay_bytes = max(body.replay_bytes, LIMITS.retry_bytes)
-        copies = start_mirrors(
-            self._service,
-            self._client,
-            self._request,
-            self._decided.mirrors,
-            self._timeouts.total_s,
+        mirrors, total_s = self._decided.mirrors, self._timeouts.total_s
+        copies = (
+            start_mirrors(self._service, self._client, self._request, mirrors, total_s)
+            if mirrors
+            else ()
         )
         reply: Reply | None = None
         said = self._count_messages() if self._record.grpc else None
