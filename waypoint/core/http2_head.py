@@ -30,6 +30,8 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {"content-length", "host", "trailer"}
 _GOOD_FIELDS: Final = 4096
 _good: set[tuple[str, str]] = set()
 """Regular fields that were found to be well-formed: most come again and again."""
+_good_pseudo: set[tuple[str, str]] = set()
+"""Pseudo-headers that may be sent."""
 
 
 def _note(field: tuple[str, str]) -> None:
@@ -193,9 +195,13 @@ def response_fields(response: Response) -> Fields:
 def sendable(fields: Iterable[tuple[str, str]]) -> bool:
     """Is every field one that may be sent? (Filters may have made it.)"""
     for field in fields:
-        if field in _good:
+        if field in _good or field in _good_pseudo:
             continue
         name, value = field
         if _BAD_VALUE.search(value) or (name[:1] != ":" and not _NAME.fullmatch(name)):
             return False
+        if name[:1] == ":" and len(value) < 128:
+            if len(_good_pseudo) >= _GOOD_FIELDS:
+                _good_pseudo.clear()
+            _good_pseudo.add(field)
     return True

@@ -15,10 +15,10 @@ written once, as coroutines, and have two drivers:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from enum import Enum
 from types import TracebackType, coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -52,32 +52,25 @@ def _stop(trap: _Trap) -> Generator[_Trap, None, None]:
     yield trap
 
 
+class Owner(Protocol):
+    """Who started a fiber."""
+
+    def need_task(self, fiber: Fiber) -> None:
+        """Have ``fiber.carry`` run in a task."""
+
+    def ended(self, fiber: Fiber, error: BaseException | None) -> None:
+        """It is over."""
+
+
 class Fiber:
-    """``main`` in the turns of ``relay``. ``need_task`` is called when it needs a task, in which
-    ``carry`` then has to run; ``ended`` is told its error, if it has one."""
+    """``main`` in the turns of ``relay``."""
 
-    __slots__ = (
-        "_coro",
-        "_ended",
-        "_needs_task",
-        "_queued",
-        "_relay",
-        "_waiting",
-        "done",
-        "limits",
-    )
+    __slots__ = ("_coro", "_owner", "_queued", "_relay", "_waiting", "done", "limits")
 
-    def __init__(
-        self,
-        relay: Relay,
-        main: Coroutine[Any, Any, None],
-        need_task: Callable[[], None],
-        ended: Callable[[BaseException | None], None],
-    ) -> None:
+    def __init__(self, relay: Relay, main: Coroutine[Any, Any, None], owner: Owner) -> None:
         self._relay = relay
         self._coro = main
-        self._needs_task = need_task
-        self._ended = ended
+        self._owner = owner
         self._queued = False
         self._waiting = True
         """Nobody runs it, and a signal may carry it on."""
@@ -114,7 +107,7 @@ class Fiber:
             if trap is _WAIT:
                 self._waiting = True
             elif trap is _Trap.TASK:
-                self._needs_task()
+                self._owner.need_task(self)
             else:
                 self._coro.close()
                 self._finish(RuntimeError(f"{trap} outside of in_task"))
@@ -136,7 +129,7 @@ class Fiber:
     def _finish(self, error: BaseException | None) -> None:
         self.done = True
         self._waiting = False
-        self._ended(error)
+        self._owner.ended(self, error)
 
     def close(self) -> None:
         """Give it up, if no task runs it."""
@@ -176,37 +169,42 @@ class Fiber:
 
 
 async def drive(relay: Relay, main: Coroutine[Any, Any, None]) -> None:
-    """Run ``main`` as a fiber, and this task where it needs one. Raises what it raises."""
-    lot = trio.lowlevel.ParkingLot()
-    needed = False
-    failure: BaseException | None = None
+    """Run ``main`` as a fiber, and in this task where it needs one. Raises what it raises."""
+    await _Driver().run(relay, main)
 
-    def need_task() -> None:
-        nonlocal needed
-        needed = True
-        lot.unpark_all()
 
-    def ended(error: BaseException | None) -> None:
-        nonlocal failure
-        failure = error
-        lot.unpark_all()
+class _Driver:
+    """A task that owns one fiber."""
 
-    fiber = Fiber(relay, main, need_task, ended)
-    fiber.resume()
-    while not fiber.done:
-        if needed:
-            needed = False
-            await fiber.carry()
-            continue
-        try:
-            await lot.park()
-        except trio.Cancelled as cancelled:
-            if fiber.done:
+    def __init__(self) -> None:
+        self._lot = trio.lowlevel.ParkingLot()
+        self._needed = False
+        self._failure: BaseException | None = None
+
+    def need_task(self, fiber: Fiber) -> None:
+        self._needed = True
+        self._lot.unpark_all()
+
+    def ended(self, fiber: Fiber, error: BaseException | None) -> None:
+        self._failure = error
+        self._lot.unpark_all()
+
+    async def run(self, relay: Relay, main: Coroutine[Any, Any, None]) -> None:
+        fiber = Fiber(relay, main, self)
+        fiber.resume()
+        while not fiber.done:
+            if self._needed:
+                self._needed = False
+                await fiber.carry()
+                continue
+            try:
+                await self._lot.park()
+            except trio.Cancelled as cancelled:
+                if not fiber.done:
+                    await fiber.carry(cancelled)
                 raise
-            await fiber.carry(cancelled)
-            raise
-    if failure is not None:
-        raise failure
+        if self._failure is not None:
+            raise self._failure
 
 
 class Signal:

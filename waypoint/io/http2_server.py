@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 import trio
 
 from ambient.hbone.core.frames import ErrorCode
+from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.stream import HboneStream
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
@@ -102,8 +103,46 @@ class Http2Exchange:
     def settle(self) -> None:
         """After the exchange: nothing of it stays."""
         self._failing = None
+        self._flow.stream.wake = self._wake  # no cycle for the collector
         # A response that did not need all of the request is complete: NO_ERROR (RFC 9113, 8.1).
         self._flow.reset(ErrorCode.NO_ERROR if self._complete else ErrorCode.INTERNAL_ERROR)
+
+
+class _Requests:
+    """The fibers of one connection, and the tasks that some of them need."""
+
+    def __init__(self, relay: Relay, tasks: trio.Nursery) -> None:
+        self._relay = relay
+        self._tasks = tasks
+        self._fibers: set[Fiber] = set()
+        self._none_left = trio.Event()
+
+    def start(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run it from the end of this turn on."""
+        fiber = Fiber(self._relay, main, self)
+        self._fibers.add(fiber)
+        fiber.wake()
+
+    def need_task(self, fiber: Fiber) -> None:
+        """See ``Owner``."""
+        self._tasks.start_soon(fiber.carry)
+
+    def ended(self, fiber: Fiber, error: BaseException | None) -> None:
+        """See ``Owner``."""
+        self._fibers.discard(fiber)
+        if not self._fibers:
+            self._none_left.set()
+
+    async def wait(self) -> None:
+        """Until all have ended."""
+        while self._fibers:
+            self._none_left = trio.Event()
+            await self._none_left.wait()
+
+    def close(self) -> None:
+        """Give up those that no task runs."""
+        for fiber in list(self._fibers):
+            fiber.close()
 
 
 class Http2Server(Http2Link):
@@ -119,44 +158,27 @@ class Http2Server(Http2Link):
         self._service = service
         self._serve = serve
         self._tunnel = stream.relay
-        self._fibers: set[Fiber] = set()
-        self._no_fibers = trio.Event()
-        self._exchanges: trio.Nursery | None = None
+        self._requests: _Requests | None = None
         self._idle = trio.Event()
         self._leaving = False
 
     async def run(self, first: bytes = b"") -> None:
         """``first`` is what was read from the stream already."""
         async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as exchanges:
-                self._exchanges = exchanges
+            async with trio.open_nursery() as tasks:
+                requests = self._requests = _Requests(self._tunnel, tasks)
                 nursery.start_soon(self._leave_when_draining)
                 try:
                     await self.carry(first)
-                    while self._fibers:
-                        await self._no_fibers.wait()
+                    await requests.wait()
                 finally:
-                    for fiber in list(self._fibers):
-                        fiber.close()
+                    requests.close()
             nursery.cancel_scope.cancel()
 
     def requested(self, stream: HttpStream) -> None:
         """See ``Http2Listener``."""
-        exchanges = self._exchanges
-        assert exchanges is not None
-
-        def need_task() -> None:
-            exchanges.start_soon(fiber.carry)
-
-        def ended(_: BaseException | None) -> None:
-            self._fibers.discard(fiber)
-            if not self._fibers:
-                self._no_fibers.set()
-                self._no_fibers = trio.Event()
-
-        fiber = Fiber(self._tunnel, self._exchange(Http2Exchange(self, stream)), need_task, ended)
-        self._fibers.add(fiber)
-        fiber.wake()
+        assert self._requests is not None
+        self._requests.start(self._exchange(Http2Exchange(self, stream)))
 
     async def _exchange(self, exchange: Http2Exchange) -> None:
         try:

@@ -79,7 +79,7 @@ class FlowStream:
         self.remote_ended = False
         self.answered = False
         """The response HEADERS went out (server) or came in (client)."""
-        self.sink: Any = Discard(self)
+        self.sink: Any = Discard(tunnel)
         """A ``DataSink``; heirs may ask for more."""
 
     @property
@@ -146,13 +146,13 @@ class FlowStream:
 class Discard:
     """The sink of a stream that nobody listens to any more: bytes are counted and dropped."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_tunnel",)
 
-    def __init__(self, stream: FlowStream) -> None:
-        self._stream = stream
+    def __init__(self, tunnel: Carrier) -> None:
+        self._tunnel = tunnel  # not the stream: a cycle for each would keep the collector busy
 
     def data(self, view: memoryview) -> None:
-        self._stream.tunnel.credit(len(view))
+        self._tunnel.credit(len(view))
 
     def ended(self) -> None: ...
 

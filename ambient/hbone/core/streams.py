@@ -128,7 +128,7 @@ class Streams(Link, Generic[S]):
 
     def _close(self, stream: S) -> None:
         stream.local_ended = stream.remote_ended = True
-        stream.sink = Discard(stream)
+        stream.sink = Discard(self)
         self._blocked.pop(stream, None)
         if self.streams.pop(stream.id, None) is not None:
             self.closed(stream)
