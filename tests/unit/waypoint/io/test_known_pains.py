@@ -35,7 +35,7 @@ def keep_alive_app(idle_s: float):
     return app
 
 
-async def test_no_503_from_idle_pool_races():
+async def test_pain_15_no_503_from_idle_pool_races():
     """A server closes idle connections just when the next request comes; also for POST, which
     nobody may send twice."""
     async with rig(apps=False) as mesh:
@@ -56,7 +56,7 @@ async def test_no_503_from_idle_pool_races():
         assert statuses == [200] * 80
 
 
-async def test_no_503_during_a_roll_out():
+async def test_pain_14_no_503_during_a_roll_out():
     """Pods are replaced one by one; the control plane says so late, when they are gone already."""
     async with rig(apps=False) as mesh:
         scopes = {ip: await mesh.app(ip, http_app("v1")) for ip in BOTH}
@@ -114,7 +114,7 @@ async def test_no_503_when_configuration_changes_under_load():
         assert statuses == [200] * 240
 
 
-async def test_the_backend_knows_where_a_request_comes_from():
+async def test_pain_23_the_backend_knows_where_a_request_comes_from():
     """Not the waypoint's address and identity, as it looks below HTTP."""
     async with rig() as mesh:
         answer = await (await mesh.caller()).get()
