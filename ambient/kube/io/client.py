@@ -268,7 +268,8 @@ class KubeClient:
         if trio.current_time() >= self._header_until:
             self._header = await trio.to_thread.run_sync(self._credentials.authorization)
             self._header_until = trio.current_time() + TOKEN_CHECK_S
-        return {"Authorization": self._header} if self._header else {}
+        own = {"Authorization": self._header} if self._header else {}
+        return {**own, **self._credentials.impersonation}
 
     def unreachable(self, error: Exception) -> UnavailableError:
         """The same error for every way in which a connection can fail."""

@@ -35,6 +35,8 @@ class Credentials:
         self.namespace = namespace
         self.origin = origin
         """Where they were read, for messages: a file name, or ``the pod's service account``."""
+        self.impersonation: dict[str, str] = {}
+        """Headers of a context that speaks for somebody else."""
 
     def authorization(self) -> str | None:
         """The Authorization header; reads a rotated token again. May block on a file or plugin."""
@@ -119,8 +121,34 @@ def _from_file(path: str, context: str | None) -> Credentials:
     except (kubernetes_config.ConfigException, YAMLError, OSError, TypeError) as error:
         reason = " ".join(str(error).split())  # YAML's messages have several lines
         raise SettingsError(f"cannot use kubeconfig {path}: {reason}", hint=hint) from error
-    chosen = next((one for one in contexts if one["name"] == context), active)
-    return Credentials(configuration, chosen["context"].get("namespace") or "default", path)
+    chosen = next((one for one in contexts if one["name"] == context), active)["context"]
+    made = Credentials(configuration, chosen.get("namespace") or "default", path)
+    made.impersonation = _impersonation(path, str(chosen.get("user", "")))
+    return made
+
+
+def _impersonation(path: str, user: str) -> dict[str, str]:
+    """What ``as`` of the user means, which the package leaves out: without it a call would be made
+    with rights that its author gave up. Raises SettingsError for what we cannot send.
+    """
+    for part in filter(None, path.split(os.pathsep)):
+        try:
+            users = (safe_load(Path(part).expanduser().read_text()) or {}).get("users") or ()
+        except OSError:
+            continue  # of several files some may be missing
+        found = next((one.get("user") or {} for one in users if one.get("name") == user), None)
+        if found is None:
+            continue
+        groups = found.get("as-groups") or []
+        if found.get("as-user-extra") or len(groups) > 1:
+            raise SettingsError(
+                f"user {user} of {path} speaks for somebody with several groups or extra fields",
+                hint="use a context with as and one of as-groups at most",
+            )
+        named = (("Impersonate-User", found.get("as")), ("Impersonate-Uid", found.get("as-uid")),
+                 ("Impersonate-Group", groups[0] if groups else None))  # fmt: skip
+        return {name: str(value) for name, value in named if value}
+    return {}
 
 
 _REFUSED: Final = (

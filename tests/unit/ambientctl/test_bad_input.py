@@ -121,3 +121,20 @@ def test_a_right_that_is_missing_is_not_taken_for_nothing_being_there(refusing, 
     said = clear(done, 1)
     assert "Pods may not be read: pods: " in said
     assert "hint: kubectl auth can-i list pods -A" in done.err
+
+
+def test_a_context_that_speaks_for_somebody_has_the_rights_of_that_one(refusing, tmp_path):
+    """As with kubectl; otherwise a command would have more rights than its caller wants."""
+
+    def calling(**user):
+        config = json.loads(refusing.kubeconfig.read_text())
+        config["users"][0]["user"] |= user
+        path = tmp_path / "config"
+        path.write_text(json.dumps(config))
+        return run_command(["describe", "pod", "reviews-1.shop", "-c", str(path)], "", {})
+
+    assert calling().status == 0
+    assert "forbidden" in clear(calling(**{"as": "nobody"}), 1)
+    admin = {"as": "somebody", "as-groups": ["system:masters"]}
+    assert calling(**admin).status == 0
+    assert "several groups" in clear(calling(**{"as": "x", "as-groups": ["a", "b"]}), 2)
