@@ -117,6 +117,7 @@ def _commands(block: Block) -> Iterator[Command]:
             assert text, f"line {number}: output before the first command"
             shown.append(line)
     assert text, f"line {block.line}: a console block without a command"
+    assert ENDLESS not in text or shown, f"line {begun}: what is shown before Ctrl-C?"
     yield Command(begun, text, tuple(line for line in shown if not _anything(line)))
 
 
