@@ -126,7 +126,8 @@ class Guests:
             if opened.key == own.key:
                 raise BadGuestError(
                     "it uses the node's own network: all of the node's traffic would be captured",
-                    hint="give it a network namespace (systemd: NetworkNamespacePath=)",
+                    hint="give it a network namespace (systemd: NetworkNamespacePath=); a cgroup "
+                    "alone does not tell what comes in for it from what comes in for the node",
                 )
             ips = sorted(discover.addresses(opened), key=_by_usefulness)
         usable = tuple(str(ip) for ip in ips if not (ip.is_loopback or ip.is_link_local))

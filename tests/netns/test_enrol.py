@@ -210,6 +210,28 @@ async def test_pain_37_a_pod_without_record_is_found_by_its_cgroup(tmp_path: Pat
         nursery.cancel_scope.cancel()
 
 
+async def test_pain_28_a_pod_without_ipv6_joins_and_leaves(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+        tunnel = FakeTunnel(world.zds)
+        await nursery.start(tunnel.run)
+        world.namespace("shop")
+        web = await world.start("web")
+        for each in ("all", "default", "lo", "eth0"):
+            net_settings.write(web.netns, {f"ipv6/conf/{each}/disable_ipv6": b"1"})
+        Echo(nursery, web)
+        Echo(nursery, None)
+        world.namespace("shop", "ambient")
+        await until(lambda: web.annotation == "enabled")
+        streams = [await dial(None, web.ip), await dial(web, "10.244.1.1")]
+        for stream in streams:
+            assert await echoes(stream)
+            await stream.aclose()
+        assert [port for port, _ in tunnel.captured] == [15006, 15001]
+        world.namespace("shop")
+        await until(web.untouched)
+        nursery.cancel_scope.cancel()
+
+
 async def test_ztunnel_refuses_a_pod_and_takes_it_later(tmp_path: Path) -> None:
     async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
         tunnel = FakeTunnel(world.zds)

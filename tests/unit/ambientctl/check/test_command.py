@@ -373,6 +373,46 @@ def test_pain_6_settings_of_cilium_before_anything_is_installed(still):
     assert still("check", "--pre").status == 0
 
 
+AMAZON = """
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: aws-node, namespace: kube-system}
+spec:
+  selector: {matchLabels: {app: aws-node}}
+  template:
+    metadata: {labels: {app: aws-node}}
+    spec:
+      initContainers:
+      - name: aws-vpc-cni-init
+        image: init
+        env: [{name: DISABLE_TCP_EARLY_DEMUX, value: "false"}]
+      containers:
+      - name: aws-node
+        image: plugin
+        env: [{name: ENABLE_POD_ENI, value: "true"}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "replaced", "warned"),
+    [
+        ("", "", True),
+        ('DEMUX, value: "false"', 'DEMUX, value: "true"', False),
+        ('ENI, value: "true"', 'ENI, value: "false"', False),
+        (
+            "[{name: ENABLE",
+            "[{name: POD_SECURITY_GROUP_ENFORCING_MODE, value: standard}, {name: ENABLE",
+            False,
+        ),
+    ],
+)
+def test_pain_7_security_groups_for_pods(still, found, replaced, warned):
+    still.apply("apiVersion: v1\nkind: Node\nmetadata: {name: node-1}")
+    still.apply(AMAZON.replace(found, replaced) if found else AMAZON)
+    done = still("check", "--pre")
+    assert ("DISABLE_TCP_EARLY_DEMUX=true" in done.out) is warned
+
+
 def test_an_old_kernel_and_an_old_gateway_api(tmp_path):
     with serving(tmp_path, crds=False, controllers=False) as bare:
         bare.node("node-1")
