@@ -199,6 +199,14 @@ def _tracing(chain: list[Telemetry], mesh: MeshSettings) -> Tracing:
     )
 
 
+def unknown_providers(one: Telemetry, mesh: MeshSettings) -> Iterator[tuple[str, str]]:
+    """Which part of an object names which provider that the mesh does not have, or not for this."""
+    logs = dict.fromkeys(name for rule in one.logs or () for name in rule.providers)
+    yield from (("accessLogging", name) for name in logs if mesh.log_sink(name) is None)
+    traces = dict.fromkeys(rule.provider for rule in one.traces if rule.provider)
+    yield from (("tracing", name) for name in traces if mesh.tracer(name) is None)
+
+
 def compile_telemetry(config: ConfigObject) -> tuple[Telemetry, list[Problem]]:
     """The object, and the blocks that cannot be followed. Raises UnusableError for its targets."""
     spec = mapping(config.object.get("spec"), "spec")

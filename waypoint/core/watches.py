@@ -5,7 +5,7 @@ from __future__ import annotations
 from ambient.api.service import NamespacedHostname, Service
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.program import TELEMETRY, Program
-from waypoint.core.telemetry import Telemetry, Watch, compile_telemetry, select
+from waypoint.core.telemetry import Telemetry, Watch, compile_telemetry, select, unknown_providers
 
 
 class Watches:
@@ -24,6 +24,11 @@ class Watches:
                 one, some = compile_telemetry(compiled.config)
                 self._found.append(one)
                 problems += some
+                for part, name in unknown_providers(one, self._mesh):
+                    reason = f"the mesh configuration has no provider {name!r} for this"
+                    effect = "nothing is sent there"
+                    field = f"spec.{part}.providers"
+                    problems.append(Problem(compiled.config.key, field, reason, effect))
             except UnusableError as bad:
                 problems.append(Problem(compiled.config.key, bad.field, bad.reason, "left out"))
         self.problems = tuple(problems)

@@ -144,3 +144,17 @@ def test_traces_by_default_and_by_telemetry():
 def test_what_cannot_be_followed_is_named(spec, field):
     _, problems = watch(telemetry("a", **spec))
     assert [one.field for one in problems] == [field]
+
+
+def test_providers_that_the_mesh_does_not_have_are_said():
+    spec = {
+        "accessLogging": [{"providers": [{"name": "file"}, {"name": "otel"}, {"name": "gone"}]}],
+        "tracing": [{"providers": [{"name": "file"}]}],
+    }
+    _, problems = watch(MESH, telemetry("a", **spec))
+    assert [(one.field, one.reason.split("'")[1], one.effect) for one in problems] == [
+        ("spec.accessLogging.providers", "otel", "nothing is sent there"),  # takes spans, not logs
+        ("spec.accessLogging.providers", "gone", "nothing is sent there"),
+        ("spec.tracing.providers", "file", "nothing is sent there"),
+    ]
+    assert watch(MESH, telemetry("a", accessLogging=[{"providers": [{"name": "envoy"}]}]))[1] == ()
