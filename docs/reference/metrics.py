@@ -9,7 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from ambient.telemetry.core import metric_names as names
 from istiod_lite.io.metrics import Metrics
-from waypoint.io import cluster_metrics
+from waypoint.io import cluster_metrics, log_export
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
@@ -68,15 +68,26 @@ WAYPOINT: Final = (
     *TCP,
     *(Row(f"envoy_cluster_{name}", COUNTER, words, cluster_metrics.LABELS) for name, (words, _) in cluster_metrics.COUNTERS.items()),
     *(Row(f"envoy_cluster_{name}", GAUGE, words, cluster_metrics.LABELS) for name, (words, _) in cluster_metrics.GAUGES.items()),
+    Row(f"{log_export.METRIC}_written", COUNTER, "Log entries that a receiver took."),
+    Row(f"{log_export.METRIC}_dropped", COUNTER, "Log entries that no receiver took in time."),
     Row(names.WAYPOINT_WORKERS, GAUGE, "Processes, with several workers."),
     Row(f"{names.WAYPOINT_WORKER_RESTARTS}_total", COUNTER, "Workers that ended and were started again."),
     *SHARED,
 )  # fmt: skip
+ISTIOD: Final = (
+    *(
+        Row(f"citadel_server_{name}_expiry_{unit}", GAUGE, f"When the {what} ends: {text}.")
+        for name, what in (("root_cert", "root"), ("cert_chain", "signing certificate"))
+        for unit, text in (("timestamp", "Unix time"), ("seconds", "seconds from now"))
+    ),
+    Row(names.BUILD, GAUGE, "Always 1.", ("component", "tag")),
+)
+"""What the control plane adds to what it registers at once."""
 HEAD: Final = """# Metrics
 
 Made from the code (`make reference`). Names and labels are Istio's where Istio has them, Envoy's for clusters; those that begin
 with `ambient_` are ours. A label without a value reads `unknown`. Dashboards, alerts and recording rules:
-[watching the mesh](../observability.md). The node agent's metrics are in [its own page](../cni.md#metrics).
+[watching the mesh](../observability.md). All programs also have `process_*` of Prometheus's library. The node agent's metrics are in [its own page](../cni.md#metrics).
 
 ## The traffic labels
 
@@ -95,10 +106,11 @@ def page() -> str:
     return (
         HEAD
         + _wrapped(lines)
+        + "\nWaypoints leave regions and zones out.\n"
         + f"\n### Response flags\n\nOf tunnels: {flags}. Waypoints use Envoy's.\n"
         + _section("ztunnel", "Port 15020, `/metrics` and `/stats/prometheus`.", ZTUNNEL)
         + _section("waypoint", "Port 15020, `/stats/prometheus`.", WAYPOINT)
-        + _section("istiod-lite", "Port 15014, `/metrics`.", list(control_plane()))
+        + _section("istiod-lite", "Port 15014, `/metrics`.", [*control_plane(), *ISTIOD])
     )
 
 
