@@ -139,8 +139,10 @@ class Redirection:
                 chosen = Choice(Backend.NFTABLES, error.strerror or str(error))
         if not nft.read(netns).tables:
             conntrack.forget_unwatched(netns)
-            _take_up_old_connections(netns, False)
+        is_set = _take_up_old_connections(netns, False)
         nft.apply(netns, rules.enrolled(capture.options))
+        if not is_set:  # the node's first rule brings the kernel's module, and the setting with it
+            _take_up_old_connections(netns, False)
         self._held.pop(netns.key, None)
         if self._maps is not None:
             _change_maps(bpf_redirect.step_back, self._maps, netns)
@@ -237,16 +239,19 @@ class Redirection:
             self._maps.close()
 
 
-def _take_up_old_connections(netns: Netns, wanted: bool) -> None:
+def _take_up_old_connections(netns: Netns, wanted: bool) -> bool:
     """Whether netfilter follows connections whose first packet it has not seen, as is its habit.
 
     It need not for what the rules do. Such a connection would have an entry without redirection,
     and so would the next one with the same addresses, until seconds after the last packet: it
-    would be dropped as one that comes past the tunnel. Where the setting cannot be written this
-    remains.
+    would be dropped as one that comes past the tunnel. False: it could
+    not be set, and this remains.
     """
-    with suppress(OSError):
+    try:
         net_settings.write(netns, {_TCP_LOOSE: b"1" if wanted else b"0"})
+    except OSError:
+        return False
+    return True
 
 
 def _change_maps(act: Callable[[PodMaps, Netns], None], maps: PodMaps, netns: Netns) -> None:
