@@ -116,3 +116,15 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         left += [path for link in links if (path := page.parent / link).exists()]
     pages = {path.resolve() for path in (ROOT / "docs").rglob("*.md")}
     assert pages - seen == set()
+
+
+def test_tests_that_pages_name_exist() -> None:
+    """In the table of threats, and in the reasons of what is not run."""
+    found = re.findall(r"`((?:e2e|netns|unit|interop|kube)/[\w/.]+)`",
+                       (ROOT / "docs/security/threats.md").read_text())  # fmt: skip
+    for page in ROOT.glob("docs/**/*.md"):
+        reasons = re.findall(r"<!-- not run: (.*) -->", page.read_text())
+        found += [one.removeprefix("tests/") for text in reasons
+                  for one in re.findall(r"tests/[\w/.]+", text)]  # fmt: skip
+    assert found
+    assert [one for one in found if not (ROOT / "tests" / one.rstrip(".")).exists()] == []
