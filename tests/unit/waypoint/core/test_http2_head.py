@@ -74,6 +74,7 @@ def changed(name, value):
         [*GET, ("content-length", "9" * 19)],
         [(":method", "CONNECT")],
         [(":method", "CONNECT"), (":authority", "h:1"), (":path", "/")],
+        [(":method", "CONNECT"), (":protocol", "websocket"), *GET[1:]],  # RFC 8441, not offered
         [],
     ],
 )

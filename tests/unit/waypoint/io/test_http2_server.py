@@ -335,3 +335,12 @@ async def test_one_request_that_crashes_does_not_end_the_others():
         assert answer.reset == 2  # INTERNAL_ERROR
         mesh.service.request_id = draw
         assert (await caller.get()).status == 200
+
+
+async def test_a_connect_has_no_route_and_the_connection_goes_on():
+    async with rig() as mesh:
+        caller = await http2_caller(mesh)
+        head = [(":method", "CONNECT"), (":authority", "reviews:9080")]
+        answer = await caller.answer(await caller.send(head, end=True))
+        assert answer.status == 404
+        assert (await caller.get()).status == 200
