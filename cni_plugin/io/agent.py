@@ -409,7 +409,8 @@ class Agent:
             await self.probes.put(entry.uid, entry.addresses)
             await self._redirector.redirect(entry, netns, capture)
         except MeshError:
-            await self._zds.remove(entry.uid)
+            if entry.phase is Phase.OUT:  # else the tunnel carries connections of the pod
+                await self._zds.remove(entry.uid)
             raise
         entry.phase = Phase.ENROLLED
         log.info(

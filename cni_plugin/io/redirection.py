@@ -9,6 +9,7 @@ ended; moving to nftables has nothing to wait for.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,8 @@ class Redirection:
         self._lock = threading.Lock()
         self._held: dict[tuple[int, int], _Held] = {}
         self._waiting: dict[tuple[int, int], Netns] = {}
+        self._turns: defaultdict[tuple[int, int], threading.RLock] = defaultdict(threading.RLock)
+        """A pod's rules are changed by one thread at a time."""
 
     def open(self, *, wanted: bool) -> None:
         """Take over what an earlier agent left; make the programs where they are wanted."""
@@ -122,6 +125,10 @@ class Redirection:
 
         Raises MeshError where no backend can do it.
         """
+        with self._turns[netns.key]:
+            return self._enrol(netns, capture, addresses)
+
+    def _enrol(self, netns: Netns, capture: Capture, addresses: Iterable[IPAddress]) -> Choice:
         chosen = self.choice(capture)
         self._waiting.pop(netns.key, None)
         if chosen.backend is Backend.EBPF:
@@ -163,19 +170,22 @@ class Redirection:
 
     def drain(self, netns: Netns, options: rules.Options) -> None:
         """New connections go direct, what the tunnel carries goes on. Raises MeshError."""
-        self._forget(netns)
-        if self._maps is not None:
-            _change_maps(bpf_redirect.drain, self._maps, netns)
-        if nft.read(netns).tables:
-            nft.apply(netns, rules.draining(options))
+        with self._turns[netns.key]:
+            self._forget(netns)
+            if self._maps is not None:
+                _change_maps(bpf_redirect.drain, self._maps, netns)
+            if nft.read(netns).tables:
+                nft.apply(netns, rules.draining(options))
 
     def clear(self, netns: Netns) -> None:
         """Nothing of ours is left in the pod. Raises MeshError."""
-        self._forget(netns)
-        if self._maps is not None:
-            _change_maps(bpf_redirect.clear, self._maps, netns)
-        nft.apply(netns, rules.ABSENT)
-        _take_up_old_connections(netns, True)
+        with self._turns[netns.key]:
+            self._forget(netns)
+            if self._maps is not None:
+                _change_maps(bpf_redirect.clear, self._maps, netns)
+            nft.apply(netns, rules.ABSENT)
+            _take_up_old_connections(netns, True)
+        self._turns.pop(netns.key, None)
 
     def present(self, netns: Netns) -> bool:
         """Whether anything of ours redirects, or drains, in the pod. Raises MeshError."""
@@ -187,6 +197,7 @@ class Redirection:
     def gone(self, netns: Netns) -> None:
         """The pod has ended, and its namespace with it; harmless where it was not known."""
         self._forget(netns)
+        self._turns.pop(netns.key, None)
         if self._maps is not None:
             with suppress(OSError, ValueError):
                 self._maps.forget(netns_cookie(netns))
@@ -209,8 +220,10 @@ class Redirection:
                 for cookie in self._maps.ended():
                     self._maps.forget(cookie)
         for key, held in list(self._held.items()):
-            with suppress(MeshError, OSError, ValueError):  # a pod that ends is somebody else's
-                self._look_at(key, held)
+            # A pod that ends is somebody else's.
+            with self._turns[key], suppress(MeshError, OSError, ValueError):
+                if self._held.get(key) is held:
+                    self._look_at(key, held)
         ready = []
         for key, netns in list(self._waiting.items()):
             with suppress(OSError, ValueError):
@@ -226,8 +239,7 @@ class Redirection:
             self._maps.tell_own(cookie, own)
         if held.leaving_nat and not tunnel_flows.translated(held.netns):
             nft.apply(held.netns, Ruleset((), rules.routing(held.options)))
-            if self._held.get(key) is held:
-                self._held[key] = held._replace(leaving_nat=False)
+            self._held[key] = held._replace(leaving_nat=False)
 
     def _forget(self, netns: Netns) -> None:
         self._waiting.pop(netns.key, None)
