@@ -59,17 +59,21 @@ def no_collector():
 
 
 async def test_what_openssl_holds_does_not_wait_for_the_collector(no_collector):
-    def open_now():
-        return sum(type(one) is _ssl._SSLSocket for one in gc.get_objects())
+    def all_there():
+        return [one for one in gc.get_objects() if type(one) is _ssl._SSLSocket]
 
-    before = open_now()
+    others = {id(one): one for one in all_there()}  # held, so that no number is used again
+
+    def ours():
+        return sum(id(one) not in others for one in all_there())
+
     async with mesh(echo) as m:
         stream = await m.open()
-        assert open_now() == before + 2
+        assert ours() == 2
         await stream.send_eof()
         assert await stream.receive_some() == b""
         m.pool.close()
-        while open_now() > before:
+        while ours():
             await trio.sleep(0.01)
 
 
