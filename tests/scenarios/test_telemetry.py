@@ -29,12 +29,15 @@ def spans(mesh: Mesh, trace: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_trace_goes_through_three_services(stage: Mesh) -> None:
-    trace, caller = new_trace(), secrets.token_hex(8)
-    asked = ("-H", f"traceparent: 00-{trace}-{caller}-01", "-H", "end-user: jason")
+    other, trace, caller = new_trace(), new_trace(), secrets.token_hex(8)
+    before = ("-H", f"traceparent: 00-{other}-{caller}-01")
     v3 = {"productpage", "details/0", "reviews/0", "ratings/0"}
     with stage.applied("traffic/subsets", "telemetry/tracing", "telemetry/reviews-v3"):
         until(lambda: stage.versions(times=6) == {"v3": 6})
-        until(lambda: stage.status(PAGE, *asked) and spans(stage, trace).keys() == v3)
+        until(lambda: stage.status(PAGE, *before) and spans(stage, other))
+        asked = ("-H", f"traceparent: 00-{trace}-{caller}-01", "-H", "end-user: jason")
+        assert stage.status(PAGE, *asked) == 200
+        until(lambda: spans(stage, trace).keys() == v3)
         found = spans(stage, trace)
     page, reviews, ratings = (found[name] for name in ("productpage", "reviews/0", "ratings/0"))
     assert page["parent_span_id"] == caller
