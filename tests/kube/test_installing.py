@@ -27,7 +27,7 @@ from ambient.kube.core.resources import (
     SERVICES,
     Resource,
 )
-from tests.kube.servers import RBAC_GROUP, add_node, apply
+from tests.kube.servers import RBAC_GROUP, RealServer, add_node, apply, missing
 
 pytestmark = pytest.mark.kube
 
@@ -125,13 +125,26 @@ async def rolling_out(kube):
         nursery.cancel_scope.cancel()
 
 
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    """A server of our own: installing and removing would be in the way of other scenarios."""
+    if reason := missing():
+        pytest.skip(reason)
+    server = RealServer(tmp_path_factory.mktemp("kube"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture
-async def ctl(real_server, tmp_path):
+async def ctl(own_server, tmp_path):
     """A cluster with a node, in which nothing is installed before the test and after it."""
-    real_server.folder = tmp_path
-    async with real_server.admin() as kube:
+    own_server.folder = tmp_path
+    async with own_server.admin() as kube:
         await add_node(kube, "n1")
-        program = Program(real_server, kube)
+        program = Program(own_server, kube)
         await program("uninstall", "-y", "--no-wait")
         yield program
         await program("uninstall", "-y", "--no-wait")
