@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from ambient.api.pb import otlp_pb2
 
 SHOWN: dict[str, list[dict[str, Any]]] = {"/spans": [], "/logs": [], "/api/v2/spans": []}
 
@@ -33,20 +33,23 @@ def one(record, resource) -> dict[str, Any]:
     return {**shown, "attributes": flat(record.attributes), "service": service}
 
 
-class Traces(trace_service_pb2_grpc.TraceServiceServicer):
-    def Export(self, request, context):  # noqa: N802 - gRPC's name
-        for found in request.resource_spans:
-            spans = (span for scope in found.scope_spans for span in scope.spans)
-            SHOWN["/spans"] += [one(span, found.resource) for span in spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
+def take_spans(request, context) -> None:
+    for found in request.resource_spans:
+        spans = (span for scope in found.scope_spans for span in scope.spans)
+        SHOWN["/spans"] += [one(span, found.resource) for span in spans]
 
 
-class Logs(logs_service_pb2_grpc.LogsServiceServicer):
-    def Export(self, request, context):  # noqa: N802 - gRPC's name
-        for found in request.resource_logs:
-            records = (record for scope in found.scope_logs for record in scope.log_records)
-            SHOWN["/logs"] += [one(record, found.resource) for record in records]
-        return logs_service_pb2.ExportLogsServiceResponse()
+def take_logs(request, context) -> None:
+    for found in request.resource_logs:
+        records = (record for scope in found.scope_logs for record in scope.log_records)
+        SHOWN["/logs"] += [one(record, found.resource) for record in records]
+
+
+def service(signal: str, take, request) -> grpc.GenericRpcHandler:
+    # The answer that everything was taken is an empty message.
+    handler = grpc.unary_unary_rpc_method_handler(take, request.FromString, lambda _: b"")
+    name = f"opentelemetry.proto.collector.{signal.lower()}.v1.{signal}Service"
+    return grpc.method_handlers_generic_handler(name, {"Export": handler})
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,8 +75,12 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
-    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)
+    server.add_generic_rpc_handlers(
+        [
+            service("Trace", take_spans, otlp_pb2.ExportTraceServiceRequest),
+            service("Logs", take_logs, otlp_pb2.ExportLogsServiceRequest),
+        ]
+    )
     server.add_insecure_port("0.0.0.0:4317")
     server.start()
     ThreadingHTTPServer(("", 8000), Handler).serve_forever()

@@ -10,9 +10,9 @@ import grpc
 import pytest
 import trio
 from envoy.service.accesslog.v3 import als_pb2
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from prometheus_client import CollectorRegistry, generate_latest
 
+from ambient.api.pb import otlp_pb2
 from ambient.api.service import AppProtocol, Port
 from tests.unit.waypoint.io.rig import rig
 from tests.unit.waypoint.io.test_safeguards import AUTHZ_AT, authz_service, register
@@ -22,21 +22,21 @@ from waypoint.io import batch_export
 AT = {"service": "authz.shop.svc.cluster.local", "port": 9000}
 
 
-class OtlpLogs(logs_service_pb2_grpc.LogsServiceServicer):
+class OtlpLogs:
     """An OTLP receiver. ``failures``: statuses of the first calls."""
 
     def __init__(self, failures=(), rejected=0) -> None:
-        self.requests: list[logs_service_pb2.ExportLogsServiceRequest] = []
+        self.requests: list[otlp_pb2.ExportLogsServiceRequest] = []
         self.calls = 0
         self._failures = list(failures)
         self._rejected = rejected
 
-    def Export(self, request, context):  # noqa: N802 - gRPC's name
+    def export(self, request, context):
         self.calls += 1
         if self._failures:
             context.abort(self._failures.pop(0), "not now")
         self.requests.append(request)
-        answer = logs_service_pb2.ExportLogsServiceResponse()
+        answer = otlp_pb2.ExportLogsServiceResponse()
         answer.partial_success.rejected_log_records = self._rejected
         return answer
 
@@ -48,8 +48,16 @@ class OtlpLogs(logs_service_pb2_grpc.LogsServiceServicer):
 
 @contextmanager
 def otlp_server(receiver: OtlpLogs) -> Iterator[None]:
+    handler = grpc.unary_unary_rpc_method_handler(
+        receiver.export,
+        otlp_pb2.ExportLogsServiceRequest.FromString,
+        otlp_pb2.ExportLogsServiceResponse.SerializeToString,
+    )
+    name = "opentelemetry.proto.collector.logs.v1.LogsService"
     server = grpc.server(ThreadPoolExecutor(2))
-    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(receiver, server)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"Export": handler})]
+    )
     with listening(server):
         yield
 
