@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 AMBIENTCTL = Path(sys.executable).parent / "ambientctl"
 FOLDER = Path(__file__).parent
 DEADLINE_S = 60
@@ -82,8 +84,9 @@ class Mesh:
 
     @contextmanager
     def applied(self, *names: str, wait: bool = True) -> Iterator[None]:
-        """The files ``folder/name`` are in force inside the block, and gone behind it; without
-        ``wait`` they may still be on their way out.
+        """The files ``folder/name`` are applied in the block; behind it the waypoint has none of
+        them any more, so that the next test does not meet them; without ``wait`` they may still be
+        on their way out.
         """
         files = [word for name in names for word in ("-f", FOLDER / f"{name}.yaml")]
         self.kubectl("apply", *files)
@@ -91,6 +94,14 @@ class Mesh:
             yield
         finally:
             self.kubectl("delete", *files, "--ignore-not-found", f"--wait={str(wait).lower()}")
+            if wait:
+                gone = {key for name in names for key in _keys(FOLDER / f"{name}.yaml")}
+                until(lambda: not gone & self._known_to_the_waypoint())
+
+    def _known_to_the_waypoint(self) -> set[tuple[str, str, str]]:
+        dump = self.inside("curl", "-s", "http://localhost:15000/config_dump", pod="waypoint")
+        objects = json.loads(dump)["objects"]
+        return {(one["kind"], one["namespace"], one["name"]) for one in objects}
 
     def inside(self, *command: str, pod: str = "client", namespace: str = "bookinfo") -> str:
         """What a command says in a pod."""
@@ -141,6 +152,14 @@ class Mesh:
 
     def json(self, url: str, *options: str) -> Any:
         return json.loads(self.inside("curl", "-s", *options, url))
+
+
+def _keys(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Kind, namespace and name of the objects in a file."""
+    for one in yaml.safe_load_all(path.read_text()):
+        if one:
+            metadata = one["metadata"]
+            yield one["kind"], metadata.get("namespace", "default"), metadata["name"]
 
 
 _STATUS = ("curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}")
