@@ -47,7 +47,7 @@ class Pod:
         listener = listen_in(self.netns, port, options).socket
 
         async def one(stream):
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 await handler(stream, peer_address(stream.socket).host)
             await trio.aclose_forcefully(stream)
 

@@ -67,6 +67,11 @@ def held():
     return len(os.listdir("/proc/self/fd")), tasks(), objects
 
 
+def grown(before, after):
+    """What there is more of; what earlier tests left may go meanwhile."""
+    return {kind: n for kind, n in after.items() if n > before.get(kind, 0)}
+
+
 async def test_pain_30_pods_that_come_and_go_leave_nothing(lan, web):
     tunnel = Tunnel(connection_termination_deadline_s=0.05)
 
@@ -98,10 +103,10 @@ async def test_pain_30_pods_that_come_and_go_leave_nothing(lan, web):
         for _ in range(ROUNDS):
             await one_round("guest")
         with trio.move_on_after(10):  # what is being closed takes its time
-            while (after := held()) != before:
+            while grown(before[2], (after := held())[2]) or after[:2] != before[:2]:
                 await trio.sleep(0.05)
         assert after[:2] == before[:2], "descriptors, tasks"
-        assert set(after[2].items()) - set(before[2].items()) == set(), "objects"
+        assert grown(before[2], after[2]) == {}, "objects"
 
 
 async def test_pain_28_a_pod_without_ipv6_is_served(lan, web, log):
