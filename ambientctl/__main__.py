@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from typing import Final
@@ -63,6 +64,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; errors of the mesh become one line, a hint and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ✔ gets a question mark
     sys.exit(fail_clearly(lambda: cli.main(standalone_mode=False)))
 
 

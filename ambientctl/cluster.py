@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from ambient.api.errors import MeshError
+from ambient.kube.core.errors import KubeError, NotFound
+from ambient.kube.core.resources import NAMESPACES
+
 if TYPE_CHECKING:
     from ambient.kube.io.client import KubeClient
 
@@ -41,6 +45,16 @@ def default_kubeconfig() -> str | None:
 
     mesh = LocalMesh.find("default")
     return str(mesh.kubeconfig) if mesh else None
+
+
+async def known_namespace(kube: KubeClient, name: str) -> None:
+    """Raises MeshError where there is no such namespace."""
+    try:
+        await kube.get(NAMESPACES, name)
+    except NotFound as error:
+        raise MeshError(f"there is no namespace {name}", hint="kubectl get namespaces") from error
+    except KubeError:
+        return  # who may read pods need not be allowed to read namespaces
 
 
 def cluster_options(command: F) -> F:

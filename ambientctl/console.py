@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -32,7 +34,8 @@ def run(task: Callable[[], Awaitable[T]]) -> T:
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             raise _interrupted() from None
-        told = only(group, MeshError, click.ClickException, click.Abort, SystemExit)
+        told = only(group, MeshError, click.ClickException, click.Abort, SystemExit,
+                    BrokenPipeError)  # fmt: skip
         if told is None:
             raise
         raise told from None
@@ -72,7 +75,27 @@ def fail_clearly(command: Callable[[], object]) -> int:
     click's own errors stay what they are, only that Ctrl-C exits with 130.
     """
     try:
+        return _said(command)
+    except BrokenPipeError:  # nobody reads any more, as after ``head``; click does the same
+        _quiet()
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        _quiet()
+        print(f"error: cannot write the answer: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _quiet() -> None:
+    """Python flushes standard output once more at its end, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _said(command: Callable[[], object]) -> int:
+    try:
         status = command()
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -12,13 +12,21 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int = 3) -> None:
-    """Print aligned columns as kubectl does; the last column is not padded."""
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    gap: int = 3,
+    width: int | None = None,
+) -> None:
+    """Print aligned columns as kubectl does; the last column is not padded. No line is longer
+    than ``width``.
+    """
     lines = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for row in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        print((" " * gap).join(cells).rstrip())
+        cells = (f"{cell:<{size}}" for cell, size in zip(row, widths, strict=True))
+        print((" " * gap).join(cells).rstrip()[:width])
 
 
 def dump(value: object, form: str) -> None:

@@ -182,6 +182,42 @@ MATRIX: Final[dict[str, Support]] = {
     "Sidecar": Support("networking.istio.io", "never: there are no sidecars", ()),
     "WasmPlugin": Support("extensions.istio.io", "never: no WebAssembly here", ()),
     "ProxyConfig": Support("networking.istio.io", "never", ()),
+    "Namespace": Support(
+        "core",
+        "by its labels, for all that is in it",
+        (
+            Row("label istio.io/dataplane-mode", YES, NO, "ambient; a pod's own label wins"),
+            Row("label istio.io/use-waypoint", YES, YES, "a Gateway's name, or none"),
+            Row("label istio.io/use-waypoint-namespace", YES, YES),
+            Row("label istio.io/ingress-use-waypoint", NO, YES, "false: ingress gateways go past"),
+            Row("label istio.io/rev", NO, NO, "which control plane reads it"),
+            Row("label istio-injection", NO, NO, "a pod with a sidecar is not captured"),
+            Row("annotation networking.istio.io/traffic-distribution", YES, YES),
+        ),
+    ),
+    "Pod": Support(
+        "core",
+        "once it is captured (annotation ambient.istio.io/redirection: enabled)",
+        (
+            Row("label istio.io/dataplane-mode", YES, NO, "ambient or none"),
+            Row("label istio.io/use-waypoint", YES, YES, "for calls to its own address"),
+            Row("spec.hostNetwork", NO, NO, "such a pod cannot be captured"),
+            Row("spec.serviceAccountName", YES, YES, "its identity"),
+            Row("annotation ambient.istio.io/bypass-inbound-capture", YES, NO),
+            Row("annotation ambient.istio.io/dns-capture", YES, NO),
+        ),
+    ),
+    "Service": Support(
+        "core",
+        "always: its address is known to every tunnel",
+        (
+            Row("label istio.io/use-waypoint", YES, YES, "wins over the namespace's"),
+            Row("ports.appProtocol, ports.name", NO, YES, "says what the waypoint parses"),
+            Row("spec.trafficDistribution, internalTrafficPolicy", YES, YES),
+            Row("label istio.io/ingress-use-waypoint", NO, YES, "false: ingress gateways go past"),
+            Row("label istio.io/global", YES, YES, "one service across clusters"),
+        ),
+    ),
     "NetworkPolicy": Support(
         "networking.k8s.io",
         "by the network plugin, on addresses: between pods of the mesh it sees port 15008 only",
@@ -195,8 +231,8 @@ MATRIX: Final[dict[str, Support]] = {
 
 
 def find(name: str) -> tuple[str, Support] | None:
-    """A kind by its name, in any case, singular or plural."""
-    wanted = name.lower().partition(".")[0]
+    """A kind by its name, in any case, singular, plural or kubectl's short one."""
+    wanted = name.lower()
     for kind, support in MATRIX.items():
         small = kind.lower()
         if wanted in (small, f"{small}s", f"{small.removesuffix('y')}ies", _SHORT.get(small)):
@@ -207,5 +243,37 @@ def find(name: str) -> tuple[str, Support] | None:
 _SHORT: Final = {
     "authorizationpolicy": "ap", "peerauthentication": "pa", "requestauthentication": "ra",
     "virtualservice": "vs", "destinationrule": "dr", "serviceentry": "se", "workloadentry": "we",
-    "gateway": "gtw", "networkpolicy": "netpol",
+    "gateway": "gtw", "networkpolicy": "netpol", "namespace": "ns", "pod": "po", "service": "svc",
 }  # fmt: skip
+
+
+def select(support: Support, path: str) -> tuple[Row, ...]:
+    """The rows about a field, such as ``spec.rules.to``: those of the field itself, of what is
+    below it, and of what it is a part of.
+    """
+    asked = [_plain(one) for one in path.split(".")]
+    if asked[:1] == ["metadata"]:  # labels and annotations have points in their names
+        asked = asked[2:]
+    while asked:
+        found = tuple(row for row in support.rows if any(_meet(asked, f) for f in _fields(row)))
+        if found:
+            return found
+        asked = asked[1:]  # rows leave out spec and rules
+    return ()
+
+
+def _fields(row: Row) -> list[list[str]]:
+    words = row.field.replace(",", " ").split()
+    return [[_plain(part) for part in word.split(".")] for word in words]
+
+
+def _plain(part: str) -> str:
+    """Without case, and without the ``not`` of Istio's opposite fields."""
+    negated = part.startswith("not") and part[3:4].isupper()
+    return (part[3:] if negated else part).lower()
+
+
+def _meet(asked: list[str], field: list[str]) -> bool:
+    short, long = sorted((asked, field), key=len)
+    ends = range(len(short), len(long) + 1)
+    return any(long[end - len(short) : end] == short for end in ends)

@@ -50,6 +50,8 @@ class Counters(msgspec.Struct):
 
     opened: float = 0
     failed: float = 0
+    denied: float = 0
+    """Connections and requests that a policy refused; they are in no other count of failures."""
     sent: float = 0
     received: float = 0
     requests: float = 0
@@ -59,7 +61,7 @@ class Counters(msgspec.Struct):
 
     def add(self, other: Counters, sign: int = 1) -> None:
         """In place; never below zero, which a restarted proxy would bring about."""
-        for name in ("opened", "failed", "sent", "received", "requests", "errors"):
+        for name in _SUMS:
             setattr(self, name, max(getattr(self, name) + sign * getattr(other, name), 0))
         for bound, number in other.buckets.items():
             self.buckets[bound] = max(self.buckets.get(bound, 0) + sign * number, 0)
@@ -82,6 +84,9 @@ class Counters(msgspec.Struct):
         return below
 
 
+_SUMS: Final = tuple(
+    field.name for field in msgspec.structs.fields(Counters) if field.name != "buckets"
+)
 Traffic = dict[Edge, Counters]
 
 
@@ -122,16 +127,26 @@ def _note(name: str, labels: Mapping[str, str], value: float, found: dict[_Key, 
         return
     key = _Key(labels.get("reporter", ""), _edge(labels, HTTP if request or bucket else TCP))
     one = found.setdefault(key, Counters())
-    if counted is not None:
+    if counted == "failed" and labels.get("response_flags") == names.ResponseFlag.DENY:
+        one.denied += value
+    elif counted is not None:
         setattr(one, counted, getattr(one, counted) + value)
     elif request:
-        one.requests += value
-        code = labels.get("response_code", "")
-        if code.startswith("5") or code in ("0", "403"):
-            one.errors += value
+        _note_request(one, labels, value)
     else:
         bound = float(labels.get("le", "inf"))
         one.buckets[bound] = one.buckets.get(bound, 0) + value
+
+
+def _note_request(one: Counters, labels: Mapping[str, str], value: float) -> None:
+    """A 401 or 403 without a backend is a waypoint's own; with one it is the application's."""
+    code = labels.get("response_code", "")
+    backend = labels.get("destination_workload", UNKNOWN)
+    one.requests += value
+    if code.startswith("5") or code == "0":
+        one.errors += value
+    elif code in ("401", "403") and backend in ("", UNKNOWN):
+        one.denied += value
 
 
 def _edge(labels: Mapping[str, str], protocol: str) -> Edge:
@@ -139,7 +154,11 @@ def _edge(labels: Mapping[str, str], protocol: str) -> Edge:
     secure = labels.get("connection_security_policy") == "mutual_tls"
     destination = _node(labels, "destination")
     if destination.name == UNKNOWN and service not in ("", UNKNOWN):
-        destination = Node("", service)
+        space = labels.get("destination_service_namespace", "")
+        known = space not in ("", UNKNOWN)
+        destination = (
+            Node(space, labels["destination_service_name"]) if known else Node("", service)
+        )
     return Edge(
         _node(labels, "source"),
         destination,

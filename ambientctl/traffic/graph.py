@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import trio
@@ -16,19 +15,27 @@ from ambientctl.printing import dump, output_option, warn
 from ambientctl.traffic.edges import Edge, Node, Traffic, difference
 from ambientctl.traffic.scraping import scrape
 from ambientctl.traffic.svg import columns, draw, rate
-from ambientctl.traffic.top import Selection, as_object, selection_options
+from ambientctl.traffic.top import Selection, as_object, nothing_seen, selection_options
 
 
 @click.command("graph")
 @selection_options
-@click.option("--seconds", default=0.0, help="Rates over so long; 0: totals since the start.")
+@click.option(
+    "--seconds",
+    default=0.0,
+    type=click.FloatRange(0, 3600),
+    help="Rates over so long; 0: totals since the start.",
+)
 @click.option("-f", "--output-file", "path", help="Where to write (svg).")
 @output_option("text", "svg", "json", "yaml")
 @cluster_options
 def command(
     cluster: Cluster, selection: Selection, seconds: float, path: str | None, output: str
 ) -> None:
-    """Show the service graph: flows between workloads with rates, errors and mutual TLS."""
+    """Show the service graph: flows between workloads with rates, errors and mutual TLS.
+
+    A flow ends at a Service where no backend was chosen, as for a request that a policy denies.
+    """
 
     async def task() -> Traffic:
         async with cluster.connect() as kube:
@@ -40,19 +47,23 @@ def command(
                 found = difference(found, after)
             for line in silent:
                 warn(f"not asked: {line}")
-            return {e: one for e, one in found.items() if selection.has(e, namespace)}
+            seen = {
+                edge: one
+                for edge, one in found.items()
+                if selection.has(edge, namespace)
+                and (one.opened or one.failed or one.denied or one.requests)
+            }
+            if not seen:
+                await nothing_seen(kube, namespace)
+            return seen
 
-    found = {
-        edge: one for edge, one in run(task).items() if one.opened or one.failed or one.requests
-    }
+    found = run(task)
     if output in ("json", "yaml"):
-        text: Any = [as_object(edge, one, seconds or 1) for edge, one in sorted(found.items())]
-        dump(text, output)
+        dump([as_object(edge, one, seconds or None) for edge, one in sorted(found.items())], output)
     elif output == "svg":
         _write(path, draw(found, seconds))
-    else:
-        lines = list(tree(found, seconds)) or ["No traffic was seen."]
-        print("\n".join(lines))
+    elif found:
+        print("\n".join(tree(found, seconds)))
 
 
 def _write(path: str | None, text: str) -> None:

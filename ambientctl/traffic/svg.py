@@ -14,7 +14,7 @@ SWEEPS: Final = 6
 """Passes that bring neighbours to the same height."""
 STYLE: Final = (
     "text{font:12px system-ui,sans-serif;fill:#1f2430}.ns{fill:#667085;font-size:11px}"
-    "rect{fill:#fff;stroke:#98a2b3;rx:8}.ok{stroke:#2e7d57}.bad{stroke:#c0362c}"
+    "rect{fill:#fff;stroke:#98a2b3;rx:8}.ok{stroke:#2e7d57}.bad{stroke:#c0362c}.denied{stroke:#b26a00}"
     ".plain{stroke-dasharray:5 4}path{fill:none;stroke-width:1.6}.rate{font-size:11px}"
 )
 
@@ -132,7 +132,8 @@ def _arrow(edge: Edge, one: Counters, place: Mapping[Node, tuple[int, int]], sec
     bends = f"{start[0] + bend} {start[1]} {end[0] + back} {end[1]}"
     path = f"M{start[0]} {start[1]}C{bends} {end[0]} {end[1]}"
     bad = one.errors if edge.protocol == HTTP else one.failed
-    kind = " ".join(["bad" if bad else "ok", *([] if edge.secure else ["plain"])])
+    health = "bad" if bad else "denied" if one.denied else "ok"
+    kind = " ".join([health, *([] if edge.secure else ["plain"])])
     label = escape(rate(edge, one, seconds))
     at = ((start[0] + end[0]) // 2, (start[1] + end[1]) // 2 - 6)
     lock = "🔒 " if edge.secure else ""
@@ -148,7 +149,9 @@ def rate(edge: Edge, one: Counters, seconds: float) -> str:
     unit = "/s" if seconds else ""
     divide = seconds or 1
     if edge.protocol == HTTP:
-        share = f", {one.errors / one.requests:.0%} errors" if one.requests and one.errors else ""
-        return f"{one.requests / divide:.4g} req{unit}{share}"
-    share = f", {one.failed / divide:.4g} failed{unit}" if one.failed else ""
-    return f"{one.opened / divide:.4g} con{unit}{share}"
+        shares = ((one.errors, "errors"), (one.denied, "denied"))
+        said = [f"{part / one.requests:.0%} {what}" for part, what in shares if part]
+        return ", ".join([f"{one.requests / divide:.4g} req{unit}", *said])
+    counts = ((one.failed, "failed"), (one.denied, "denied"))
+    said = [f"{part / divide:.4g} {what}{unit}" for part, what in counts if part]
+    return ", ".join([f"{one.opened / divide:.4g} con{unit}", *said])

@@ -15,7 +15,7 @@ from ambient.api.errors import MeshError
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
 from ambientctl.access_log import REQUEST, Access, read_line
-from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.cluster import Cluster, cluster_options, known_namespace
 from ambientctl.console import run
 from ambientctl.logs import read_lines
 from ambientctl.options import grouped
@@ -94,7 +94,8 @@ filter_options = grouped(
 @filter_options
 @click.option("--since", default="1s", callback=seconds, show_default=True, help="Also earlier.")
 @click.option("--no-follow", is_flag=True, help="End with what was logged up to now.")
-@click.option("--max", "most", default=0, help="End after so many.")
+@click.option("--max", "most", default=0, type=click.IntRange(0), help="End after so many.")
+@click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="As without -n.")
 @output_option("text", "json")
 @cluster_options
 def command(cluster: Cluster, wanted: Filter, output: str, **how: Any) -> None:
@@ -104,9 +105,10 @@ def command(cluster: Cluster, wanted: Filter, output: str, **how: Any) -> None:
     none, the source's), a request where its waypoint does.
     """
     console = Console(highlight=False, soft_wrap=True)
+    namespace = "" if how["everywhere"] else cluster.namespace or ""
 
     def show(access: Access) -> bool:
-        if not wanted.has(access) or not concerns(access, cluster.namespace or ""):
+        if not wanted.has(access) or not concerns(access, namespace):
             return False
         if output == "json":
             made = {"event": access.event, "time": access.time, **access.fields}
@@ -118,6 +120,8 @@ def command(cluster: Cluster, wanted: Filter, output: str, **how: Any) -> None:
 
     async def task() -> None:
         async with cluster.connect() as kube:
+            if namespace:
+                await known_namespace(kube, namespace)
             follow = not how["no_follow"]
             await _watch(kube, show, how["most"], follow=follow, since_s=how["since"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,15 +11,16 @@ import click
 import trio
 
 from ambient.kube.io.client import KubeClient
-from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.cluster import Cluster, cluster_options, known_namespace
 from ambientctl.console import run
 from ambientctl.options import grouped
 from ambientctl.printing import dump, output_option, table, warn
 from ambientctl.traffic.edges import HTTP, Counters, Edge, Traffic, difference
 from ambientctl.traffic.scraping import scrape
 
-HEADER = ("SOURCE", "DESTINATION", "MTLS", "CONN/S", "REQ/S", "ERRORS", "P50", "P99", "OUT/S",
-          "IN/S")  # fmt: skip
+HEADER = ("SOURCE", "DESTINATION", "MTLS", "CONN/S", "REQ/S", "ERRORS", "DENIED", "P50", "P99",
+          "OUT/S", "IN/S")  # fmt: skip
+WIDE = ("PROTOCOL", "SERVICE")
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -49,9 +51,20 @@ selection_options = grouped(
 
 @click.command("top")
 @selection_options
-@click.option("--interval", default=2.0, show_default=True, help="Seconds between two looks.")
-@click.option("--count", default=0, help="Tables to print; 0: until interrupted, on a terminal.")
-@output_option("table", "json", "yaml")
+@click.option(
+    "--interval",
+    default=2.0,
+    type=click.FloatRange(0.01, 3600),
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option(
+    "--count",
+    default=0,
+    type=click.IntRange(0),
+    help="Tables to print; 0: until interrupted, on a terminal.",
+)
+@output_option("table", "wide", "json", "yaml")
 @cluster_options
 def command(
     cluster: Cluster, selection: Selection, interval: float, count: int, output: str
@@ -59,10 +72,10 @@ def command(
     """Show live rates for each pair of workloads, with the mark of mutual TLS.
 
     CONN/S are connections, REQ/S requests that a waypoint saw; without a waypoint there are no
-    requests, since node tunnels do not look into connections. ERRORS are failed connections, or
-    answers 5xx and 403; OUT and IN are bytes from and to the source.
+    requests, since node tunnels do not look into connections. ERRORS are failed connections and
+    answers 5xx, DENIED what a policy refused; OUT and IN are bytes from and to the source.
     """
-    times = count or (0 if sys.stdout.isatty() and output == "table" else 1)
+    times = count or (0 if sys.stdout.isatty() and output in ("table", "wide") else 1)
 
     async def task() -> None:
         async with cluster.connect() as kube:
@@ -96,21 +109,43 @@ async def _watch(
             print(CLEAR, end="")
         for line in silent:
             warn(f"not asked: {line}")
-        show(found, now - began, output)
+        show(found, now - began, output, live=times == 0)
+        if not any(map(_busy, found.values())):
+            await nothing_seen(kube, namespace)
         before, began, number = after, now, number + 1
 
 
-def show(found: Traffic, seconds: float, output: str) -> None:
-    """The busiest first; edges without any traffic in between are left out."""
-    busy = {edge: one for edge, one in found.items() if _busy(one)}
-    if output != "table":
-        dump([as_object(edge, one, seconds) for edge, one in _sorted(busy)], output)
+async def nothing_seen(kube: KubeClient, namespace: str | None) -> None:
+    """Say so on standard error. Raises MeshError where there is no such namespace."""
+    if namespace is not None:
+        await known_namespace(kube, namespace)
+    where = f" in namespace {namespace}" if namespace is not None else ""
+    print(f"No traffic was seen{where}.", file=sys.stderr)
+
+
+def show(found: Traffic, seconds: float, output: str, *, live: bool = False) -> None:
+    """The busiest first; edges without any traffic in between are left out. What is shown live
+    fits the terminal.
+    """
+    busy = list(_sorted({edge: one for edge, one in found.items() if _busy(one)}))
+    if output in ("json", "yaml"):
+        dump([as_object(edge, one, seconds) for edge, one in busy], output)
         return
-    table(HEADER, [row(edge, one, seconds) for edge, one in _sorted(busy)])
+    size = shutil.get_terminal_size() if live else None
+    most = max(size.lines - 3, 1) if size else len(busy)
+    wide = output == "wide"
+    rows = [
+        [*row(edge, one, seconds), *([edge.protocol, edge.service] if wide else [])]
+        for edge, one in busy[:most]
+    ]
+    if rows:
+        table([*HEADER, *(WIDE if wide else ())], rows, width=size.columns if size else None)
+    if len(busy) > most:
+        print(f"and {len(busy) - most} more")
 
 
 def _busy(one: Counters) -> bool:
-    return any((one.opened, one.failed, one.sent, one.received, one.requests))
+    return any((one.opened, one.failed, one.denied, one.sent, one.received, one.requests))
 
 
 def _sorted(found: Traffic) -> Iterable[tuple[Edge, Counters]]:
@@ -120,7 +155,8 @@ def _sorted(found: Traffic) -> Iterable[tuple[Edge, Counters]]:
 def row(edge: Edge, one: Counters, seconds: float) -> list[str]:
     """One line of the table."""
     http = edge.protocol == HTTP
-    bad, all_ = (one.errors, one.requests) if http else (one.failed, one.opened + one.failed)
+    tried = one.opened + one.failed + one.denied
+    bad, all_ = (one.errors, one.requests) if http else (one.failed, tried)
     p50, p99 = one.quantile(0.5), one.quantile(0.99)
     return [
         str(edge.source),
@@ -129,6 +165,7 @@ def row(edge: Edge, one: Counters, seconds: float) -> list[str]:
         "-" if http else f"{one.opened / seconds:.1f}",
         f"{one.requests / seconds:.1f}" if http else "-",
         f"{bad / all_:.1%}" if all_ else "-",
+        f"{one.denied / all_:.1%}" if all_ else "-",
         "-" if p50 is None else f"{p50:.0f} ms",
         "-" if p99 is None else f"{p99:.0f} ms",
         "-" if http else size(one.received / seconds),
@@ -136,22 +173,27 @@ def row(edge: Edge, one: Counters, seconds: float) -> list[str]:
     ]
 
 
-def as_object(edge: Edge, one: Counters, seconds: float) -> dict[str, Any]:
-    """The same for programs."""
+def as_object(edge: Edge, one: Counters, seconds: float | None) -> dict[str, Any]:
+    """The same for programs: rates over ``seconds``, or totals."""
+    unit = "" if seconds is None else "PerSecond"
+    counts = {
+        "connections": one.opened,
+        "failed": one.failed,
+        "requests": one.requests,
+        "errors": one.errors,
+        "denied": one.denied,
+        "bytesOut": one.received,
+        "bytesIn": one.sent,
+    }
     return {
         "source": str(edge.source),
         "destination": str(edge.destination),
         "service": edge.service,
         "protocol": edge.protocol,
         "mutualTls": edge.secure,
-        "connectionsPerSecond": one.opened / seconds,
-        "failedPerSecond": one.failed / seconds,
-        "requestsPerSecond": one.requests / seconds,
-        "errorsPerSecond": one.errors / seconds,
+        **{f"{name}{unit}": value / (seconds or 1) for name, value in counts.items()},
         "p50Milliseconds": one.quantile(0.5),
         "p99Milliseconds": one.quantile(0.99),
-        "bytesOutPerSecond": one.received / seconds,
-        "bytesInPerSecond": one.sent / seconds,
     }
 
 

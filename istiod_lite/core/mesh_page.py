@@ -130,7 +130,7 @@ def _edges(
     for pair, found in sorted(rates.items()):
         for party in (pair.source, pair.destination):
             if party_id(party) not in nodes:
-                nodes[party_id(party)] = _stranger(party)
+                nodes[party_id(party)] = _stranger(party, pair.service)
         hop = any(ObjectKey(*party) in waypoints for party in (pair.source, pair.destination))
         edges.append(
             {
@@ -149,13 +149,16 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _stranger(party: Party) -> dict[str, Any]:
-    """A client outside the mesh, or a workload that has just gone."""
+def _stranger(party: Party, service: str) -> dict[str, Any]:
+    """A client outside the mesh, a workload that has just gone, or a service where no backend was
+    chosen.
+    """
+    called = bool(party.workload) and service.startswith(f"{party.workload}.{party.namespace}.")
     return {
         "id": party_id(party),
         "namespace": party.namespace,
         "name": party.workload or OUTSIDE,
-        "kind": "unknown",
+        "kind": "service" if called else "unknown",
         "pods": 0,
         "healthy": 0,
         "inMesh": 0,

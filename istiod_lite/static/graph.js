@@ -1,14 +1,24 @@
 // The service graph: what of the mesh is drawn, and in which colours. No network, no clock.
 
 const IDLE = 0.005; // a second; below this nothing is going on
+const MOST = 150; // workloads; of more than anybody can see at once, namespaces are drawn
+
+// The share of requests, or of connections where nobody sees requests.
+function failing(edge) {
+  const tried = edge.requests >= IDLE ? edge.requests : edge.opened + edge.failed + edge.denied;
+  return tried ? (edge.requests >= IDLE ? edge.errors : edge.failed) / tried : 0;
+}
 
 export function health(edge) {
   const busy = edge.requests + edge.opened + edge.denied + edge.failed;
   if (busy < IDLE) return "idle";
-  const failing = edge.requests >= IDLE
-    ? edge.errors / edge.requests
-    : (edge.failed + edge.denied) / (edge.opened + edge.failed + edge.denied);
-  return failing > 0.05 ? "bad" : failing > 0.01 ? "warn" : "ok";
+  if (failing(edge) > 0.01) return failing(edge) > 0.05 ? "bad" : "warn";
+  return turnedAway(edge) >= IDLE ? "denied" : "ok";
+}
+
+// By policy: that is somebody's will, and no error.
+function turnedAway(edge) {
+  return edge.denied + edge.refused;
 }
 
 export function padlock(edge) {
@@ -27,7 +37,8 @@ export function caption(edge) {
   const parts = [padlock(edge)];
   if (edge.requests >= IDLE) parts.push(`${amount(edge.requests, "req/s")}`);
   else if (edge.opened >= IDLE) parts.push(`${amount(edge.opened, "conn/s")}`);
-  if (edge.denied >= IDLE) parts.push(`⛔ ${amount(edge.denied, "/s")}`);
+  if (failing(edge) > 0.01) parts.push(`✖ ${(failing(edge) * 100).toFixed(0)} %`);
+  if (turnedAway(edge) >= IDLE) parts.push(`⛔ ${amount(turnedAway(edge), "denied/s")}`);
   return parts.filter(Boolean).join(" ");
 }
 
@@ -48,7 +59,32 @@ export function drawn(mesh, { namespace, hops, idle }) {
     (node) => used.has(node.id)
       || (idle && inside(node.id) && node.inMesh > 0 && (hops || node.kind !== "waypoint")),
   );
-  return { nodes, lines: kept.map((line) => ({ ...line, sum: sum(line.edges) })) };
+  const found = { nodes, lines: kept.map((line) => ({ ...line, sum: sum(line.edges) })) };
+  return nodes.length > MOST && !namespace ? byNamespace(found) : found;
+}
+
+function byNamespace({ nodes, lines }) {
+  const groups = new Map();
+  const groupOf = new Map();
+  for (const node of nodes) {
+    const group = groups.get(node.namespace)
+      ?? { ...node, id: `ns:${node.namespace}`, name: node.namespace || "outside", namespace: "", kind: "group", pods: 0, healthy: 0, inMesh: 0 };
+    for (const name of ["pods", "healthy", "inMesh"]) group[name] += node[name];
+    groups.set(node.namespace, group);
+    groupOf.set(node.id, group.id);
+  }
+  const joined = new Map();
+  for (const { source, target, edges } of lines) {
+    const [from, to] = [groupOf.get(source), groupOf.get(target)];
+    const line = joined.get(`${from} ${to}`) ?? { source: from, target: to, edges: [] };
+    line.edges.push(...edges);
+    joined.set(`${from} ${to}`, line);
+  }
+  return {
+    nodes: [...groups.values()],
+    lines: [...joined.values()].map((line) => ({ ...line, sum: sum(line.edges) })),
+    together: nodes.length,
+  };
 }
 
 export function sum(edges) {
@@ -59,7 +95,7 @@ export function sum(edges) {
   for (const edge of edges) {
     for (const name of Object.keys(total)) total[name] += edge[name];
     if (edge.secured !== null) {
-      const share = edge.requests + edge.opened;
+      const share = edge.requests + edge.opened + edge.denied;
       weight += share;
       secured += edge.secured * share;
     }

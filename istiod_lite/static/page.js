@@ -2,6 +2,7 @@
 import { amount, drawn, elements, health, padlock } from "./graph.js";
 
 const EVERY_MS = 5000;
+const LAID_OUT = 300; // nodes; more are put into a grid, since forces take seconds
 const TOKEN = "ambient-dashboard-token";
 const byId = (id) => document.getElementById(id);
 let mesh = null;
@@ -9,6 +10,12 @@ let graph = null;
 let tab = "Graph";
 let chosen = null;
 let shape = "";
+let picture = null;
+const EMPTY = {
+  Workloads: "No workloads here.", Traffic: "No traffic was seen.", Policies: "No policies: everything is allowed.",
+  Waypoints: "No waypoints: nobody looks into HTTP.", Certificates: "No certificates yet.",
+  Problems: "No problems were found.", Proxies: "No proxy is connected to this replica.",
+};
 
 // The token comes in the fragment, which no server and no log sees, and leaves the address bar.
 function token() {
@@ -40,7 +47,7 @@ const TABS = {
   Graph: null,
   Workloads: () => table(
     ["Workload", "Pods", "In the mesh", "Identity", "Versions", "Nodes"],
-    mesh.nodes.filter((node) => node.kind !== "unknown").filter(inNamespace).map((node) => [
+    mesh.nodes.filter((node) => node.pods).filter(inNamespace).map((node) => [
       node.id,
       [`${node.healthy} of ${node.pods}`, node.healthy < node.pods ? "bad" : "ok"],
       [node.inMesh === node.pods && node.pods ? "🛡 yes" : node.inMesh ? `${node.inMesh} of ${node.pods}` : "no", node.inMesh ? "ok" : "idle"],
@@ -66,7 +73,7 @@ const TABS = {
   ),
   Waypoints: () => table(
     ["Waypoint", "Ready pods", "Routes", "Used by"],
-    mesh.waypoints.map((each) => [
+    mesh.waypoints.filter((each) => inNamespace({ namespace: each.name.split("/")[0] })).map((each) => [
       each.name, [String(each.ready), each.ready ? "ok" : "bad"], String(each.routes),
       each.users.length ? each.users.join("\n") : ["nobody", "warn"],
     ]),
@@ -80,7 +87,7 @@ const TABS = {
   ),
   Problems: () => table(
     ["Kind", "Object", "What", "Remedy"],
-    mesh.problems.map((each) => [each.kind, each.object, [each.text, "warn"], each.hint]),
+    mesh.problems.filter((each) => !each.object.includes("/") || inNamespace({ namespace: each.object.split("/")[0] })).map((each) => [each.kind, each.object, [each.text, "warn"], each.hint]),
   ),
   Proxies: () => table(
     ["Proxy", "Kind", "Synced", "Refused"],
@@ -101,6 +108,7 @@ function number(value, unit) {
 
 function table(heads, rows) {
   const made = element("table");
+  made.createCaption().textContent = tab;
   const head = made.createTHead().insertRow();
   for (const text of heads) {
     const cell = element("th", text);
@@ -117,7 +125,11 @@ function table(heads, rows) {
       line.append(made);
     }
   }
-  if (!rows.length) body.insertRow().append(element("td", "nothing", "idle"));
+  if (!rows.length) {
+    const cell = element("td", EMPTY[tab], "idle");
+    cell.colSpan = heads.length;
+    body.insertRow().append(cell);
+  }
   return made;
 }
 
@@ -132,34 +144,50 @@ function look() {
   return [
     { selector: "node", style: { label: "data(label)", color: colour("front"), "background-color": colour("accent"), "font-size": 12, "text-valign": "bottom", "text-margin-y": 4, width: 28, height: 28 } },
     { selector: "node.waypoint", style: { shape: "diamond" } },
+    { selector: "node.service", style: { "background-color": colour("idle"), shape: "round-rectangle" } },
     { selector: "node.unknown", style: { "background-color": colour("idle"), shape: "ellipse" } },
     { selector: "node.unwell", style: { "background-color": colour("bad") } },
     { selector: "node.namespace", style: { "background-color": colour("soft"), "border-color": colour("line"), "border-width": 1, shape: "round-rectangle", "text-valign": "top", "font-weight": "bold", padding: 24 } },
     { selector: "node:selected", style: { "border-width": 3, "border-color": colour("front") } },
     { selector: "edge", style: { label: "data(label)", "font-size": 10, color: colour("front"), "text-background-color": colour("back"), "text-background-opacity": 0.85, "curve-style": "bezier", "target-arrow-shape": "triangle", width: 2 } },
     { selector: "edge.idle", style: { "line-style": "dashed", width: 1 } },
-    ...["ok", "warn", "bad", "idle"].map(line),
+    ...["ok", "warn", "bad", "denied", "idle"].map(line),
     { selector: "edge:selected", style: { width: 4 } },
   ];
 }
 
 function draw() {
   const options = { namespace: byId("namespace").value, hops: byId("hops").checked, idle: byId("idle").checked };
-  const wanted = elements(drawn(mesh, options));
+  picture = drawn(mesh, options);
+  byId("note").textContent = picture.together
+    ? `${picture.together} workloads are too many for one picture: these are their namespaces. Choose one.`
+    : picture.nodes.length ? "" : "No workloads here.";
+  const wanted = elements(picture);
   const now = wanted.map((each) => each.data.id).join("|");
   if (graph === null) {
     graph = cytoscape({ container: byId("canvas"), style: look(), wheelSensitivity: 0.3 });
     graph.on("select unselect", () => {
       chosen = graph.$(":selected").first().data("id") ?? null;
-      detail();
+      const group = picture.nodes.find((each) => each.id === chosen && each.kind === "group");
+      if (group && chosen !== "ns:") { // into it
+        byId("namespace").value = group.name;
+        chosen = null;
+        show();
+      } else detail();
     });
     window.meshGraph = graph;
   }
   if (now !== shape) { // somebody came or went: lay it out again
     shape = now;
+    const places = new Map(graph.nodes().map((node) => [node.id(), { ...node.position() }]));
     graph.elements().remove();
     graph.add(wanted);
-    graph.layout({ name: "cose", animate: false, nodeDimensionsIncludeLabels: true, idealEdgeLength: () => 130, nodeRepulsion: () => 60000, padding: 30 }).run();
+    const strangers = graph.nodes().filter((node) => !places.has(node.id()));
+    for (const [id, place] of places) graph.$id(id).position(place);
+    const name = picture.nodes.length > LAID_OUT ? "grid" : "cose";
+    // Who was there stays about where it was; the first time, and in another picture, from scratch.
+    const randomize = strangers.length > places.size / 2;
+    graph.layout({ name, randomize, animate: false, nodeDimensionsIncludeLabels: true, idealEdgeLength: () => 130, nodeRepulsion: () => 60000, padding: 30 }).run();
     if (chosen) graph.$id(chosen).select();
   } else {
     for (const each of wanted) graph.$id(each.data.id).data(each.data).classes(each.classes);
@@ -183,7 +211,9 @@ function detail() {
     ]));
     return;
   }
-  for (const edge of mesh.edges.filter((each) => `${each.source} ${each.target}` === chosen)) {
+  const line = picture.lines.find((each) => `${each.source} ${each.target}` === chosen);
+  const shown = picture.together ? [{ ...line?.sum, service: "all together", p50Ms: null }] : line?.edges;
+  for (const edge of line ? shown : []) {
     place.append(element("h2", edge.service || "by its address", health(edge)), list([
       ["mutual TLS", edge.secured === null ? "–" : `${padlock(edge)} ${(edge.secured * 100).toFixed(0)} %`],
       ["requests", amount(edge.requests, "/s")], ["5xx", amount(edge.errors, "/s")], ["refused", amount(edge.refused, "/s")],
@@ -208,6 +238,8 @@ function show() {
     const count = name === "Problems" && mesh ? ` (${mesh.problems.length})` : "";
     button.textContent = name + count;
     button.setAttribute("aria-selected", String(name === tab));
+    button.tabIndex = name === tab ? 0 : -1;
+    if (name === tab) byId("tables").setAttribute("aria-labelledby", button.id);
   }
   if (!mesh) return;
   if (tab === "Graph") draw();
@@ -245,13 +277,25 @@ async function ask() {
 for (const name of Object.keys(TABS)) {
   const button = element("button", name);
   button.dataset.tab = name;
+  button.id = `tab-${name}`;
   button.setAttribute("role", "tab");
+  button.setAttribute("aria-controls", name === "Graph" ? "graph" : "tables");
   button.addEventListener("click", () => {
     tab = name;
     show();
   });
   byId("tabs").append(button);
 }
+// One stop of the Tab key; the arrows go on from there (WAI-ARIA tabs).
+byId("tabs").addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  const buttons = [...byId("tabs").children];
+  const at = buttons.indexOf(document.activeElement);
+  if (!step || at < 0) return;
+  const next = buttons[(at + step + buttons.length) % buttons.length];
+  next.click();
+  next.focus();
+});
 for (const id of ["namespace", "hops", "idle"]) byId(id).addEventListener("change", show);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => graph?.style(look()));
 show();

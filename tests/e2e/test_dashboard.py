@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +106,10 @@ def test_the_page_shows_the_mesh_as_it_is(url: str, tmp_path: Path) -> None:
         tab.until(f"meshGraph.$id('{call}').hasClass('ok')")
         assert "🔒" in tab.evaluate(f"meshGraph.$id('{call}').data('label')")
         denied = "bookinfo/client bookinfo/details"
-        tab.until(f"meshGraph.$id('{denied}').hasClass('bad')")
+        tab.until(f"meshGraph.$id('{denied}').hasClass('denied')")
+        label = tab.evaluate(f"meshGraph.$id('{denied}').data('label')")
+        assert "🔒" in label  # who is refused came with mutual TLS all the same
+        assert "⛔" in label
         tab.evaluate(f"void meshGraph.$id('{denied}').select()")
         assert "mutual TLS" in tab.until("document.getElementById('details').innerText")
 
@@ -108,7 +117,7 @@ def test_the_page_shows_the_mesh_as_it_is(url: str, tmp_path: Path) -> None:
         assert re.search(r"bookinfo/no-client\s+L4\s+DENY.*\s[1-9]", text_of(tab, "Policies"))
         assert "root certificate" in text_of(tab, "Certificates")
         assert text_of(tab, "Proxies").count("ztunnel-") == 2
-        assert "nothing" in text_of(tab, "Waypoints")
+        assert "nobody looks into HTTP" in text_of(tab, "Waypoints")
         assert tab.errors == []
 
 
@@ -118,3 +127,87 @@ def test_without_its_token_the_page_says_how_to_get_one(url: str, tmp_path: Path
         said = tab.until("document.getElementById('state').className === 'bad' && "
                          "document.getElementById('state').innerText")  # fmt: skip
         assert "ambientctl dashboard gets one" in said
+
+
+def large_mesh(workloads: int) -> bytes:
+    """What the control plane tells of so many workloads in ten namespaces, each calling another."""
+    names = [f"team-{n % 10}/app-{n}" for n in range(workloads)]
+    nodes = [
+        {"id": name, "namespace": name.split("/")[0], "name": name.split("/")[1],
+         "kind": "workload", "pods": 2, "healthy": 2, "inMesh": 2, "identities": ["spiffe://a"],
+         "versions": ["v1"], "services": [], "nodes": ["node-1"]}
+        for name in names
+    ]  # fmt: skip
+    counts = {"requests": 1, "errors": 0, "refused": 0, "p50Ms": 1, "p99Ms": 2, "opened": 0,
+              "secured": 1, "denied": 0, "failed": 0, "sent": 1, "received": 1}  # fmt: skip
+    edges = [
+        {
+            "source": name,
+            "target": names[(n * 7 + 1) % workloads],
+            "service": "",
+            "waypointHop": False,
+        }
+        | counts
+        for n, name in enumerate(names)
+    ]
+    empty: dict[str, list[str]] = {
+        name: [] for name in ("unreachable", "policies", "waypoints", "certificates", "problems",
+                              "proxies")
+    }  # fmt: skip
+    told = {"version": "1", "staleSeconds": 0, "measuredSeconds": 5, "nodes": nodes, "edges": edges}
+    return json.dumps(told | empty).encode()
+
+
+@contextmanager
+def served(mesh: bytes) -> Iterator[str]:
+    """The page's own files with this mesh behind them."""
+
+    class Page(SimpleHTTPRequestHandler):
+        extensions_map = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript"}
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(files("istiod_lite") / "static"))
+
+        def do_GET(self) -> None:
+            if self.path != "/mesh.json":
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(mesh)))
+            self.end_headers()
+            self.wfile.write(mesh)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_of_a_thousand_workloads_namespaces_are_drawn_until_one_is_chosen(tmp_path: Path) -> None:
+    if missing():
+        pytest.skip(missing())
+    with served(large_mesh(1000)) as url, chromium(tmp_path / "profile") as tab:
+        tab.open(url)
+        tab.until("document.getElementById('note').innerText.includes('1000 workloads')")
+        assert tab.evaluate("meshGraph.nodes().length") == 10
+        label = tab.evaluate("meshGraph.$id('ns:team-3 ns:team-2').data('label')")
+        assert label == "🔒 100 req/s"
+        assert text_of(tab, "Workloads").count("spiffe://a") == 1000
+        tab.evaluate("document.querySelector('[data-tab=Graph]').click()")
+        tab.evaluate("void meshGraph.$id('ns:team-3').select()")
+        tab.until("meshGraph.$id('team-3/app-3').length === 1")
+        assert tab.evaluate("document.getElementById('namespace').value") == "team-3"
+        # By keyboard, as a screen reader's user goes.
+        tab.evaluate("document.getElementById('tab-Graph').focus()")
+        press = "new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true})"
+        tab.evaluate(f"document.activeElement.dispatchEvent({press})")
+        assert tab.evaluate("document.activeElement.id") == "tab-Proxies"
+        assert "No proxy is connected" in tab.evaluate("document.body.innerText")
+        assert tab.errors == []

@@ -148,7 +148,7 @@ async def _story(control: FakeControlPlane, mesh: Rig) -> None:
         'destination_service="reviews.shop.svc.cluster.local"',
         'destination_workload="unknown"',
         'request_protocol="http"',
-        'connection_security_policy="none"',
+        'connection_security_policy="mutual_tls"',
     ):
         assert label in counted
     assert "istio_request_duration_milliseconds_bucket{" in text

@@ -156,7 +156,8 @@ class Record:
         identity = self.peer.identity
         service = self.service
         target = self.target.workload if self.target is not None else None
-        secure = identity is not None and target is not None and bool(self._upstream_identity())
+        # Without a backend (a refusal, no route) there is the caller's connection only.
+        secure = identity is not None and (target is None or bool(self._upstream_identity()))
         return TrafficLabels(
             reporter=REPORTER,
             source_workload=source.workload_name if source else "",

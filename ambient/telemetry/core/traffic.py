@@ -73,7 +73,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     opened: float
     """Connections."""
     secured: float | None
-    """Share of connections and requests with mutual TLS, from 0 to 1; None where there are none."""
+    """Share of connections (denied ones, too) and requests with mutual TLS, from 0 to 1; None where
+    there are none.
+    """
     denied: float
     """Connections that a policy refused."""
     failed: float
@@ -180,7 +182,7 @@ def rates(counted: Iterable[Scrape], seconds: float) -> dict[Pair, Rates]:
 
 def _rates(counted: Totals, seconds: float) -> Rates:
     counts = dict(sorted(counted.buckets.items()))
-    together = counted.opened + counted.requests
+    together = counted.opened + counted.requests + counted.denied
     return Rates(
         requests=counted.requests / seconds,
         errors=counted.errors / seconds,
@@ -232,11 +234,12 @@ def _pair(labels: Mapping[str, str]) -> Pair:
         value = labels.get(name, "")
         return "" if value == UNKNOWN else value
 
-    return Pair(
-        Party(known("source_workload_namespace"), known("source_workload")),
-        Party(known("destination_workload_namespace"), known("destination_workload")),
-        known("destination_service"),
-    )
+    called = Party(known("destination_workload_namespace"), known("destination_workload"))
+    if not called.workload and known("destination_service_namespace"):
+        # Refused before a backend was chosen: what was called is known all the same.
+        called = Party(known("destination_service_namespace"), known("destination_service_name"))
+    source = Party(known("source_workload_namespace"), known("source_workload"))
+    return Pair(source, called, known("destination_service"))
 
 
 def _count(totals: Totals, name: str, labels: Mapping[str, str], value: float) -> None:
@@ -254,6 +257,7 @@ def _count(totals: Totals, name: str, labels: Mapping[str, str], value: float) -
         totals.secured += value if labels.get("connection_security_policy") == MTLS else 0
     elif name == _FAILED and labels.get("response_flags") == names.ResponseFlag.DENY:
         totals.denied += value
+        totals.secured += value if labels.get("connection_security_policy") == MTLS else 0
     elif name == _FAILED:
         totals.failed += value
     elif name == _SENT:

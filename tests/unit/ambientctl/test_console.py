@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import click
 import pytest
 import trio
@@ -49,6 +54,31 @@ def test_one_line_and_a_status(error, status, said, capsys):
     text = capsys.readouterr().err
     assert said in text
     assert "Traceback" not in text
+
+
+def test_output_that_nobody_takes_ends_the_command_quietly():
+    program = Path(sys.executable).parent / "ambientctl"
+    command = [program, "explain", "-o", "json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        cut = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+    assert (cut.returncode, cut.stderr) == (1, b"")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"error: cannot write the answer: No space left on device\n"
+
+
+def test_a_terminal_without_unicode_gets_a_question_mark():
+    program = Path(sys.executable).parent / "ambientctl"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [program, "explain", "AuthorizationPolicy"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"also not?" in done.stdout
 
 
 def test_ctrl_c_before_the_task_has_begun(capsys):

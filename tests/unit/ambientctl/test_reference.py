@@ -110,7 +110,28 @@ def test_pain_42_explain_says_which_field_works_where():
     assert "DestinationRule" in run_command(["explain"], "", {}).out
     lost = run_command(["explain", "authorizationpolcy"], "", {})
     assert lost.status == 2
-    assert "did you mean authorizationpolicy?" in lost.err
+    assert "did you mean AuthorizationPolicy?" in lost.err
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields"),
+    [
+        ("ap.spec.rules.to.operation.notPaths", ["to.operation.paths"]),
+        ("authorizationpolicies.security.istio.io.targetRefs", ["targetRefs"]),
+        ("pa.mtls", ["mtls.mode STRICT, PERMISSIVE", "mtls.mode DISABLE"]),
+        ("httproute.spec.rules.timeouts.request", ["timeouts, retry, sessionPersistence"]),
+        ("svc.metadata.labels.istio.io/use-waypoint", ["label istio.io/use-waypoint"]),
+    ],
+)
+def test_explain_takes_the_path_of_a_field(asked, fields):
+    found = json.loads(run_command(["explain", asked, "-o", "json"], "", {}).out)
+    assert [row["field"] for row in found["fields"]] == fields
+
+
+def test_explain_names_a_field_that_is_not_known():
+    lost = run_command(["explain", "ap.spec.rules.whom"], "", {})
+    assert lost.status == 2
+    assert "field spec.rules.whom of AuthorizationPolicy" in lost.err
 
 
 def test_every_kind_that_is_validated_is_explained():

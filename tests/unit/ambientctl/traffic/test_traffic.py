@@ -15,7 +15,7 @@ from ambientctl.traffic.edges import Counters, Edge, Node, difference, read_all
 from ambientctl.traffic.graph import tree
 from ambientctl.traffic.svg import columns, draw
 from ambientctl.traffic.tap import Filter, concerns, is_the_one, line_of
-from ambientctl.traffic.top import row, size
+from ambientctl.traffic.top import row, show, size
 from tests.unit.ambientctl.meshes import build
 
 WEB, REVIEWS, WAYPOINT = Node("shop", "web"), Node("shop", "reviews"), Node("shop", "waypoint")
@@ -85,6 +85,29 @@ def test_pain_25_a_waypoint_between_is_one_edge_with_requests_not_two_of_bytes()
     assert (one.requests, one.errors) == (50, 10)
     assert one.quantile(0.5) == pytest.approx(10)
     assert 10 < one.quantile(0.99) <= 100
+
+
+def test_what_a_policy_refuses_is_denied_and_no_error():
+    denied = {"response_flags": "DENY", "connection_security_policy": "mutual_tls"}
+    refused = labels("waypoint", WEB, Node("", "unknown"), response_code="403",
+                     destination_service="ratings.shop.svc.cluster.local",
+                     destination_service_name="ratings",
+                     destination_service_namespace="shop")  # fmt: skip
+    texts = [
+        f"istio_tcp_connections_failed_total{labels('destination', WEB, REVIEWS, **denied)} 3\n"
+        f"istio_tcp_connections_failed_total{labels('destination', WEB, REVIEWS)} 1\n",
+        f"istio_requests_total{refused} 5\n" + requests(WEB, Node("shop", "app"), 4, code="403"),
+    ]
+    found = {str(edge.destination): one for edge, one in read_all(texts).items()}
+    assert all(edge.secure for edge in read_all(texts))
+    reviews, ratings, app = found["shop/reviews"], found["shop/ratings"], found["shop/app"]
+    assert (reviews.opened, reviews.failed, reviews.denied) == (0, 1, 3)
+    assert (ratings.requests, ratings.errors, ratings.denied) == (5, 0, 5)
+    assert (app.requests, app.errors, app.denied) == (4, 0, 0)  # the application's own answer
+    text = "\n".join(tree(read_all(texts), 0))
+    assert "🔒 shop/ratings (5 req, 100% denied)" in text
+    assert "🔒 shop/reviews (0 con, 1 failed, 3 denied)" in text
+    assert 'class="denied"' in draw(read_all(texts), 0)
 
 
 def test_rates_are_differences_and_a_restarted_proxy_gives_none_below_zero():
@@ -230,6 +253,12 @@ def test_top_and_graph_through_the_cluster(shop, tmp_path):
     (one,) = shop.json("top", "-n", "shop", "--interval", "0.05")
     assert one["connectionsPerSecond"] > 0
     assert shop.json("top", "-A", "--from", "cart", "--interval", "0.01") == []
+    wide = shop.ok("top", "-n", "shop", "--interval", "0.05", "-o", "wide").splitlines()
+    assert wide[0].split()[-2:] == ["PROTOCOL", "SERVICE"]
+    assert wide[1].split()[-2:] == ["TCP", "reviews.shop.svc.cluster.local"]
+    (total,) = shop.json("graph", "-n", "shop")
+    assert total["connections"] >= 10
+    assert not any("PerSecond" in name for name in total)
     text = shop.ok("graph", "-n", "shop")
     assert text.splitlines()[0] == "shop/web"
     path = tmp_path / "graph.svg"
@@ -243,6 +272,40 @@ def test_without_proxies_there_is_one_clear_line(ambientctl):
         done = ambientctl(command)
         assert done.status == 1
         assert "error: no ztunnel and no waypoint runs" in done.err
+
+
+@pytest.mark.parametrize("command", ["top", "graph", "tap"])
+def test_a_namespace_that_is_not_there_is_named(shop, command):
+    quick = {"top": ("--interval", "0.01"), "tap": ("--no-follow",)}.get(command, ())
+    done = shop(command, "-n", "nowhere", *quick)
+    assert (done.status, done.out) == (1, "")
+    assert "error: there is no namespace nowhere" in done.err
+    if command != "tap":
+        quiet = shop(command, "-n", "istio-system", *quick)
+        assert (quiet.status, quiet.out) == (0, "")
+        assert "No traffic was seen in namespace istio-system." in quiet.err
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("top", "--interval", "0"), ("top", "--interval", "-1"), ("top", "--count", "-1"),
+     ("graph", "--seconds", "-1"), ("tap", "--max", "-1")],
+)  # fmt: skip
+def test_times_and_counts_below_nothing_cannot_be_meant(ambientctl, asked):
+    done = ambientctl(*asked)
+    assert done.status == 2
+    assert "not in the range" in done.err
+
+
+def test_a_table_that_is_live_fits_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "6")
+    traffic = graph(*(("a", f"b{n}") for n in range(9)))
+    show(traffic, 1.0, "table", live=True)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= 60
+    assert last == "and 6 more"
 
 
 def test_tap_prints_what_proxies_log(shop):

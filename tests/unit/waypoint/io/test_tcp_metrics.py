@@ -123,7 +123,7 @@ UNREACHED = CLIENT | {
     "destination_cluster": "unknown",
     "destination_canonical_service": "unknown",
     "destination_canonical_revision": "unknown",
-    "connection_security_policy": "none",
+    "connection_security_policy": "mutual_tls",
 }
 
 

@@ -81,6 +81,24 @@ def test_denials_are_the_servers_word() -> None:
     assert (found.denied, found.failed) == (0.0, 2.0)
 
 
+def test_what_is_refused_before_a_backend_is_chosen_goes_to_the_service_and_was_encrypted() -> None:
+    nobody = Pair(WEB, Party("unknown", "unknown"), CALL.service)
+    shown = labels(
+        "waypoint",
+        nobody,
+        response_code="403",
+        destination_service_name="api",
+        destination_service_namespace="shop",
+        connection_security_policy="mutual_tls",
+    )
+    found = between("", f"# TYPE istio_requests_total counter\nistio_requests_total{shown} 10\n")
+    assert (found.refused, found.secured) == (1.0, 1.0)
+    denied = failed("destination", "DENY", 20).replace(
+        'reporter="d', 'connection_security_policy="mutual_tls",reporter="d'
+    )
+    assert between("", denied).secured == 1.0
+
+
 def test_rates_of_requests() -> None:
     found = between(requests(c200=10, c503=0), requests(c200=90, c503=5, c403=15))
     assert (found.requests, found.errors, found.refused) == (10.0, 0.5, 1.5)
