@@ -173,10 +173,11 @@ def policy(cluster: Cluster, where: tuple[str, int], fqdn: str, output: str) -> 
 @output_option("short", "json", "yaml")
 @cluster_options
 def secret(cluster: Cluster, where: tuple[str, int], output: str) -> None:
-    """Show the waypoint's certificates."""
-    found = _read(cluster, *where).get("certificates") or {}
+    """Show the waypoint's certificates, and what ``credentialName`` stands for (never a key)."""
+    read = _read(cluster, *where)
+    found, credentials = read.get("certificates") or {}, read.get("credentials") or []
     if output != "short":
-        dump(found, output)
+        dump({"certificates": found, "credentials": credentials}, output)
         return
     rows = []
     for identity, one in found.items():
@@ -186,7 +187,20 @@ def secret(cluster: Cluster, where: tuple[str, int], output: str) -> None:
         ends, begins = (_moment(one.get(key)) for key in ("expires", "valid_from"))
         valid = begins <= datetime.now(UTC) < ends
         rows.append([identity, "ACTIVE", str(valid).lower(), _rfc(ends), _rfc(begins)])
+    for one in credentials:
+        rows += _credential_rows(one)
     table(["RESOURCE NAME", "STATUS", "VALID CERT", "NOT AFTER", "NOT BEFORE"], rows)
+
+
+def _credential_rows(one: dict[str, Any]) -> list[list[str]]:
+    """One line a certificate; one for a credential that is not there."""
+    name = str(one.get("name"))
+    rows = []
+    for certificate in one.get("certificates") or ():
+        ends, begins = (_moment(certificate.get(key)) for key in ("expires", "valid_from"))
+        valid = begins <= datetime.now(UTC) < ends
+        rows.append([name, "ACTIVE", str(valid).lower(), _rfc(ends), _rfc(begins)])
+    return rows or [[name, "UNAVAILABLE", "false", "NA", "NA (the Secret does not supply it)"]]
 
 
 def _moment(seconds: Any) -> datetime:

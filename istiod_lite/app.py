@@ -30,6 +30,7 @@ from istiod_lite.io.authenticator import Authenticator
 from istiod_lite.io.bridge import Bridge
 from istiod_lite.io.ca_server import CaRules, CaService, is_encrypted
 from istiod_lite.io.ca_source import Source, open_source
+from istiod_lite.io.credential_watch import CredentialWatch
 from istiod_lite.io.dashboard import Dashboard
 from istiod_lite.io.debounce import Debounce
 from istiod_lite.io.grpc_server import GrpcServer
@@ -94,13 +95,10 @@ class ControlPlane:
             self._metrics,
             debouncing,
         )
-        self._watches = Watches(
-            kube,
-            self.index,
-            self._publish,
-            Debounce(*debouncing),
-            names=(settings.revision,),
-        )
+        debounce = Debounce(*debouncing)
+        names = (settings.revision,)
+        self._watches = Watches(kube, self.index, self._publish, debounce, names=names)
+        self._credentials = CredentialWatch(kube, self.index, debounce.note)
         self._watches.noted = self._metrics.note_update
         self._metrics.stale.set_function(self._watches.contact.stale_s)
         self._bridge = Bridge()
@@ -247,6 +245,7 @@ class ControlPlane:
         nursery.start_soon(list_all)
         await nursery.start(self._remotes.run)
         nursery.start_soon(self._trusted.run)
+        nursery.start_soon(self._credentials.run)
         self._source, authority = await open_source(self._kube, self._settings)
         issuer = Issuer(authority, self._metrics)
         self._published = (
@@ -283,6 +282,7 @@ class ControlPlane:
         self._xds.publish(self._publisher.snapshot, delta, first)
         self._waypoints.look_at(changes.gateways)
         self._statuses.look_at(changes.statuses)
+        self._credentials.look_at(self.index.wanted_credentials)
         self._addresses.look_at(changes.entries)
         for one in self._published:
             one.look_at(changes.namespaces)

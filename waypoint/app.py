@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ambient.api.address import IPAddress, NetworkAddress, parse_ip
 from ambient.api.config import ConfigObject
 from ambient.api.errors import MeshError, SettingsError
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, SECRET_TYPE
 from ambient.cli.memory import settle_memory
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.pool import Pool
@@ -37,7 +37,7 @@ from ambient.xds.core.wire import BadResource
 from ambient.xds.io.session import NodeInfo, Update, XdsSession
 from waypoint.core.dispatch import Self
 from waypoint.core.message_limits import set_limits
-from waypoint.io.admin import admin_routes
+from waypoint.io.admin import Held, admin_routes
 from waypoint.io.cluster_metrics import ClusterMetrics
 from waypoint.io.dialler import Dialler
 from waypoint.io.key_store import KeySettings
@@ -114,6 +114,7 @@ class Waypoint:
         self._certs = CertStore(self._ca, impersonate=False, ttl_s=round(settings.secret_ttl_s))
         self._pool = Pool(self._relay)
         dialler = Dialler(self._pool, self._certs, settings.identity, settings.connect_timeout_s)
+        self._credentials = dialler.credentials
         self._upstreams = Upstreams(dialler)
         own = Self(settings.place, frozenset({NetworkAddress(settings.network, ip)}))
         jwks = KeySettings(settings.jwks_refresh_s, settings.jwks_extra_root_ca)
@@ -134,7 +135,7 @@ class Waypoint:
         self._session = XdsSession(
             _xds_server(settings),
             _node_info(settings),
-            (ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE),
+            (ADDRESS_TYPE, AUTHORIZATION_TYPE, SECRET_TYPE, CONFIG_TYPE),
             self._apply,
         )
         self._registry.register(self._session.stats)
@@ -220,7 +221,8 @@ class Waypoint:
         stats = Routes()
         for path in ("/metrics", "/stats/prometheus"):
             stats.add(path, metrics_handler(self._registry))
-        admin = admin_routes(self.service, self._state, self._certs, settings)
+        held = Held(self._state, self._certs, self._credentials)
+        admin = admin_routes(self.service, held, settings)
         admin.add("/ready", self._answer_ready)
         admin.add("/healthz/ready", self._answer_ready)
         admin.include(stats)
@@ -242,6 +244,8 @@ class Waypoint:
         if update.type_url == CONFIG_TYPE:
             objects = [v for v in update.changed.values() if isinstance(v, ConfigObject)]
             self.service.replace_program(self.service.program.changed(objects, update.removed))
+        elif update.type_url == SECRET_TYPE:
+            return self._credentials.apply(update.changed, update.removed)
         else:
             self._state.apply(update.type_url, update.changed, update.removed)
         return ()

@@ -31,6 +31,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Gateways to look at: they or something in their status changed."""
     waypoints: frozenset[ObjectKey] = frozenset()
     """Waypoints that need other configuration objects than before."""
+    credentials: frozenset[ObjectKey] = frozenset()
+    """Waypoints that get other credentials than before."""
     namespaces: frozenset[str] = frozenset()
     statuses: frozenset[ObjectRef] = frozenset()
     """Objects whose status has to be compared with the one that they should have."""
@@ -49,6 +51,7 @@ class Pending:
         self.configs: set[str] = set()
         self.gateways: set[ObjectKey] = set()
         self.waypoints: set[ObjectKey] = set()
+        self.credentials: set[ObjectKey] = set()
         self.namespaces: set[str] = set()
         self.statuses: set[ObjectRef] = set()
         self.labelled_services: set[ObjectKey] = set()
@@ -61,6 +64,7 @@ class Pending:
             self.configs,
             self.gateways,
             self.waypoints,
+            self.credentials,
             self.namespaces,
             self.statuses,
             self.labelled_services,
@@ -73,6 +77,7 @@ class Pending:
             configs=frozenset(self.configs),
             gateways=frozenset(self.gateways),
             waypoints=frozenset(self.waypoints),
+            credentials=frozenset(self.credentials),
             namespaces=frozenset(self.namespaces),
             statuses=frozenset(self.statuses),
             labelled_services=frozenset(self.labelled_services),

@@ -15,6 +15,7 @@ import msgspec
 
 from ambient.api.address import NetworkAddress
 from ambient.api.config import ConfigObject
+from ambient.api.credential import Credential
 from ambient.api.policy import Authorization
 from ambient.api.service import NamespacedHostname, Port, Service
 from ambient.api.workload import TunnelProtocol, Workload, WorkloadStatus
@@ -72,6 +73,10 @@ class Federation:
     def configs_for_waypoint(self, namespace: str, name: str) -> dict[str, ConfigObject]:
         """Ours."""
         return self._local.configs_for_waypoint(namespace, name)
+
+    def credentials_for_waypoint(self, namespace: str, name: str) -> Mapping[str, Credential]:
+        """Ours."""
+        return self._local.credentials_for_waypoint(namespace, name)
 
     @property
     def clusters(self) -> tuple[str, ...]:

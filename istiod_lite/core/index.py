@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ambient.api.config import ConfigObject
+from ambient.api.credential import Credential
 from ambient.api.policy import Authorization
 from ambient.api.service import Service
 from ambient.api.workload import Workload
@@ -19,6 +20,7 @@ from ambient.kube.core.resources import KubeObject
 from istiod_lite.core import conditions, route_status, statuses
 from istiod_lite.core.bindings import Bindings
 from istiod_lite.core.changes import Changes, Pending, Remark
+from istiod_lite.core.credentials import Credentials, Held
 from istiod_lite.core.discovery import Discovery
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
 from istiod_lite.core.inputs import ROUTE_KINDS, TARGETED_KINDS, Inputs, key_of
@@ -54,10 +56,10 @@ class Index:
         self._pending = Pending()
         self._configs = WaypointConfigs(self.world)
         self._store = Store(self.world, self._pending, self._configs)
-        self._staging = Staging(self.world, self._marks, self._pending, self._store, self._configs)
-        self._translating = Translating(
-            self.world, self._marks, self._pending, self._store, self._configs
-        )
+        self._credentials = Credentials(self.world, self._store, self._configs)
+        parts = (self.world, self._marks, self._store, self._configs, self._credentials)
+        self._staging = Staging(*parts)
+        self._translating = Translating(*parts)
         self._discovery = Discovery(self.world)
 
     # In.
@@ -86,6 +88,10 @@ class Index:
     def stage_removal(self, kind: str, key: ObjectKey) -> None:
         """Forget one object without translating yet."""
         self._stage(kind, key, None)
+
+    def stage_credential(self, ref: ObjectRef, held: Held | None) -> None:
+        """What a Secret or ConfigMap of ``wanted_credentials`` contains; None: not followed."""
+        self._credentials.put(ref, held)
 
     def settle(self) -> Changes:
         """Translate what is marked; what changed since the last time."""
@@ -143,6 +149,15 @@ class Index:
         """The L7 objects that this waypoint needs, by resource name."""
         names = self._configs.of(ObjectKey(namespace, name))
         return {one: self.inputs.configs[one] for one in names}
+
+    @property
+    def wanted_credentials(self) -> frozenset[ObjectRef]:
+        """The Secrets and ConfigMaps that DestinationRules name for waypoints."""
+        return self._credentials.wanted
+
+    def credentials_for_waypoint(self, namespace: str, name: str) -> Mapping[str, Credential]:
+        """What this waypoint's TLS uses, by resource name."""
+        return self._credentials.of(ObjectKey(namespace, name))
 
     def attached_routes(self, gateway: ObjectKey) -> int:
         """How many routes hang on a waypoint by its Gateway."""

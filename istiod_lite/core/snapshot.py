@@ -10,8 +10,6 @@ from typing import TypeVar
 
 import msgspec
 
-from ambient.api.config import ConfigObject
-from ambient.api.policy import Authorization
 from ambient.api.service import NamespacedHostname, Service
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
 from ambient.api.workload import Workload
@@ -92,12 +90,15 @@ class Snapshot:
         addresses: Mapping[str, AddressEntry] | None = None,
         authorizations: Mapping[str, Sent] | None = None,
         configs: Mapping[ObjectKey, Mapping[str, Sent]] | None = None,
+        credentials: Mapping[ObjectKey, Mapping[str, Sent]] | None = None,
     ) -> None:
         self.number = number
         self.addresses = addresses or {}
         self.authorizations = authorizations or {}
         self.configs = configs or {}
         """What each waypoint needs, by Gateway."""
+        self.credentials = credentials or {}
+        """Likewise, of Secrets."""
 
     @cached_property
     def workload_names(self) -> Collection[str]:
@@ -231,14 +232,20 @@ class Publisher:
         authorizations = dict(old.authorizations)
         for name in changes.authorizations:
             policy = index.authorizations.get(name)
-            _put(authorizations, name, _encoded(name, policy))
+            _put(authorizations, name, _encoded(name, policy) if policy is not None else None)
         for name in changes.configs:
-            _put(self._configs, name, _encoded(name, index.inputs.configs.get(name)))
+            config = index.inputs.configs.get(name)
+            _put(self._configs, name, _encoded(name, config) if config is not None else None)
         configs = dict(old.configs)
         for key in changes.waypoints:
             needed = index.configs_for_waypoint(key.namespace, key.name)
             _put(configs, key, {name: self._configs[name] for name in needed} or None)
-        self.snapshot = Snapshot(old.number + 1, addresses, authorizations, configs)
+        credentials = dict(old.credentials)
+        for key in changes.credentials:
+            held = index.credentials_for_waypoint(key.namespace, key.name)
+            made = {name: _encoded(name, one) for name, one in held.items()}
+            _put(credentials, key, made or None)
+        self.snapshot = Snapshot(old.number + 1, addresses, authorizations, configs, credentials)
         names = {
             ADDRESS_TYPE: changes.addresses,
             WORKLOAD_TYPE: changes.addresses,
@@ -249,8 +256,8 @@ class Publisher:
         return Delta(names, changes.labels)
 
 
-def _encoded(name: str, value: Authorization | ConfigObject | None) -> Sent | None:
-    return sent(name, wire.encode(value)[1]) if value is not None else None
+def _encoded(name: str, value: wire.Resource) -> Sent:
+    return sent(name, wire.encode(value)[1])
 
 
 def _put(table: dict[K, T], key: K, value: T | None) -> None:

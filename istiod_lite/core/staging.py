@@ -23,7 +23,7 @@ from istiod_lite.core import (
     waypoints,
     workload_entries,
 )
-from istiod_lite.core.changes import Pending
+from istiod_lite.core.credentials import Credentials
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
 from istiod_lite.core.hosts import Claim
 from istiod_lite.core.inputs import (
@@ -53,13 +53,14 @@ class Staging:
     """One method a kind; ``None`` for an object that is gone or cannot be read."""
 
     def __init__(
-        self, world: World, marks: Marks, pending: Pending, store: Store, configs: WaypointConfigs
+        self, world: World, marks: Marks, store: Store, configs: WaypointConfigs, creds: Credentials
     ) -> None:
         self._world = world
         self._marks = marks
-        self.pending = pending
+        self.pending = store.pending
         self._store = store
         self._configs = configs
+        self._credentials = creds
         self._first_facts: MeshFacts = world.facts
         self.stagers: Mapping[str, Stager] = {
             "MeshConfig": self._mesh_config,
@@ -78,6 +79,7 @@ class Staging:
             "PeerAuthentication": self._peer_authentication,
             "ReferenceGrant": self._grant,
             **{kind: self._config_stager(kind) for kind in CONFIG_KINDS},
+            "DestinationRule": self._destination_rule,
             **{kind: self._targeted_stager(kind) for kind in TARGETED_KINDS},
         }
 
@@ -344,6 +346,11 @@ class Staging:
         if kind in ROUTE_KINDS:
             return lambda key, obj: self._route(ObjectRef(kind, key), obj)
         return lambda key, obj: self._store.put_config(kind, key, obj)
+
+    def _destination_rule(self, key: ObjectKey, obj: KubeObject | None) -> None:
+        ref = ObjectRef("DestinationRule", key)
+        self._store.put_config(ref.kind, key, obj)
+        self._credentials.note(ref, self._world.inputs.configs.get(f"{ref.kind}/{key}"))
 
     def _targeted_stager(self, kind: str) -> Stager:
         return lambda key, obj: self._targeted(ObjectRef(kind, key), obj)

@@ -32,6 +32,7 @@ OUR_CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "RequestAuthentication": (WAYPOINT_ACCEPTED,),
     "Telemetry": (WAYPOINT_ACCEPTED,),
     "EnvoyFilter": (WAYPOINT_ACCEPTED,),
+    "DestinationRule": (OBJECT_ACCEPTED,),
 }
 """Condition types that we write, by kind; routes have parents instead."""
 

@@ -24,7 +24,7 @@ from istiod_lite.core import (
     waypoints,
     workload_entries,
 )
-from istiod_lite.core.changes import Pending
+from istiod_lite.core.credentials import Credentials
 from istiod_lite.core.facts import ObjectKey, ObjectRef
 from istiod_lite.core.marks import Marks
 from istiod_lite.core.mesh_config import EntryVisibility
@@ -43,13 +43,14 @@ class Translating:
     """Empties the marks."""
 
     def __init__(
-        self, world: World, marks: Marks, pending: Pending, store: Store, configs: WaypointConfigs
+        self, world: World, marks: Marks, store: Store, configs: WaypointConfigs, creds: Credentials
     ) -> None:
         self._world = world
         self._marks = marks
-        self._pending = pending
+        self._pending = store.pending
         self._store = store
         self._configs = configs
+        self._credentials = creds
         self._uids: dict[ObjectRef, tuple[str, ...]] = {}
         """Workloads of what may have several: slices, ServiceEntries, networks."""
         self._names: dict[ObjectRef, tuple[str, ...]] = {}
@@ -86,7 +87,9 @@ class Translating:
             self._policy(key)
         for ref in _taken(marks.targeted):
             self._targeted(ref)
-        self._pending.waypoints |= self._configs.settle()
+        moved = self._configs.settle() | self._pending.waypoints
+        self._pending.waypoints |= moved
+        self._pending.credentials |= self._credentials.settle(moved=bool(moved))
 
     def _bound(
         self, ref: ObjectRef, binding: Binding, also: frozenset[ObjectKey] = frozenset()

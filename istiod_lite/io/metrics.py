@@ -11,7 +11,13 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.samples import Sample
 
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
+from ambient.api.type_urls import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    CONFIG_TYPE,
+    SECRET_TYPE,
+    WORKLOAD_TYPE,
+)
 from ambient.telemetry.io.build import describe_process
 
 PUSH_BUCKETS: Final = (0.01, 0.1, 0.5, 1, 3, 5, 10, 20, 30)
@@ -23,6 +29,7 @@ SHORT_TYPES: Final = {
     WORKLOAD_TYPE: "workload",
     AUTHORIZATION_TYPE: "wads",
     CONFIG_TYPE: "config",
+    SECRET_TYPE: "sds",
 }
 
 

@@ -12,7 +12,13 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from ambient.api.errors import MeshError
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
+from ambient.api.type_urls import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    CONFIG_TYPE,
+    SECRET_TYPE,
+    WORKLOAD_TYPE,
+)
 from ambient.telemetry.io.http import Handler, Request, Response, Routes
 from istiod_lite.core.federation import GATEWAY_PREFIX, Federation
 from istiod_lite.core.index import Index
@@ -231,6 +237,9 @@ class StatusPages:
                 configs[url] = [_plain(one) for one in index.authorizations.values()]
             elif url == CONFIG_TYPE and gateway is not None:
                 configs[url] = list(index.configs_for_waypoint(*gateway).values())
+            elif url == SECRET_TYPE and gateway is not None:
+                held = index.credentials_for_waypoint(*gateway).values()
+                configs[url] = [{"name": one.name, "empty": one.empty} for one in held]
         return {"proxy": proxy, "configs": configs}
 
     def _clusterz(self) -> Any:
@@ -238,7 +247,12 @@ class StatusPages:
         return [ours, *self.remotes()]
 
     def _syncz(self) -> Any:
-        short = {ADDRESS_TYPE: "WDS", AUTHORIZATION_TYPE: "WADS", CONFIG_TYPE: "CONFIG"}
+        short = {
+            ADDRESS_TYPE: "WDS",
+            AUTHORIZATION_TYPE: "WADS",
+            CONFIG_TYPE: "CONFIG",
+            SECRET_TYPE: "SDS",
+        }
         return [
             {
                 "proxy": stream.node.name,

@@ -37,6 +37,7 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         resources.REQUEST_AUTHENTICATIONS,
         resources.TELEMETRIES,
         resources.ENVOY_FILTERS,
+        resources.DESTINATION_RULES,
         *resources.ROUTES,
     )
 }

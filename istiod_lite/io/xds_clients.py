@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from ambient.api.type_urls import CONFIG_TYPE
+from ambient.api.type_urls import CONFIG_TYPE, SECRET_TYPE
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from ambient.xds.core.delta_server import DeltaStream
 from istiod_lite.core.facts import ObjectKey
+from istiod_lite.core.issue import Caller
 from istiod_lite.core.snapshot import Snapshot
 from istiod_lite.io.mailbox import Mailbox
 from istiod_lite.io.metrics import Metrics
@@ -70,9 +71,11 @@ class Stream:
         self.id = f"{node.name}-{number}"
         self.node = node
         self.peer = peer
+        self.caller: Caller | None = None
+        """By its token; None in plain text."""
         self.mailbox = Mailbox()
         self.connected_at = time.time()
-        self.state = DeltaStream(f"{uuid.uuid4().hex[:12]}/", tracked=(CONFIG_TYPE,))
+        self.state = DeltaStream(f"{uuid.uuid4().hex[:12]}/", tracked=(CONFIG_TYPE, SECRET_TYPE))
         self.sent_at: dict[str, float] = {}
         """When each type was last sent, Unix time."""
         self.writing_since = 0.0

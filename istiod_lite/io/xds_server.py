@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -18,10 +18,16 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from ambient.api.errors import MeshError
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
+from ambient.api.type_urls import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    CONFIG_TYPE,
+    SECRET_TYPE,
+    WORKLOAD_TYPE,
+)
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from ambient.xds.core.delta_server import Request, Response, Source, StreamRefusedError
+from ambient.xds.core.delta_server import Request, Response, Sent, Source, StreamRefusedError
 from istiod_lite.core.issue import Caller, RefusedError
 from istiod_lite.core.snapshot import AddressSource, Delta, MapSource, Snapshot, WorkloadSource
 from istiod_lite.io import xds_debug
@@ -30,8 +36,8 @@ from istiod_lite.io.metrics import SHORT_TYPES, Metrics, short_type
 from istiod_lite.io.unreadable import UnreadableError, checked
 from istiod_lite.io.xds_clients import Call, Clients, Node, Stream
 
-PUSH_ORDER: Final = (ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE)
-"""A policy never arrives before the workload that refers to it."""
+PUSH_ORDER: Final = (ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, SECRET_TYPE, CONFIG_TYPE)
+"""A policy never arrives before the workload that refers to it, a rule not before its secret."""
 MAX_ERROR_CHARS: Final = 1000
 """Of a client's own words, in the log and on the status page."""
 HEALTH_TYPE: Final = "type.googleapis.com/istio.v1.HealthInformation"
@@ -166,6 +172,7 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         if stream is None:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of this client")
         assert stream is not None
+        stream.caller = caller
         return stream
 
     def _caller(self, context: Any) -> Caller | None:
@@ -259,8 +266,21 @@ class XdsService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
             case _ if type_url == CONFIG_TYPE and waypoint:
                 gateway = node.gateway(snapshot, self._rules.cluster_id)
                 return MapSource(snapshot.configs.get(gateway, {}) if gateway else {})
+            case _ if type_url == SECRET_TYPE and waypoint:
+                return MapSource(self._credentials(stream, snapshot))
             case _:
                 return MapSource({})
+
+    def _credentials(self, stream: Stream, snapshot: Snapshot) -> Mapping[str, Sent]:
+        """Of the waypoint whose instance calls. What a client says of itself is not enough here:
+        the pod that its token is bound to has to be one of the Gateway's.
+        """
+        caller, cluster = stream.caller, self._rules.cluster_id
+        gateway = stream.node.gateway(snapshot, cluster)
+        if caller is None or gateway is None:
+            return {}
+        pod = f"{cluster}//Pod/{caller.namespace}/{caller.pod_name}"
+        return snapshot.credentials.get(gateway, {}) if snapshot.gateway_of(pod) == gateway else {}
 
     def _debug(self, requests: Iterator[Any], call: Call) -> Iterator[Any]:
         context = call.context

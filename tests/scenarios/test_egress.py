@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
-from tests.scenarios.mesh import FOLDER, Mesh, until
+from tests.scenarios.mesh import AMBIENTCTL, FOLDER, Mesh, status, until
 
 WWW = "http://www.example.com"
 SECURE = "http://secure.example.com"
 
 
 @pytest.fixture(scope="module")
-def outside(stage: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of the site and of its clients."""
+    return certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def outside(stage: Mesh, folder: Path) -> Iterator[Mesh]:
     """A web site outside the mesh, and a waypoint on the way to it."""
-    folder = certificates(tmp_path_factory.mktemp("certificates"))
     programs = f"--from-file={FOLDER}/programs"
     with stage.applied("egress/site", "egress/gateway", wait=False):
         stage.kubectl("create", "configmap", "programs", "-n", "elsewhere", programs)
@@ -35,12 +41,13 @@ def outside(stage: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
 
 
 def certificates(folder: Path) -> Path:
-    """``ca.pem``, ``site.pem`` and ``client.pem``, the latter two with their keys."""
+    """``ca.pem``, ``site.pem`` and two clients' certificates, those with their keys."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     for name, made in (
         ("site", authority.issue_cert("secure.example.com")),
         ("client", authority.issue_cert("egress.example.org", common_name="egress")),
+        ("renewed", authority.issue_cert("egress.example.org", common_name="renewed")),
     ):
         made.private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.pem")
     return folder
@@ -99,3 +106,37 @@ def test_the_waypoint_originates_tls(outside: Mesh) -> None:
         )  # fmt: skip
     with outside.applied("egress/mutual-tls"):
         until(lambda: "'egress'" in outside.curl(f"{SECURE}/page")[0])
+
+
+def test_a_certificate_from_a_secret_and_its_rotation(
+    outside: Mesh, folder: Path, tmp_path: Path
+) -> None:
+    path = ("destinationrule/secure", "-n", "egress", "-o", "jsonpath={.status.conditions[0]}")
+
+    def page() -> str:
+        return outside.curl(f"{SECURE}/page")[0]
+
+    def supply(client: str) -> None:
+        pem = (folder / f"{client}.pem").read_text()
+        data = {"tls.crt": pem, "tls.key": pem, "ca.crt": (folder / "ca.pem").read_text()}
+        metadata = {"name": "bank-client", "namespace": "egress"}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+        (tmp_path / "secret.json").write_text(json.dumps(secret))
+        outside.kubectl("apply", "-f", tmp_path / "secret.json")
+
+    with outside.applied("egress/credential"):
+        # Nothing is sent anywhere as long as there is no Secret, and the rule says so.
+        until(lambda: "Secret egress/bank-client does not exist" in outside.kubectl("get", *path))
+        until(lambda: "Secret is not supplied by SDS" in page())
+        assert status(page()) == 503
+        try:
+            supply("client")
+            until(lambda: "'egress'" in page())
+            until(lambda: outside.kubectl("get", *path) == "")
+            supply("renewed")
+            until(lambda: "'renewed'" in page())
+            shown = outside.run(AMBIENTCTL, "proxy-config", "secret", "egress", "-n", "egress")
+            assert "kubernetes://bank-client " in shown
+            assert "kubernetes://bank-client-cacert" in shown
+        finally:
+            outside.kubectl("delete", "secret", "bank-client", "-n", "egress")

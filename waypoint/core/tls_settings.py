@@ -15,7 +15,8 @@ SYSTEM: Final = "system"
 
 
 class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Files are paths in the waypoint's pod; empty ``ca_file``: the system's certificates."""
+    """Files are paths in the waypoint's pod; empty ``ca_file``: the system's certificates, unless
+    ``credential`` names what to use instead of files."""
 
     ca_file: str = ""
     certificate_file: str = ""
@@ -25,6 +26,8 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     """One of these has to be in the server's certificate; empty: the server name."""
     verify: bool = True
+    credential: str = ""
+    mutual: bool = False
 
 
 def read_tls(raw: Json | None) -> TlsSettings | None:
@@ -34,13 +37,11 @@ def read_tls(raw: Json | None) -> TlsSettings | None:
         return None
     if mode not in ("SIMPLE", "MUTUAL"):
         raise UnusableError("tls.mode", f"{mode!r} is unknown")
-    if raw.get("credentialName"):
-        raise UnusableError(
-            "tls.credentialName", "waypoints read no Secrets: mount it, and name its files"
-        )
-    given = {name: string(raw.get(name), f"tls.{name}") for name in _FILES}
+    credential = string(raw.get("credentialName"), "tls.credentialName")
+    # As in Istio, a credential stands for all the files.
+    given = {name: "" if credential else string(raw.get(name), f"tls.{name}") for name in _FILES}
     mutual = mode == "MUTUAL"
-    if mutual and not (given["clientCertificate"] and given["privateKey"]):
+    if mutual and not credential and not (given["clientCertificate"] and given["privateKey"]):
         raise UnusableError("tls", "MUTUAL needs clientCertificate and privateKey")
     return TlsSettings(
         ca_file="" if given["caCertificates"] == SYSTEM else given["caCertificates"],
@@ -50,6 +51,8 @@ def read_tls(raw: Json | None) -> TlsSettings | None:
         sni=string(raw.get("sni"), "tls.sni"),
         names=strings(raw.get("subjectAltNames"), "tls.subjectAltNames"),
         verify=raw.get("insecureSkipVerify") is not True,
+        credential=credential,
+        mutual=mutual,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,15 +13,22 @@ from ambient.state.core.mesh import MeshState
 from ambient.telemetry.io.http import Request, Response, Routes
 from waypoint.core.routes import Forward, Route
 from waypoint.io.admin_pages import add_pages
+from waypoint.io.credentials import Credentials
 from waypoint.io.service import Service
 from waypoint.settings import Settings
 
 JSON = "application/json"
 
 
-def admin_routes(
-    service: Service, state: MeshState, certs: CertStore, settings: Settings
-) -> Routes:
+class Held(NamedTuple):
+    """What the control plane and the CA have told, besides objects."""
+
+    state: MeshState
+    certs: CertStore
+    credentials: Credentials
+
+
+def admin_routes(service: Service, held: Held, settings: Settings) -> Routes:
     """All pages, and the index."""
     routes = Routes()
 
@@ -29,13 +36,14 @@ def admin_routes(
         dump = {
             "settings": msgspec.to_builtins(settings),
             "identity": str(settings.identity),
-            "certificates": _certificates(certs),
+            "certificates": _certificates(held.certs),
+            "credentials": held.credentials.page(),
             "objects": [msgspec.to_builtins(c.config) for c in service.program.objects.values()],
             "problems": [
                 problem._asdict()
                 for problem in (*service.program.problems, *service.reports.watches.problems)
             ],
-            "services": _services(service, state),
+            "services": _services(service, held.state),
         }
         return Response(200, msgspec.json.format(msgspec.json.encode(dump)), JSON)
 

@@ -32,9 +32,10 @@ from waypoint.core.opening import (
 from waypoint.core.reset import Reset
 from waypoint.core.tls_settings import read_tls
 from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
+from waypoint.io.credentials import Credentials
 from waypoint.io.duplex import Duplex, drop_now
 from waypoint.io.plain_stream import PlainStream
-from waypoint.io.tls_origination import secure
+from waypoint.io.tls_origination import context_of, secure
 from waypoint.io.upstream_stream import UpstreamResetError
 
 KEEP_ALIVE: Final = {
@@ -67,12 +68,14 @@ class Dialler:
         identity: Identity,
         connect_timeout_s: float,
         hbone_port: int = HBONE_PORT,
+        credentials: Credentials | None = None,
     ) -> None:
         self._pool = pool
         self._tls = tls
         self._identity = identity
         self._connect_timeout_s = connect_timeout_s
         self._hbone_port = hbone_port
+        self.credentials = credentials or Credentials()
 
     async def __call__(
         self,
@@ -87,6 +90,8 @@ class Dialler:
                 tls = read_tls(settings.tls)
                 version = read_proxy_protocol(settings.proxy_protocol)
                 through = read_tunnel(settings.tunnel) if opening.raw else None
+                if tls is not None:
+                    context = context_of(tls, opening.alpn, await self.credentials.material(tls))
                 if target.hbone:
                     opened: HboneStream | PlainStream = await self._tunnel(target)
                 else:
@@ -96,7 +101,7 @@ class Dialler:
                 if version:
                     await opened.send_all(header(version, opening.ends))
                 if tls is not None:
-                    found = await secure(opened, tls, _server_name(target), opening.alpn)
+                    found = await secure(opened, tls, context, _server_name(target))
                 if through is not None:
                     await _connect_through(found, through)
                 return found

@@ -12,21 +12,32 @@ from ambient.hbone.io.stream import HboneStream
 from waypoint.core.tls_settings import TlsSettings, names_of, proves
 from waypoint.io.duplex import drop_now
 from waypoint.io.plain_stream import PlainStream
+from waypoint.io.tls_material import NO_MATERIAL, TlsMaterial, load
 from waypoint.io.tls_stream import TlsStream
 
 
-def context_of(settings: TlsSettings, alpn: str = "") -> ssl.SSLContext:
+def context_of(
+    settings: TlsSettings, alpn: str = "", material: TlsMaterial = NO_MATERIAL
+) -> ssl.SSLContext:
     """For connections that will speak ``alpn`` (empty: nothing is offered).
 
-    Made again when one of the files has changed. Raises OSError where one cannot be used.
+    Made again when the material or one of the files has changed. Raises OSError where one cannot
+    be used.
     """
     files = (settings.ca_file, settings.certificate_file, settings.key_file, settings.crl_file)
-    return _made(settings, alpn, tuple(os.stat(file).st_mtime_ns for file in files if file))
+    changed_ns = tuple(os.stat(file).st_mtime_ns for file in files if file)
+    return _made(settings, alpn, changed_ns, material)
 
 
 @lru_cache(maxsize=256)
-def _made(settings: TlsSettings, alpn: str, changed_ns: tuple[int, ...]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
+def _made(
+    settings: TlsSettings, alpn: str, changed_ns: tuple[int, ...], material: TlsMaterial
+) -> ssl.SSLContext:
+    if settings.credential:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # believes nobody but the credential's
+        load(context, material)
+    else:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
     context.check_hostname = settings.verify and not settings.names
     context.verify_mode = ssl.CERT_REQUIRED if settings.verify else ssl.CERT_NONE
     if alpn:
@@ -40,7 +51,7 @@ def _made(settings: TlsSettings, alpn: str, changed_ns: tuple[int, ...]) -> ssl.
 
 
 async def secure(
-    stream: HboneStream | PlainStream, settings: TlsSettings, host: str, alpn: str = ""
+    stream: HboneStream | PlainStream, settings: TlsSettings, context: ssl.SSLContext, host: str
 ) -> TlsStream:
     """Shake hands; ``host`` is asked for where the settings name no server.
 
@@ -49,7 +60,7 @@ async def secure(
     try:
         secured: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
             stream,
-            context_of(settings, alpn),
+            context,
             server_hostname=settings.sni or host or None,
             https_compatible=True,
         )

@@ -146,6 +146,8 @@ class Event(StrEnum):
     JWKS_FAILED = "jwks.failed"
     JWKS_FETCHED = "jwks.fetched"
     CONFIG_NOT_ENFORCED = "config.not_enforced"
+    CREDENTIAL_TAKEN = "credential.taken"
+    CREDENTIAL_ABSENT = "credential.absent"
     CONNECT_REFUSED = "connect.refused"
     ENDPOINT_EJECTED = "endpoint.ejected"
     WAYPOINT_LISTENING = "waypoint.listening"

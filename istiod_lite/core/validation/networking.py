@@ -289,12 +289,6 @@ def _settings(policy: Field) -> None:
     if policy["tls"]["mode"].text() == "MUTUAL" and not policy["tls"]["credentialName"].given:
         for name in ("clientCertificate", "privateKey"):
             policy["tls"][name].required("MUTUAL shows a certificate of its own")
-    if policy["tls"]["credentialName"].given:
-        policy["tls"]["credentialName"].warn(
-            "waypoints read no Secrets: they make no connection to these endpoints",
-            "mount the Secret in the waypoint's pods, and name caCertificates, clientCertificate "
-            "and privateKey",
-        )
     policy["proxyProtocol"]["version"].one_of(("V1", "V2"))
     policy["connectionPool"]["tcp"]["connectTimeout"].duration()
     policy["connectionPool"]["tcp"]["maxConnections"].integer(0, 2**31 - 1)

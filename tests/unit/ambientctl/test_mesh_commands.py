@@ -90,6 +90,13 @@ DUMP = {
         "spiffe://cluster.local/ns/shop/sa/old": {"valid_from": 0, "expires": 1},
         "spiffe://cluster.local/ns/shop/sa/late": {"error": "not there yet"},
     },
+    "credentials": [
+        {"name": "kubernetes://bank", "certificates": []},
+        {
+            "name": "kubernetes://bank-cacert",
+            "certificates": [{"subject": "O=bank", "valid_from": 0, "expires": 4e9}],
+        },
+    ],
     "objects": [{"kind": "HTTPRoute", "namespace": "shop", "name": "reviews"}],
     "problems": [{"object": "HTTPRoute/shop/reviews", "field": "filters", "text": "unknown"}],
     "services": [
@@ -129,7 +136,8 @@ def test_proxy_config_of_a_waypoint_by_its_pod_or_its_gateway(mesh):
     assert "DENY     shop/no-delete" in mesh.ok("pc", "policy", "waypoint.shop")
     secrets = mesh.ok("pc", "secret", "waypoint", "-n", "shop")
     assert "UNAVAILABLE" in secrets
-    assert [row[2] for row in cells(secrets)[1:]] == ["true", "false", "false"]
+    assert [row[2] for row in cells(secrets)[1:]] == ["true", "false", "false", "false", "true"]
+    assert "kubernetes://bank-cacert" in secrets
     objects = mesh.ok("proxy-config", "object", "waypoint.shop")
     assert "not used: object=HTTPRoute/shop/reviews" in objects
     assert json.loads(mesh.ok("pc", "all", "waypoint.shop")) == DUMP

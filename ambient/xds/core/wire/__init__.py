@@ -9,13 +9,21 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from ambient.api.config import ConfigObject
+from ambient.api.credential import Credential
 from ambient.api.pb import workload_pb2 as wpb
 from ambient.api.policy import Authorization
 from ambient.api.service import Service
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, WORKLOAD_TYPE
+from ambient.api.type_urls import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    CONFIG_TYPE,
+    SECRET_TYPE,
+    WORKLOAD_TYPE,
+)
 from ambient.api.workload import Workload
 from ambient.xds.core.wire.addresses import put_service, put_workload, read_service, read_workload
 from ambient.xds.core.wire.configs import put_config, read_config
+from ambient.xds.core.wire.credentials import put_credential, read_credential
 from ambient.xds.core.wire.parts import MAX_RESOURCE_BYTES, BadResource, parse
 from ambient.xds.core.wire.policies import put_authorization, read_authorization, refusing
 
@@ -23,6 +31,7 @@ __all__ = [
     "ADDRESS_TYPE",
     "AUTHORIZATION_TYPE",
     "CONFIG_TYPE",
+    "SECRET_TYPE",
     "WORKLOAD_TYPE",
     "BadResource",
     "Resource",
@@ -32,7 +41,7 @@ __all__ = [
     "resource_name",
 ]
 
-Resource = Workload | Service | Authorization | ConfigObject
+Resource = Workload | Service | Authorization | ConfigObject | Credential
 
 
 def decode(type_url: str, raw: bytes) -> Resource:
@@ -54,6 +63,8 @@ def decode(type_url: str, raw: bytes) -> Resource:
         return read_authorization(raw)
     if type_url == CONFIG_TYPE:
         return read_config(raw)
+    if type_url == SECRET_TYPE:
+        return read_credential(raw)
     raise BadResource("type_url", type_url, "not a type of this mesh")
 
 
@@ -78,6 +89,8 @@ def encode(
             message, url = put_authorization(value), AUTHORIZATION_TYPE
         case ConfigObject():
             message, url = put_config(value), CONFIG_TYPE
+        case Credential():
+            message, url = put_credential(value), SECRET_TYPE
     return url, message.SerializeToString(deterministic=True)
 
 
@@ -90,3 +103,5 @@ def resource_name(value: Resource) -> str:
             return str(value.key)
         case Authorization() | ConfigObject():
             return value.key
+        case Credential():
+            return value.name

@@ -123,6 +123,7 @@ class Rig:
         ca, relay = self.ca, self.relay
         certs = Certificates(ca)
         dialler = Dialler(Pool(relay), certs, WAYPOINT_ID, 5.0)
+        self.credentials = dialler.credentials
         self.upstreams = Upstreams(dialler)
         self.service = Service(OWN, state, self.upstreams)
         self.listener = Listener(self.service, relay, certs, WAYPOINT_ID, 1.0)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from ambient.api.credential import Credential
 from ambient.api.workload import TunnelProtocol
 from tests.unit.waypoint.io.rig import http_app, rig
 from tests.unit.waypoint.io.test_safeguards import register
 from tests.unit.waypoint.sample import config, workload
+from waypoint.io import credentials
 
 CA = trustme.CA()
 
 
-def https_app(*names, clients=None):
+def https_app(*names, clients=None, leaf=None, seen=None):
+    """``seen`` gets the common name of each client's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    CA.issue_cert(*names).configure_cert(context)
+    (leaf or CA.issue_cert(*names)).configure_cert(context)
     if clients is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         clients.configure_trust(context)
@@ -28,6 +35,9 @@ def https_app(*names, clients=None):
         secured = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         try:
             await secured.do_handshake()
+            if seen is not None:
+                subject = dict(pair for (pair,) in secured.getpeercert()["subject"])
+                seen.append(subject["commonName"])
             await plain(secured)
         except trio.BrokenResourceError:
             pass
@@ -58,7 +68,6 @@ HOST = "reviews.shop.svc.cluster.local"
         (("other.example.com",), {"insecureSkipVerify": True}, 200, b""),
         ((HOST,), {"caCertificates": "system"}, 503, b"unable to get local issuer"),
         ((HOST,), {"caCertificates": "/none"}, 503, b"no such file"),
-        ((HOST,), {"credentialName": "secret"}, 503, b"waypoints read no Secrets"),
     ],
 )
 async def test_a_server_outside_the_mesh(tmp_path, names, more, status, cause):
@@ -99,6 +108,105 @@ async def test_both_sides_show_a_certificate(tmp_path):
         assert (await (await made.caller()).get()).status == 200
         made.configure(tls(tmp_path))
         assert (await (await made.caller()).get()).status == 503
+
+
+def credential(made, name="bank", **parts):
+    """The control plane tells the waypoint of a Secret."""
+    one = Credential(name, **parts)
+    return made.credentials.apply({name: one}, ())
+
+
+def pem(leaf):
+    chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+    return {"certificate_pem": chain, "private_key_pem": leaf.private_key_pem.bytes()}
+
+
+def by_secret(**more):
+    spec = {"mode": "MUTUAL", "credentialName": "bank", "sni": HOST, **more}
+    return config("DestinationRule", "reviews", {"host": "reviews", "trafficPolicy": {"tls": spec}})
+
+
+def revocation_list(authority, leaf):
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    revoked = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+    now = datetime.now(UTC)
+    entry = x509.RevokedCertificateBuilder().serial_number(revoked.serial_number)
+    made = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now - timedelta(days=1))
+        .next_update(now + timedelta(days=1))
+        .add_revoked_certificate(entry.revocation_date(now - timedelta(days=1)).build())
+        .sign(load_pem_private_key(authority.private_key_pem.bytes(), None), hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.PEM)
+
+
+async def test_a_certificate_from_a_secret_is_replaced_while_requests_go_on():
+    seen = []
+    async with rig(hbone=False, apps=False) as made:
+        for ip in ("127.0.1.1", "127.0.1.2"):
+            await made.app(ip, https_app(HOST, clients=CA, seen=seen))
+        made.configure(by_secret())
+        believed = {"name": "kubernetes://bank-cacert", "ca_pem": CA.cert_pem.bytes()}
+        credential(made, **believed)
+        caller = await made.caller()
+        for name in ("first", "second"):
+            leaf = CA.issue_cert("x.example.com", common_name=name)
+            assert credential(made, "kubernetes://bank", **pem(leaf)) == ()
+            assert (await caller.get()).status == 200
+        made.upstreams.close()
+        assert (await caller.get()).status == 200
+        assert dict.fromkeys(seen) == dict.fromkeys(["first", "second"])
+        # One that is of no use is refused, and the one before stays.
+        (bad,) = credential(made, "kubernetes://bank", certificate_pem=b"x", private_key_pem=b"y")
+        assert bad.name == "kubernetes://bank"
+        assert (await (await made.caller()).get()).status == 200
+        # Whoever signs for the server has changed.
+        credential(made, name="kubernetes://bank-cacert", ca_pem=trustme.CA().cert_pem.bytes())
+        made.upstreams.close()
+        got = await (await made.caller()).get()
+        assert (got.status, b"certificate verify failed" in got.body.lower()) == (503, True)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_secret_that_is_not_there(told, monkeypatch):
+    monkeypatch.setattr(credentials, "FIRST_WAIT_S", 0.05)
+    async with rig(hbone=False, apps=False) as made:
+        await made.app("127.0.1.1", https_app(HOST))
+        made.configure(by_secret())
+        if told:
+            credential(made, "kubernetes://bank")
+            credential(made, "kubernetes://bank-cacert")
+        got = await (await made.caller()).get()
+        assert got.status == 503
+        assert b"TLS error: Secret is not supplied by SDS" in got.body
+        assert made.calls == {}
+
+
+async def test_a_secret_that_comes_a_moment_after_its_rule():
+    async with rig(hbone=False, apps=False) as made:
+        for ip in ("127.0.1.1", "127.0.1.2"):
+            await made.app(ip, https_app(HOST))
+        made.configure(by_secret(mode="SIMPLE"))
+        caller = await made.caller()
+        await caller.send()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        credential(made, "kubernetes://bank-cacert", ca_pem=CA.cert_pem.bytes())
+        assert (await caller.receive()).status == 200
+
+
+@pytest.mark.parametrize("revoked", [True, False])
+async def test_a_secret_with_a_revocation_list(revoked):
+    authority = trustme.CA()
+    leaf, other = authority.issue_cert(HOST), authority.issue_cert("other")
+    crl = revocation_list(authority, leaf if revoked else other)
+    async with rig(hbone=False, apps=False) as made:
+        for ip in ("127.0.1.1", "127.0.1.2"):
+            await made.app(ip, https_app(leaf=leaf))
+        made.configure(by_secret(mode="SIMPLE"))
+        credential(made, "kubernetes://bank-cacert", ca_pem=authority.cert_pem.bytes(), crl_pem=crl)
+        assert (await (await made.caller()).get()).status == (503 if revoked else 200)
 
 
 async def test_an_endpoint_that_is_a_name():

@@ -436,7 +436,6 @@ def test_the_test_annotation_always_refuses():
 @pytest.mark.parametrize(
     ("policy", "field"),
     [
-        ("tls: {mode: SIMPLE, credentialName: c}", "tls.credentialName"),
         ("tunnel: {targetHost: a.b, targetPort: 443, protocol: POST}", "tunnel.protocol"),
     ],
 )
