@@ -19,10 +19,14 @@ ALIASES: Final = {
     "dash": "dashboard",
     "des": "describe",
     "pc": "proxy-config",
+    "precheck": "check --pre",
     "ps": "proxy-status",
+    "verify-install": "check",
     "zc": "ztunnel-config",
 }
-"""istioctl's short names."""
+"""istioctl's short names, and its words for what has another name here."""
+EXPERIMENTAL: Final = ("experimental", "exp", "x")
+"""istioctl's groups of commands that are ordinary ones here: ``x precheck``, ``x describe``."""
 
 
 class LazyGroup(AliasedGroup):
@@ -32,12 +36,22 @@ class LazyGroup(AliasedGroup):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = COMMANDS.get(self.aliases.get(cmd_name, cmd_name))
+        if cmd_name in EXPERIMENTAL:
+            return self
+        name = self.aliases.get(cmd_name, cmd_name).partition(" ")[0]
+        entry = COMMANDS.get(name)
         if entry is None:
             return None
         module, _, attribute = entry.target.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        options = self.aliases.get(args[0], "").split(" ")[1:] if args else []
+        return name, command, [*options, *rest]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -56,7 +70,10 @@ class LazyGroup(AliasedGroup):
 
 
 @click.group(
-    cls=LazyGroup, aliases=ALIASES, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup,
+    aliases=ALIASES,
+    show_global=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 def cli() -> None:
     """Install, use and understand an ambient service mesh."""

@@ -11,11 +11,12 @@ from ambientctl.console import run
 from ambientctl.describe.command import place, system_option
 from ambientctl.describe.policies import Row, in_order, of_service, of_workload, services_of
 from ambientctl.describe.view import View
+from ambientctl.groups import AliasedGroup
 from ambientctl.printing import dump, output_option, table, warn
 from istiod_lite.core.analysis.authorization_from_network import equivalent
 
 
-@click.group("authz")
+@click.group("authz", cls=AliasedGroup)
 def command() -> None:
     """Look at authorization: who enforces which policy."""
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from ambient.api.errors import MeshError
+from ambient.api.errors import MeshError, UsageError
 from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import NAMESPACES
+from ambientctl.global_options import kept
 
 if TYPE_CHECKING:
     from ambient.kube.io.client import KubeClient
@@ -26,6 +27,8 @@ class Cluster(NamedTuple):
     kubeconfig: str | None
     context: str | None
     namespace: str | None
+    speaks_for: tuple[tuple[str, str], ...] = ()
+    """Headers of ``--as``, ``--as-group`` and ``--as-uid``."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[KubeClient]:
@@ -33,7 +36,7 @@ class Cluster(NamedTuple):
         from ambient.kube.io.client import KubeClient  # slow to load, and not always needed
 
         path = self.kubeconfig or default_kubeconfig()
-        async with KubeClient.connect(path, self.context) as kube:
+        async with KubeClient.connect(path, self.context, [*self.speaks_for]) as kube:
             yield kube
 
 
@@ -58,19 +61,46 @@ async def known_namespace(kube: KubeClient, name: str) -> None:
 
 
 def cluster_options(command: F) -> F:
-    """Give a command ``--kubeconfig``, ``--context`` and ``-n``, passed as one ``cluster``."""
+    """Give a command ``--kubeconfig``, ``--context``, ``-n`` and ``--as``, passed as one
+    ``cluster``; what it is not given may stand before it.
+    """
 
     def with_cluster(
-        kubeconfig: str | None, context: str | None, namespace: str | None, **rest: object
+        kubeconfig: str | None, context: str | None, namespace: str | None, **rest: Any
     ) -> object:
-        return command(cluster=Cluster(kubeconfig, context, namespace), **rest)
+        given = {name: rest.pop(name) or kept(name) for name in ("as_user", "as_groups", "as_uid")}
+        cluster = Cluster(
+            kubeconfig or kept("kubeconfig"),
+            context or kept("context"),
+            namespace or kept("namespace"),
+            _speaking_for(given["as_user"], given["as_groups"] or (), given["as_uid"]),
+        )
+        return command(cluster=cluster, **rest)
 
     with_cluster.__name__, with_cluster.__doc__ = command.__name__, command.__doc__
     with_cluster.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     for option in (
+        click.option("--as-uid", help="UID of the user of --as."),
+        click.option("--as-group", "as_groups", multiple=True, help="Group of it; several."),
+        click.option("--as", "as_user", help="User to speak for (impersonation)."),
         click.option("-n", "--namespace", help="Namespace (default: the context's, or default)."),
         click.option("--context", help="Context of the kubeconfig."),
         click.option("-c", "--kubeconfig", help="Path of the kubeconfig."),
     ):
         with_cluster = option(with_cluster)
     return with_cluster  # type: ignore[return-value]
+
+
+def _speaking_for(
+    user: str | None, groups: tuple[str, ...], uid: str | None
+) -> tuple[tuple[str, str], ...]:
+    """As kubectl says it. Raises UsageError for a group or a UID of nobody."""
+    if not user:
+        if groups or uid:
+            raise UsageError("--as-group and --as-uid need a user", hint="name it with --as")
+        return ()
+    return (
+        ("Impersonate-User", user),
+        *(("Impersonate-Group", group) for group in groups),
+        *([("Impersonate-Uid", uid)] if uid else []),
+    )

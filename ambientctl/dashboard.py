@@ -17,6 +17,7 @@ from ambient.kube.io.client import KubeClient
 from ambient.kube.io.port_forward import forwarded
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.global_options import system_option
 from ambientctl.reach import PodPort, port_of, running_pods
 
 ACCOUNT: Final = "ambient-dashboard"
@@ -49,7 +50,7 @@ PAGES: Final = {
 @click.option("-p", "--port", type=click.IntRange(0, 65535), default=0, help="Local port (any).")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Local address.")
 @click.option("--browser/--no-browser", default=True, help="Open it in the browser.")
-@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@system_option
 @cluster_options
 def command(
     cluster: Cluster, name: str, port: int, address: str, browser: bool, system: str

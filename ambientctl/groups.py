@@ -8,13 +8,24 @@ from typing import Any
 
 import click
 
+from ambientctl.global_options import before_commands
+
 
 class AliasedGroup(click.Group):
-    """A group whose commands have other names, too, which help does not list."""
+    """A group whose commands have other names, too, which help does not list. It takes the global
+    options in front of its commands.
+    """
 
-    def __init__(self, *args: Any, aliases: Mapping[str, str] | None = None, **kw: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        aliases: Mapping[str, str] | None = None,
+        show_global: bool = False,
+        **kw: Any,
+    ) -> None:
         super().__init__(*args, **kw)
         self.aliases = dict(aliases or {})
+        self.params += before_commands(hidden=not show_global)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))

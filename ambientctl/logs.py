@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Callable
 from typing import Final
 
-import httpx
+import httpcore
 import trio
 
 from ambient.kube.core.errors import error_from
 from ambient.kube.core.resources import PODS, KubeObject
-from ambient.kube.io.client import KubeClient
+from ambient.kube.io.client import HTTP_ERRORS, KubeClient
 
 MAX_LINE_BYTES: Final = 1 << 20
 Take = Callable[[str], object]
@@ -38,19 +39,20 @@ async def read_lines(
     if follow:
         params["follow"] = "true"
     rest = ""
+    decoder = getincrementaldecoder("utf-8")("replace")
     try:
         with trio.CancelScope() as scope:
             async with kube.stream(path, params, await kube.headers()) as answer:
-                if answer.is_error:
-                    raise error_from(answer.status_code, await answer.aread(), f"GET {path}")
-                async for chunk in answer.aiter_text():
-                    *whole, rest = (rest + chunk).split("\n")
+                if answer.status >= 400:
+                    raise error_from(answer.status, await answer.aread(), f"GET {path}")
+                async for chunk in answer.aiter_stream():
+                    *whole, rest = (rest + decoder.decode(chunk)).split("\n")
                     rest = rest if len(rest) <= MAX_LINE_BYTES else ""
                     if any(take(line) is False for line in whole):
                         scope.cancel(reason="enough lines")
         if rest and not scope.cancelled_caught:
             take(rest)
-    except httpx.ReadTimeout:
+    except httpcore.ReadTimeout:
         return  # a quiet log: whoever follows asks again
-    except httpx.HTTPError as error:
+    except HTTP_ERRORS as error:
         raise kube.unreachable(error) from error

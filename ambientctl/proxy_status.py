@@ -13,6 +13,7 @@ from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.control_plane import Proxy, proxies
+from ambientctl.global_options import system_option
 from ambientctl.printing import dump, output_option, table
 
 SHORT: Final = {
@@ -28,7 +29,7 @@ SHORT: Final = {
 @click.command("proxy-status")
 @click.argument("pod", default="")
 @click.option("-v", "--verbosity", type=click.IntRange(0, 1), default=0, help="1: each type.")
-@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@system_option
 @click.option("-r", "--revision", help="Of this revision's control plane only.")
 @output_option("table", "json", "yaml")
 @cluster_options

@@ -19,6 +19,7 @@ from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe.command import system_option
+from ambientctl.groups import AliasedGroup
 from ambientctl.install.command import How, confirm
 from ambientctl.printing import dump, output_option, table
 from istiod_lite.core.revisions import DEFAULT, LABEL, TAG_LABEL, tag_of
@@ -26,7 +27,7 @@ from istiod_lite.core.revisions import DEFAULT, LABEL, TAG_LABEL, tag_of
 MANAGER = "ambientctl"
 
 
-@click.group("tag")
+@click.group("tag", cls=AliasedGroup)
 def command() -> None:
     """Name revisions of the control plane."""
 

@@ -11,13 +11,14 @@ import click
 from ambient.api.errors import MeshError
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.global_options import system_option
 from ambientctl.printing import dump, output_option, warn
 
 
 @click.command()
 @click.option("--remote/--no-remote", default=True, help="Ask the cluster, too.")
 @click.option("-s", "--short", is_flag=True, help="This program's version and nothing else.")
-@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@system_option
 @output_option("text", "json", "yaml")
 @cluster_options
 def version(cluster: Cluster, remote: bool, short: bool, system: str, output: str) -> None:

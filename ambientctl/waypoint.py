@@ -15,6 +15,7 @@ from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.groups import AliasedGroup
 
 Manifest = dict[str, Any]
 
@@ -80,7 +81,7 @@ timeout_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=AliasedGroup)
 def waypoint() -> None:
     """Deploy and inspect waypoints, the L7 proxies of namespaces."""
 

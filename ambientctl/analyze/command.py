@@ -15,6 +15,7 @@ from ambientctl.analyze.reading import Reading, read_cluster
 from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.global_options import system_option
 from ambientctl.object_files import files_of, read_files
 from ambientctl.printing import output_option, table, warn
 from istiod_lite.core.analysis import codes
@@ -52,7 +53,7 @@ def suppressions(
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="All namespaces.")
 @click.option("-k/-K", "--use-kube/--no-use-kube", default=True, help="Read the cluster, too.")
 @click.option("-R", "--recursive", is_flag=True, help="Go into the folders of folders.")
-@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@system_option
 @click.option(
     "--failure-threshold",
     type=click.Choice(LEVELS, case_sensitive=False),

@@ -18,6 +18,7 @@ from ambientctl.check.reachability import reachability
 from ambientctl.check.result import SYMBOLS, Result, State
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.global_options import system_option
 from ambientctl.printing import dump, output_option
 
 COLOURS = {State.OK: "green", State.WARNING: "yellow", State.ERROR: "red", State.SKIPPED: "dim"}
@@ -27,7 +28,7 @@ AGAIN_S = 2.0
 @click.command("check")
 @click.option("--pre", "before", is_flag=True, help="Before an installation: only the cluster.")
 @click.option("--wait", "wait_s", default=0.0, help="Seconds to look again until all is well.")
-@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@system_option
 @click.option("--strict", is_flag=True, help="Warnings fail, too.")
 @click.option(
     "--probe/--no-probe", default=True, help="Let pods of the mesh reach for each other's tunnel."

@@ -11,12 +11,10 @@ from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe import text
 from ambientctl.describe.view import View
+from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
 
 ALIASES = {"po": "pod", "pods": "pod", "svc": "service", "services": "service", "ns": "namespace"}
-system_option = click.option(
-    "-i", "--istioNamespace", "system", default="istio-system", show_default=True
-)
 
 
 @click.group("describe", cls=AliasedGroup, aliases=ALIASES)

@@ -25,6 +25,7 @@ from ambientctl.check.facts import gather
 from ambientctl.check.result import State
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import INTERRUPTED, run
+from ambientctl.global_options import system_option
 from ambientctl.install.applying import (
     LOOK_S,
     Kinds,
@@ -77,7 +78,7 @@ wish_options = grouped(
     click.option("-s", "--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value."),
     click.option("-f", "--values", "files", multiple=True, help="A YAML file with values."),
     click.option("-r", "--revision", default="", help="A second control plane of this name."),
-    click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True),
+    system_option,
 )  # fmt: skip
 how_options = grouped(
     "how",
@@ -226,7 +227,7 @@ def _ours(obj: Mapping[str, Any]) -> bool:
     is_flag=True,
     help="Definitions, too, and with them all policies; and the authority's key.",
 )
-@click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True)
+@system_option
 @how_options
 @cluster_options
 def uninstall(cluster: Cluster, revision: str, purge: bool, system: str, how: How) -> None:

@@ -16,6 +16,7 @@ from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe.command import system_option
 from ambientctl.describe.view import View
+from ambientctl.groups import AliasedGroup
 from ambientctl.install.command import How, confirm
 from ambientctl.migrate.plan import Plan, candidates, plan
 
@@ -27,7 +28,7 @@ RESTARTED: Final = "kubectl.kubernetes.io/restartedAt"
 yes_option = click.option("-y", "--skip-confirmation", "yes", is_flag=True, help="Do not ask.")
 
 
-@click.group("migrate")
+@click.group("migrate", cls=AliasedGroup)
 def command() -> None:
     """Move namespaces from sidecars to ambient mode, one by one, and back."""
 

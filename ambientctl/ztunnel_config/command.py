@@ -15,6 +15,7 @@ from ambient.api.errors import MeshError, UsageError
 from ambient.api.ports import ADMIN_PORT
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
+from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
 from ambientctl.options import grouped
 from ambientctl.printing import dump as print_dump
@@ -92,7 +93,7 @@ source_options = grouped(
     click.option("--node", default="", help="The ztunnel of this node."),
     click.option("-f", "--file", "path", help="A dump from a file, - for standard input."),
     click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True),
-    click.option("-i", "--istioNamespace", "system", default="istio-system", show_default=True),
+    system_option,
 )
 
 

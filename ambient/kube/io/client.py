@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Literal, TypedDict, Unpack
+from urllib.parse import quote, urlencode
 
-import httpx
+import httpcore
 import msgspec
 import trio
 
@@ -16,10 +18,14 @@ from ambient.api.errors import UnavailableError
 from ambient.kube.core.errors import Gone, error_from
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.core.watch import trim
-from ambient.kube.io.credentials import Credentials, load_credentials
-from ambient.telemetry.io.http_client import transport
+from ambient.kube.io.credentials import Credentials, Headers, load_credentials
+from ambient.telemetry.io.http_client import Backend
 
-TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0, pool=None)
+ANSWER_S: Final = 30.0
+"""Between two bytes."""
+CONNECT_S: Final = 10.0
+IDLE_S: Final = 5.0
+"""How long a connection is kept that nobody uses."""
 PAGE_SIZE: Final = 500
 """client-go's page size for full lists."""
 WATCH_QUIET_S: Final = 150.0
@@ -34,6 +40,13 @@ KEEP_ALIVE: Final = (
 TOKEN_CHECK_S: Final = 10.0
 """How long an Authorization header is used before its source is asked again."""
 USER_AGENT: Final = "ambient-mesh"
+HTTP_ERRORS: Final = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+)
+"""Every way in which the HTTP library fails."""
 
 Objects = list[KubeObject]
 PatchKind = Literal["merge", "json", "strategic", "apply"]
@@ -70,7 +83,7 @@ class KubeClient:
     """
 
     def __init__(
-        self, credentials: Credentials, http: httpx.AsyncClient, nursery: trio.Nursery
+        self, credentials: Credentials, http: httpcore.AsyncConnectionPool, nursery: trio.Nursery
     ) -> None:
         self._credentials = credentials
         self._http = http
@@ -82,13 +95,18 @@ class KubeClient:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, kubeconfig: str | None = None, context: str | None = None
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        impersonation: Headers | None = None,
     ) -> AsyncIterator[KubeClient]:
         """A client for the duration of the block. Raises SettingsError.
 
         With neither argument: $KUBECONFIG, else the pod's service account, else ~/.kube/config.
+        ``impersonation`` are headers in place of those of the context.
         """
         credentials = await trio.to_thread.run_sync(load_credentials, kubeconfig, context)
+        credentials.impersonation = impersonation or credentials.impersonation
         async with cls.using(credentials) as client:
             yield client
 
@@ -96,17 +114,13 @@ class KubeClient:
     @asynccontextmanager
     async def using(cls, credentials: Credentials) -> AsyncIterator[KubeClient]:
         """A client with credentials that are at hand."""
-        tls = credentials.tls() if credentials.server.startswith("https") else False
-        connections = transport(
-            tls,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+        http = httpcore.AsyncConnectionPool(
+            ssl_context=credentials.tls() if credentials.server.startswith("https") else None,
+            max_connections=None,
+            max_keepalive_connections=8,
+            keepalive_expiry=IDLE_S,
+            network_backend=Backend(),
             socket_options=KEEP_ALIVE,
-        )
-        http = httpx.AsyncClient(
-            base_url=credentials.server,
-            transport=connections,
-            timeout=TIMEOUT,
-            headers={"User-Agent": USER_AGENT},
         )
         failure: Exception | None = None
         async with http:
@@ -228,11 +242,11 @@ class KubeClient:
 
     async def get_with_headers(self, path: str) -> tuple[KubeObject, Mapping[str, str]]:
         """An answer with its headers, such as the server's clock."""
-        answer = await self._answer("GET", path)
-        return _object(answer.content), answer.headers
+        body, headers = await self._answer("GET", path)
+        return _object(body), headers
 
     async def _send(self, method: str, path: str, body: Any = None, **options: Any) -> bytes:
-        return (await self._answer(method, path, body, **options)).content
+        return (await self._answer(method, path, body, **options))[0]
 
     async def _answer(
         self,
@@ -242,34 +256,52 @@ class KubeClient:
         *,
         params: Mapping[str, str] | None = None,
         content_type: str = "application/json",
-    ) -> httpx.Response:
-        headers = await self.headers()
+    ) -> tuple[bytes, dict[str, str]]:
+        headers = [*await self.headers(), ("Accept-Encoding", "gzip")]
         content = b""
         if body is not None:
             content = msgspec.json.encode(body)
-            headers |= {"Content-Type": content_type, "Content-Length": str(len(content))}
-        request = self._http.build_request(method, path, params=params, headers=headers)
-        request.stream = _Body(content)
+            headers += [("Content-Type", content_type), ("Content-Length", str(len(content)))]
         try:
-            answer = await self._http.send(request)
-        except httpx.HTTPError as error:
+            answer = await self._http.request(
+                method,
+                self._url(path, params or {}),
+                headers=headers,
+                content=_Body(content) if body is not None else None,
+                extensions=self._extensions(ANSWER_S),
+            )
+            told = {name.decode().lower(): value.decode() for name, value in answer.headers}
+            zipped = told.get("content-encoding") == "gzip"
+            received = gzip.decompress(answer.content) if zipped else answer.content
+        except (*HTTP_ERRORS, OSError, EOFError, UnicodeDecodeError) as error:
             raise self.unreachable(error) from error
-        if answer.is_error:
-            raise error_from(answer.status_code, answer.content, f"{method} {path}")
-        return answer
+        if answer.status >= 400:
+            raise error_from(answer.status, received, f"{method} {path}")
+        return received, told
 
-    def stream(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Any:
-        """httpx's streaming GET, for watches."""
-        timeout = httpx.Timeout(self.watch_quiet_s, connect=10.0, pool=None)
-        return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
+    def stream(
+        self, path: str, params: Mapping[str, str], headers: Headers
+    ) -> AbstractAsyncContextManager[httpcore.Response]:
+        """A GET whose answer is read as it comes, for watches and logs."""
+        url, how = self._url(path, params), self._extensions(self.watch_quiet_s)
+        return self._http.stream("GET", url, headers=headers, extensions=how)
 
-    async def headers(self) -> dict[str, str]:
-        """Authorization, read again from its source now and then."""
+    def _url(self, path: str, params: Mapping[str, str]) -> str:
+        query = f"?{urlencode(params, quote_via=quote)}" if params else ""
+        return f"{self.server}{path}{query}"
+
+    def _extensions(self, quiet_s: float) -> dict[str, Any]:
+        times = {"connect": CONNECT_S, "read": quiet_s, "write": ANSWER_S}
+        name = self.server_name
+        return {"timeout": times, **({"sni_hostname": name} if name else {})}
+
+    async def headers(self) -> Headers:
+        """Who we are. The token is read again from its source now and then."""
         if trio.current_time() >= self._header_until:
             self._header = await trio.to_thread.run_sync(self._credentials.authorization)
             self._header_until = trio.current_time() + TOKEN_CHECK_S
-        own = {"Authorization": self._header} if self._header else {}
-        return {**own, **self._credentials.impersonation}
+        own = [("Authorization", self._header)] if self._header else []
+        return [("User-Agent", USER_AGENT), *own, *self._credentials.impersonation]
 
     def unreachable(self, error: Exception) -> UnavailableError:
         """The same error for every way in which a connection can fail."""
@@ -279,29 +311,21 @@ class KubeClient:
         )
 
 
-class _Body(httpx.AsyncByteStream):
+class _Body:
     """A request's body in one piece.
 
-    httpx's own is an async generator, which is left to the garbage collector, with a warning, when
-    a call is cancelled while it is being sent.
+    The library's own is an async generator, which is left to the garbage collector, with a warning,
+    when a call is cancelled while it is being sent.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._pieces = [data] if data else []
+        self._pieces = iter([data] if data else [])
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Pieces(self._pieces)
-
-
-class _Pieces:
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._left = iter(pieces)
-
-    def __aiter__(self) -> _Pieces:
+    def __aiter__(self) -> _Body:
         return self
 
     async def __anext__(self) -> bytes:
-        for piece in self._left:
+        for piece in self._pieces:
             return piece
         raise StopAsyncIteration
 

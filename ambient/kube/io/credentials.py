@@ -1,70 +1,91 @@
 """Where the API server is and who we are there: kubeconfig contexts or the pod's own account.
 
-The ``kubernetes`` package reads the configuration (contexts, exec plugins, CA data, tokens that
-are rotated in their file); HTTP is ours.
+Plain kubeconfigs are read here; the ``kubernetes`` package, which takes a quarter of a second to
+load, runs the plugins and providers of those users that have one.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
-from kubernetes import config as kubernetes_config
-from kubernetes.client import Configuration
-from kubernetes.config import incluster_config
-from yaml import YAMLError, safe_load
+import yaml
 
 from ambient.api.errors import SettingsError
-
-# The package has no annotations; as Any its functions may be called from typed code.
-_loader: Any = kubernetes_config
-_in_cluster_loader: Any = incluster_config.InClusterConfigLoader
+from ambient.kube.core.kubeconfig import (
+    Context,
+    KubeconfigError,
+    Section,
+    choose,
+    impersonation,
+)
 
 ACCOUNT_DIRECTORY: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+Headers = list[tuple[str, str]]
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Server(NamedTuple):
+    """An API server, and how it and we prove who we are; files or their content."""
+
+    url: str
+    authority: Path | bytes | None = None
+    certificate: Path | bytes | None = None
+    key: Path | bytes | None = None
+    verify: bool = True
+    name: str | None = None
+    """In the server's certificate, where the URL has another one."""
 
 
 class Credentials:
-    """A server and the means to call it; ``namespace`` is the default of the context."""
+    """A server and the means to call it; ``namespace`` is the default of the context.
 
-    def __init__(self, configuration: Any, namespace: str, origin: str) -> None:
-        self._configuration = configuration
-        self.server: str = str(configuration.host).rstrip("/")
+    ``authorization`` gives the header of that name; it reads a rotated token again, and may block
+    on a file or plugin.
+    """
+
+    def __init__(
+        self, server: Server, authorization: Callable[[], str | None], namespace: str, origin: str
+    ) -> None:
+        self._server = server
+        self.server = server.url.rstrip("/")
+        self.authorization = authorization
         self.namespace = namespace
         self.origin = origin
         """Where they were read, for messages: a file name, or ``the pod's service account``."""
-        self.impersonation: dict[str, str] = {}
-        """Headers of a context that speaks for somebody else."""
-
-    def authorization(self) -> str | None:
-        """The Authorization header; reads a rotated token again. May block on a file or plugin."""
-        settings = self._configuration.auth_settings()
-        if "BearerToken" in settings:
-            value = str(settings["BearerToken"]["value"] or "").strip()
-            # The loaders spell the scheme in either case; servers of ours may be strict.
-            scheme, _, token = value.partition(" ")
-            return f"Bearer {token.strip() or scheme}"
-        if self._configuration.username:
-            return str(self._configuration.get_basic_auth_token())
-        return None
+        self.impersonation: Headers = []
+        """Of a context, or a caller, that speaks for somebody else."""
+        parts = urlsplit(self.server)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not self.server.isascii():
+            raise SettingsError(
+                f"cannot use the server {self.server!r} of {origin}",
+                hint="an address such as https://10.0.0.1:6443 is wanted there",
+            )
 
     def tls(self) -> ssl.SSLContext:
         """The context for the server's certificate and ours. Raises SettingsError."""
-        configuration = self._configuration
+        server = self._server
         try:
-            context = ssl.create_default_context(cafile=configuration.ssl_ca_cert or None)
-            if configuration.cert_file:
-                context.load_cert_chain(configuration.cert_file, configuration.key_file)
-        except (OSError, ssl.SSLError) as error:
+            authority = server.authority
+            if isinstance(authority, bytes):
+                context = ssl.create_default_context(cadata=authority.decode())
+            else:
+                context = ssl.create_default_context(cafile=authority)
+            if server.certificate:
+                _present(context, server.certificate, server.key)
+        except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
             raise SettingsError(
                 f"cannot use the certificates of {self.origin}: {error}",
                 hint="check certificate-authority, client-certificate and client-key there",
             ) from error
         # Python 3.13 would refuse CA certificates without a key identifier, which are common here.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if not configuration.verify_ssl:
+        if not server.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
@@ -72,7 +93,26 @@ class Credentials:
     @property
     def server_name(self) -> str | None:
         """The name in the server's certificate, where the URL has another one."""
-        return getattr(self._configuration, "tls_server_name", None)
+        return self._server.name
+
+
+def _present(context: ssl.SSLContext, certificate: Path | bytes, key: Path | bytes | None) -> None:
+    """Our certificate. OpenSSL reads files only, so that what is in memory gets one there."""
+    files = [one for one in (certificate, key) if one is not None]
+    descriptors = []
+    try:
+        paths = []
+        for one in files:
+            if isinstance(one, bytes):
+                descriptors.append(os.memfd_create("key", os.MFD_CLOEXEC))
+                os.write(descriptors[-1], one)
+                paths.append(f"/proc/self/fd/{descriptors[-1]}")
+            else:
+                paths.append(str(one))
+        context.load_cert_chain(*paths)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def load_credentials(
@@ -94,70 +134,133 @@ def load_credentials(
 
 
 def _in_cluster(env: Mapping[str, str], directory: Path) -> Credentials:
-    configuration = Configuration()
+    def token() -> str:
+        return f"Bearer {(directory / 'token').read_text().strip()}"
+
     try:
-        _in_cluster_loader(
-            token_filename=str(directory / "token"),
-            cert_filename=str(directory / "ca.crt"),
-            environ=env,
-        ).load_and_set(configuration)
+        host, port = env["KUBERNETES_SERVICE_HOST"], env["KUBERNETES_SERVICE_PORT"]
         namespace = (directory / "namespace").read_text().strip()
-    except (kubernetes_config.ConfigException, OSError) as error:
+        token()
+        (directory / "ca.crt").read_bytes()
+    except (KeyError, OSError) as error:
+        reason = f"{error.args[0]} is not set" if isinstance(error, KeyError) else error
         raise SettingsError(
-            f"cannot use the pod's service account: {error}",
+            f"cannot use the pod's service account: {reason}",
             hint=f"is a token mounted at {directory} (automountServiceAccountToken)?",
         ) from error
-    return Credentials(configuration, namespace, "the pod's service account")
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    server = Server(url, authority=directory / "ca.crt")
+    return Credentials(server, token, namespace, "the pod's service account")
 
 
 def _from_file(path: str, context: str | None) -> Credentials:
     hint = "name another file with --kubeconfig or KUBECONFIG, another context with --context"
-    configuration = Configuration()
     try:
-        _loader.load_kube_config(
-            path, context=context, client_configuration=configuration, persist_config=False
-        )
-        contexts, active = _loader.list_kube_config_contexts(path)
-    except (kubernetes_config.ConfigException, YAMLError, OSError, TypeError) as error:
+        documents = [(part, _read(part)) for part in _existing(path)]
+        if not documents:
+            raise KubeconfigError("there is no such file")
+        chosen = choose(documents, context)
+        external = _ask_provider(path, context) if chosen.external else None
+        made = external(chosen.namespace) if external else _plain(chosen, path)
+        made.impersonation = impersonation(chosen.user)
+    except (KubeconfigError, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())  # YAML's messages have several lines
         raise SettingsError(f"cannot use kubeconfig {path}: {reason}", hint=hint) from error
-    chosen = next((one for one in contexts if one["name"] == context), active)["context"]
-    made = Credentials(configuration, chosen.get("namespace") or "default", path)
-    made.impersonation = _impersonation(path, str(chosen.get("user", "")))
     return made
 
 
-def _impersonation(path: str, user: str) -> dict[str, str]:
-    """What ``as`` of the user means, which the package leaves out: without it a call would be made
-    with rights that its author gave up. Raises SettingsError for what we cannot send.
+def _existing(path: str) -> list[Path]:
+    """Of several files some may be missing."""
+    parts = [Path(part).expanduser() for part in path.split(os.pathsep) if part]
+    return [part.absolute() for part in parts if part.exists()]
+
+
+def _read(path: Path) -> object:
+    return yaml.load(path.read_bytes(), _Loader)
+
+
+def _plain(chosen: Context, origin: str) -> Credentials:
+    """Of a user with certificate, token or password. Raises KubeconfigError, OSError."""
+    cluster, user = chosen.cluster, chosen.user
+    server = Server(
+        cluster.text("server"),
+        authority=_file(cluster, "certificate-authority"),
+        certificate=_file(user, "client-certificate"),
+        key=_file(user, "client-key"),
+        verify=not cluster.fields.get("insecure-skip-tls-verify"),
+        name=cluster.text("tls-server-name") or None,
+    )
+    return Credentials(server, _authorization(user), chosen.namespace, origin)
+
+
+def _file(section: Section, name: str) -> Path | bytes | None:
+    """A file or its content, which wins. Raises KubeconfigError, also for one that is missing."""
+    found = section.data(name) or section.path(name)
+    if isinstance(found, Path) and not found.is_file():
+        raise KubeconfigError(f"{name}: there is no file {found}")
+    return found
+
+
+def _authorization(user: Section) -> Callable[[], str | None]:
+    token, path = user.text("token"), user.path("tokenFile")
+    name, password = user.text("username"), user.text("password")
+    if path is not None:
+        path.read_bytes()  # a file that is missing is told of now
+        return lambda: f"Bearer {path.read_text().strip()}"
+    if token:
+        # Some write the scheme into it, too.
+        bare = token.strip().partition(" ")[2].strip() or token.strip()
+        return lambda: f"Bearer {bare}"
+    if name:
+        pair = base64.b64encode(f"{name}:{password}".encode()).decode()
+        return lambda: f"Basic {pair}"
+    return lambda: None
+
+
+def _ask_provider(path: str, context: str | None) -> Callable[[str], Credentials]:
+    """By the ``kubernetes`` package: it runs plugins, and renews what they gave. Raises
+    KubeconfigError.
     """
-    for part in filter(None, path.split(os.pathsep)):
-        try:
-            users = (safe_load(Path(part).expanduser().read_text()) or {}).get("users") or ()
-        except OSError:
-            continue  # of several files some may be missing
-        found = next((one.get("user") or {} for one in users if one.get("name") == user), None)
-        if found is None:
-            continue
-        groups = found.get("as-groups") or []
-        if found.get("as-user-extra") or len(groups) > 1:
-            raise SettingsError(
-                f"user {user} of {path} speaks for somebody with several groups or extra fields",
-                hint="use a context with as and one of as-groups at most",
-            )
-        named = (("Impersonate-User", found.get("as")), ("Impersonate-Uid", found.get("as-uid")),
-                 ("Impersonate-Group", groups[0] if groups else None))  # fmt: skip
-        return {name: str(value) for name, value in named if value}
-    return {}
+    from kubernetes import config as package  # slow, and seldom needed
+    from kubernetes.client import Configuration
+
+    loader: Any = package  # it has no annotations
+    configuration = Configuration()
+    try:
+        loader.load_kube_config(
+            path, context=context, client_configuration=configuration, persist_config=False
+        )
+    except (package.ConfigException, TypeError) as error:
+        raise KubeconfigError(str(error)) from error
+
+    def authorization() -> str | None:
+        settings = configuration.auth_settings()
+        if "BearerToken" not in settings:
+            return None
+        value = str(settings["BearerToken"]["value"] or "").strip()
+        # The loaders spell the scheme in either case; servers of ours may be strict.
+        scheme, _, token = value.partition(" ")
+        return f"Bearer {token.strip() or scheme}"
+
+    def file(name: str) -> Path | None:
+        found = getattr(configuration, name, None)
+        return Path(found) if found else None
+
+    server = Server(
+        str(configuration.host),
+        authority=file("ssl_ca_cert"),
+        certificate=file("cert_file"),
+        key=file("key_file"),
+        verify=bool(configuration.verify_ssl),
+        name=getattr(configuration, "tls_server_name", None),
+    )
+    return lambda namespace: Credentials(server, authorization, namespace, path)
 
 
-_REFUSED: Final = (
-    "exec",
-    "auth-provider",
-    "tokenFile",
-    "client-key",
-    "client-certificate",
-)
+_REFUSED: Final = {
+    "user": ("exec", "auth-provider", "tokenFile", "client-key", "client-certificate"),
+    "cluster": ("certificate-authority",),
+}
 """What a kubeconfig of somebody else must not ask of us: to run programs, or to read our files."""
 
 
@@ -165,26 +268,28 @@ def credentials_in(text: str, origin: str) -> Credentials:
     """Read a whole kubeconfig that came over the network. Raises SettingsError that says what in
     it cannot be used.
     """
-    hint = "write it with istioctl create-remote-secret"
-    configuration = Configuration()
     try:
-        config = safe_load(text)
-        for kind, fields in (("user", _REFUSED), ("cluster", ("certificate-authority",))):
-            for entry in config[f"{kind}s"]:
-                for field in fields:
-                    if field in (entry.get(kind) or {}):
-                        raise SettingsError(
-                            f"the kubeconfig of {origin} has {kind} field {field}, which would run "
-                            "a program or read a file here",
-                            hint="put the token and the certificates themselves into it",
-                        )
-        _loader.load_kube_config_from_dict(
-            config, client_configuration=configuration, persist_config=False
-        )
-    except (kubernetes_config.ConfigException, YAMLError, OSError, TypeError, KeyError,
-            AttributeError, ValueError) as error:  # fmt: skip
+        chosen = choose([(Path("/"), yaml.load(text, _Loader))], None)
         # The parser's own words would show parts of the text, which may be a token.
-        told = str(error) if isinstance(error, kubernetes_config.ConfigException | KeyError) else ""
-        reason = told or f"it is none ({type(error).__name__})"
-        raise SettingsError(f"cannot use the kubeconfig of {origin}: {reason}", hint=hint) from None
-    return Credentials(configuration, "default", origin)
+    except (KubeconfigError, yaml.YAMLError, ValueError) as error:
+        reason = str(error) if isinstance(error, KubeconfigError) else "it is none"
+        raise _unusable(origin, reason) from None
+    for kind, section in (("user", chosen.user), ("cluster", chosen.cluster)):
+        for field in _REFUSED[kind]:
+            if section.fields.get(field):
+                raise SettingsError(
+                    f"the kubeconfig of {origin} has {kind} field {field}, which would run a "
+                    "program or read a file here",
+                    hint="put the token and the certificates themselves into it",
+                )
+    try:
+        return _plain(chosen, origin)
+    except KubeconfigError as error:
+        raise _unusable(origin, str(error)) from None
+
+
+def _unusable(origin: str, reason: str) -> SettingsError:
+    return SettingsError(
+        f"cannot use the kubeconfig of {origin}: {reason}",
+        hint="write it with istioctl create-remote-secret",
+    )

@@ -166,7 +166,7 @@ async def forwarded(
                         raw, kube.tls(), server_hostname=name, https_compatible=True
                     )
                 stream = PodStream(raw, what)
-                await stream.start(f"{host}:{number}", path, list((await kube.headers()).items()))
+                await stream.start(f"{host}:{number}", path, await kube.headers())
         except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
             raise UnavailableError(
                 f"the API server {kube.server} does not forward {what}: "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Final
 
-import httpx
+import httpcore
 import trio
 
 from ambient.api.errors import MeshError
 from ambient.kube.core.errors import KubeError, NotFound, error_from
 from ambient.kube.core.resources import Resource
 from ambient.kube.core.watch import Follower, WatchBroken, WatchEvent
-from ambient.kube.io.client import KubeClient
+from ambient.kube.io.client import HTTP_ERRORS, KubeClient
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 
@@ -122,22 +122,24 @@ class _Watch:
         self._known.resumed()
         try:
             async with self._kube.stream(path, params, await self._kube.headers()) as answer:
-                if answer.is_error:
-                    raise error_from(answer.status_code, await answer.aread(), f"watch {path}")
+                if answer.status >= 400:
+                    raise error_from(answer.status, await answer.aread(), f"watch {path}")
                 self.contact(True)
                 await self._read(answer, out)
-        except httpx.HTTPError as error:
+        except HTTP_ERRORS as error:
             raise self._kube.unreachable(error) from error
 
-    async def _read(self, answer: Any, out: trio.MemorySendChannel[WatchEvent]) -> None:
-        chunks = answer.aiter_raw()
+    async def _read(
+        self, answer: httpcore.Response, out: trio.MemorySendChannel[WatchEvent]
+    ) -> None:
+        chunks = answer.aiter_stream()
         try:
             async for chunk in chunks:
                 for event in self._known.feed(chunk):
                     await out.send(event)
                 self._wait_s = FIRST_WAIT_S
         finally:
-            # httpx nests generators that nobody can close from outside; on a closed connection
+            # httpcore nests generators that nobody can close from outside; on a closed connection
             # the innermost raises, which ends them all in order.
             with trio.CancelScope(shield=True):
                 await answer.aclose()
@@ -160,5 +162,5 @@ async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
     try:
         async for _ in chunks:
             pass
-    except (httpx.HTTPError, httpx.StreamError, trio.ClosedResourceError, RuntimeError):
+    except (*HTTP_ERRORS, trio.ClosedResourceError, RuntimeError):
         return

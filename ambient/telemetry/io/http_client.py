@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpcore
-import httpx
 import trio
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def transport(tls: ssl.SSLContext | bool, **options: Any) -> httpx.AsyncHTTPTransport:
@@ -17,13 +19,15 @@ def transport(tls: ssl.SSLContext | bool, **options: Any) -> httpx.AsyncHTTPTran
     The environment has no say: a proxy of it must not see what the mesh sends. ``options`` are
     those of ``httpx.AsyncHTTPTransport``.
     """
+    import httpx  # with its own command line and all it needs: a tenth of a second
+
     made = httpx.AsyncHTTPTransport(verify=tls, trust_env=False, **options)
     assert isinstance(made._pool, httpcore.AsyncConnectionPool)
-    made._pool._network_backend = _Backend()
+    made._pool._network_backend = Backend()
     return made
 
 
-class _Backend(httpcore.TrioBackend):
+class Backend(httpcore.TrioBackend):
     """Leaves no socket behind: httpcore's own forgets it when a TLS handshake is cancelled."""
 
     async def connect_tcp(
