@@ -24,7 +24,7 @@ from ambientctl.analyze.reading import Reading, read_cluster
 from ambientctl.analyze.waypoint_problems import ANALYZERS
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.describe.command import system_option
+from ambientctl.global_options import system_option
 from ambientctl.logs import read_lines
 from ambientctl.reach import ask, port_of, running_pods
 from ambientctl.redaction import redact_object, redact_text

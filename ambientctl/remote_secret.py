@@ -20,7 +20,7 @@ from ambient.kube.core.resources import (
 from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.describe.command import system_option
+from ambientctl.global_options import system_option
 from ambientctl.printing import warn
 from istiod_lite.io.remote_clusters import WATCHED
 

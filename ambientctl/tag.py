@@ -18,7 +18,7 @@ from ambient.kube.core.resources import NAMESPACES, SERVICES
 from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.describe.command import system_option
+from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
 from ambientctl.install.command import How, confirm
 from ambientctl.printing import dump, output_option, table

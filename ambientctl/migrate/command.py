@@ -14,8 +14,8 @@ from ambient.kube.core.resources import DAEMON_SETS, DEPLOYMENTS, NAMESPACES, Re
 from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.describe.command import system_option
 from ambientctl.describe.view import View
+from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
 from ambientctl.install.command import How, confirm
 from ambientctl.migrate.plan import Plan, candidates, plan
