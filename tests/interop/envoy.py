@@ -40,6 +40,9 @@ def binary():
 class Envoy:
     """One process; files and log in ``folder``."""
 
+    runtime = None
+    """Flags by name."""
+
     def __init__(self, folder, ca, name="envoy"):
         self.folder = folder
         self.ca = ca
@@ -120,6 +123,9 @@ class Envoy:
     def start(self, base_id=0):
         """Returns when every listener accepts."""
         config = {"static_resources": {"listeners": self.listeners, "clusters": self.clusters}}
+        if self.runtime:
+            layers = [{"name": "static", "static_layer": self.runtime}]
+            config["layered_runtime"] = {"layers": layers}
         path = self.folder / f"{self._name}.json"
         path.write_text(json.dumps(config))
         self.log = self.folder / f"{self._name}.log"

@@ -37,7 +37,7 @@ def enter(
     """
     if head.version == "1.0":
         return UPGRADE_REQUIRED
-    if head.method == "CONNECT":
+    if head.method == "CONNECT" or (head.method == "OPTIONS" and head.target == "*"):
         return NO_ROUTE
     if not head.authority:
         return MISSING_HOST

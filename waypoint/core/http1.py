@@ -176,10 +176,8 @@ class _RequestMessage(Message):
     def head(self, start: str, fields: list[tuple[str, str]]) -> RequestHead:
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            self.fail(400, "http1.unsupported_version")
+            self.fail(426, "low_version")
         found = sort_fields(fields, self, 501)
-        if found.chunked and version == "1.0":
-            self.fail(400, "http1.invalid_transfer_encoding")
         if len(found.hosts) > 1:
             self.fail(400, "http1.multiple_hosts")
         authority = found.hosts[0] if found.hosts else None

@@ -9,6 +9,8 @@ from typing import Final
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import Request, Response
 
+_BODILESS: Final = frozenset(("GET", "HEAD", "DELETE", "TRACE", "CONNECT"))
+"""Methods that seldom have content; others say that they have none (RFC 9110, section 8.6)."""
 _TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 
 
@@ -22,6 +24,8 @@ def write_request(request: Request) -> bytes:
         lines.append(f"content-length: {request.content_length}")
     elif request.has_body:
         lines.append("transfer-encoding: chunked")
+    elif request.method not in _BODILESS:
+        lines.append("content-length: 0")
     if request.upgrade:
         lines += [f"upgrade: {request.upgrade}", "connection: upgrade"]
     return _join(lines)

@@ -10,6 +10,7 @@ from enum import Enum
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_FORBIDDEN = re.compile('["<>^`{|}]')
 _UNRESERVED = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )
@@ -29,8 +30,9 @@ class Normalization(Enum):
 def normalise_target(target: str, how: Normalization = Normalization.BASE) -> str | None:
     """The request target with its path normalised; fragment dropped; query untouched.
 
-    None where the path cannot be normalised: it leads above the root, has a broken escape, an
-    escaped NUL, or does not start with a slash.
+    None where the path cannot be normalised: it has a broken escape, an escaped NUL, or does not
+    start with a slash. As in Envoy, nothing is above the root, and characters that no path may
+    have are escaped.
     """
     target = target.partition("#")[0]
     path, question, query = target.partition("?")
@@ -55,7 +57,8 @@ _RUN = re.compile("//+")
 def _normalise(path: str) -> str | None:
     if not path.startswith(("/", "\\")) or _BROKEN_ESCAPE.search(path):
         return None
-    path = _ESCAPE.sub(_canonical_escape, path).replace("\\", "/")
+    path = _ESCAPE.sub(_decoded, path).replace("\\", "/")
+    path = _FORBIDDEN.sub(lambda match: f"%{ord(match[0]):02X}", path)
     if "%00" in path:
         return None
     kept: list[str] = []
@@ -63,9 +66,8 @@ def _normalise(path: str) -> str | None:
     for index, segment in enumerate(segments):
         last = index == len(segments) - 1
         if segment == "..":
-            if not kept:
-                return None
-            kept.pop()
+            if kept:
+                kept.pop()
         elif segment != ".":
             kept.append(segment)
             continue
@@ -74,6 +76,6 @@ def _normalise(path: str) -> str | None:
     return "/" + "/".join(kept)
 
 
-def _canonical_escape(match: re.Match[str]) -> str:
+def _decoded(match: re.Match[str]) -> str:
     char = chr(int(match[1], 16))
-    return char if char in _UNRESERVED else f"%{match[1].upper()}"
+    return char if char in _UNRESERVED else match[0]

@@ -36,8 +36,9 @@ def entered(fields=(), told_by=None, **changes) -> Request | Reply:
         ({"method": "CONNECT"}, 404),
         ({"authority": None}, 400),
         ({"authority": ""}, 400),
-        ({"target": "/../x"}, 400),
+        ({"target": "/%zz"}, 400),
         ({"target": "*"}, 400),
+        ({"method": "OPTIONS", "target": "*"}, 404),
     ],
 )
 def test_what_is_no_request_for_a_service(changes, status):

@@ -15,7 +15,7 @@ LAST = b"0\r\n\r\n"
 
 REFUSED = {
     # the request line (section 3)
-    "no version": (b"GET /\r\n\r\n", 400),
+    "no version": (b"GET /\r\n\r\n", 426),
     "a version in lower case": (b"GET / http/1.1\r\n" + HOST + b"\r\n", 400),
     "a long version": (b"GET / HTTP/1.10\r\n" + HOST + b"\r\n", 400),
     "a padded version": (b"GET / HTTP/01.1\r\n" + HOST + b"\r\n", 400),

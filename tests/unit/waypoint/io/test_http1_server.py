@@ -78,7 +78,7 @@ async def test_pipelined_requests_are_answered_in_order():
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
         (b"GET / HTTP/1.1\nhost: x\n\n", 400),
-        (b"GET /../x HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n", 400),
         (b"GET / HTTP/1.0\r\nhost: x\r\n\r\n", 426),
         (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", 404),
         (b"GET / HTTP/1.1\r\nhost: x\r\nbig: " + b"x" * 70_000, 431),
