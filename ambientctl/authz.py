@@ -8,11 +8,11 @@ import yaml
 from ambient.api.errors import MeshError
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
-from ambientctl.describe.command import place
 from ambientctl.describe.policies import Row, in_order, of_service, of_workload, services_of
 from ambientctl.describe.view import View
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
+from ambientctl.pod_names import place
 from ambientctl.printing import dump, output_option, table, warn
 from istiod_lite.core.analysis.authorization_from_network import equivalent
 

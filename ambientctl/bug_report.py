@@ -26,9 +26,9 @@ from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.global_options import system_option
 from ambientctl.logs import read_lines
+from ambientctl.options import seconds
 from ambientctl.reach import ask, port_of, running_pods
 from ambientctl.redaction import redact_object, redact_text
-from ambientctl.why.command import seconds
 from istiod_lite.core.analysis.analyze import analyze
 from istiod_lite.core.analysis.corpus import Corpus
 from istiod_lite.core.facts import MeshFacts

@@ -48,7 +48,7 @@ GROUPS: Final[dict[str, dict[str, Entry]]] = {
             "Bring an installation to this version: control plane first, then agents and tunnels.",
         ),
         "uninstall": Entry(
-            "ambientctl.install.command:uninstall",
+            "ambientctl.install.uninstall:uninstall",
             "Take namespaces out of the mesh, remove it, and look whether anything is left.",
         ),
         "tag": Entry(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
@@ -27,3 +30,11 @@ def grouped(into: str, made: Callable[..., object], *options: Option) -> Callabl
         return wrapped  # type: ignore[no-any-return]
 
     return decorate
+
+
+def seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """A callback for spans of time: ``90``, ``90s``, ``10m``, ``2h``."""
+    found = re.fullmatch(r"(\d+)([smh]?)", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no span of time; write 90s, 10m or 2h")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

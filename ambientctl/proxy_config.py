@@ -11,6 +11,7 @@ import click
 from ambient.api.errors import MeshError, UsageError
 from ambient.api.ports import ADMIN_PORT
 from ambient.kube.core.errors import NotFound
+from ambient.kube.core.objects import GATEWAY_NAME_LABEL
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
@@ -20,7 +21,6 @@ from ambientctl.options import grouped
 from ambientctl.printing import dump, output_option, table
 from ambientctl.reach import ask_json, port_of, running_pods
 
-GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
 ALIASES: Final = {
     **dict.fromkeys(("routes", "r"), "route"),
     **dict.fromkeys(("endpoints", "ep", "cluster", "clusters", "c"), "endpoint"),
@@ -45,7 +45,7 @@ async def find_waypoint(kube: KubeClient, name: str, namespace: str) -> KubeObje
     try:
         pod = await kube.get(PODS, short, where)
     except NotFound:
-        found = await running_pods(kube, where, f"{GATEWAY_NAME}={short}")
+        found = await running_pods(kube, where, f"{GATEWAY_NAME_LABEL}={short}")
         if found:
             return found[0]
         raise MeshError(
@@ -55,7 +55,7 @@ async def find_waypoint(kube: KubeClient, name: str, namespace: str) -> KubeObje
     labels = pod["metadata"].get("labels") or {}
     if labels.get("app") == "ztunnel":
         raise UsageError(f"{short} is a ztunnel", hint=f"ambientctl ztunnel-config all {name}")
-    if GATEWAY_NAME not in labels:
+    if GATEWAY_NAME_LABEL not in labels:
         raise MeshError(
             f"pod {where}/{short} is no waypoint", hint=f"its tunnel: ambientctl zc all {name}"
         )

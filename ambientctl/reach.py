@@ -13,10 +13,13 @@ import h11
 import trio
 
 from ambient.api.errors import MeshError, UnavailableError
+from ambient.kube.core.objects import GATEWAY_NAME_LABEL
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.port_forward import PodStream, forwarded
 
+TUNNELS: Final = "app=ztunnel"
+"""Selects the pods of node tunnels."""
 ANSWER_S: Final = 60.0
 """Also a profile of ten seconds fits in."""
 MAX_BODY_BYTES: Final = 512 * 1024 * 1024
@@ -104,6 +107,18 @@ async def running_pods(
     found = await kube.list(PODS, namespace, selector, fields)
     alive = [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
     return sorted(alive, key=lambda pod: (pod["metadata"]["namespace"], pod["metadata"]["name"]))
+
+
+async def proxy_pods(kube: KubeClient) -> list[KubeObject]:
+    """Running tunnels, then running waypoints. Raises MeshError where there is neither."""
+    pods = [
+        pod
+        for selector in (TUNNELS, GATEWAY_NAME_LABEL)
+        for pod in await running_pods(kube, None, selector)
+    ]
+    if not pods:
+        raise MeshError("no ztunnel and no waypoint runs", hint="ambientctl check")
+    return pods
 
 
 def port_of(pod: KubeObject, port: int) -> PodPort:

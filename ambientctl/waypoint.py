@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final, NamedTuple
 
 import click
@@ -10,12 +11,15 @@ import yaml
 
 from ambient.api.errors import MeshError, UsageError
 from ambient.kube.core.errors import NotFound
-from ambient.kube.core.resources import GATEWAYS, NAMESPACES, SERVICES, Resource
+from ambient.kube.core.resources import GATEWAYS, NAMESPACES, PODS
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
+from ambientctl.printing import table, warn
+from ambientctl.waypoint_labels import holders
+from ambientctl.waypoint_labels import unlabel as remove_labels
 
 Manifest = dict[str, Any]
 
@@ -216,15 +220,6 @@ all_namespaces_option = click.option(
 )
 
 
-def table(header: list[str], rows: list[list[str]]) -> None:
-    """Print aligned columns as kubectl does."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        print(
-            "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-
-
 @waypoint.command("list")
 @all_namespaces_option
 @cluster_options
@@ -283,14 +278,18 @@ def status(cluster: Cluster, name: str, wait: bool, timeout_s: float) -> None:
 @waypoint.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Delete all waypoints of the namespace.")
-@click.option("--unlabel", is_flag=True, help="Also remove the labels that refer to them.")
+@click.option(
+    "--unlabel/--keep-labels",
+    default=None,
+    help="Also remove the labels that refer to them [asked, on a terminal].",
+)
 @revision_option
 @cluster_options
 def delete(
     cluster: Cluster,
     names: tuple[str, ...],
     everything: bool,
-    unlabel: bool,
+    unlabel: bool | None,
     revision: str | None,
 ) -> None:
     """Delete waypoints; says which labels still refer to them."""
@@ -314,30 +313,25 @@ def delete(
                     print(f"waypoint {namespace}/{name} deleted")
                 else:
                     print(f"waypoint {namespace}/{name} not found")
-            await settle_labels(kube, namespace, wanted & there, unlabel)
+            await settle_labels(kube, {(namespace, name) for name in wanted & there}, unlabel)
 
     run(task)
 
 
-async def settle_labels(kube: KubeClient, namespace: str, gone: set[str], unlabel: bool) -> None:
-    """Remove, or name, the labels in the namespace that refer to deleted waypoints."""
-    holders: list[tuple[Resource, str | None, Manifest]] = [
-        (NAMESPACES, None, await kube.get(NAMESPACES, namespace))
-    ]
-    holders += [(SERVICES, namespace, service) for service in await kube.list(SERVICES, namespace)]
-    for resource, scope, holder in holders:
-        meta = holder["metadata"]
-        if meta.get("labels", {}).get(USE_WAYPOINT) not in gone:
-            continue
-        what = f"{resource.kind.lower()} {meta['name']}"
-        if unlabel:
-            body = {"metadata": {"labels": {USE_WAYPOINT: None}}}
-            await kube.patch(resource, meta["name"], body, namespace=scope)
-            print(f"{what}: label {USE_WAYPOINT} removed")
-        else:
-            click.echo(
-                f"warning: {what} is still labeled {USE_WAYPOINT}={meta['labels'][USE_WAYPOINT]}; "
-                "L7 policies do not apply to it\nhint: repeat with --unlabel, or "
-                f"kubectl label {what}{f' -n {scope}' if scope else ''} {USE_WAYPOINT}-",
-                err=True,
-            )
+async def settle_labels(
+    kube: KubeClient, gone: set[tuple[str, str]], unlabelled: bool | None
+) -> None:
+    """Remove, or name, the labels that refer to deleted waypoints; None asks whoever is there."""
+    found = await holders(kube, gone)
+    if found and unlabelled is None and sys.stdin.isatty():
+        print("\n".join(f"{one} still refers to {'/'.join(one.waypoint)}" for one in found))
+        unlabelled = click.confirm(f"Remove the label {USE_WAYPOINT} from them?", default=True)
+    for one in await remove_labels(kube, found) if unlabelled else found:
+        template = one.resource is PODS
+        warn(
+            f"{one} is still labeled {USE_WAYPOINT}={one.waypoint[1]}; "
+            "L7 policies do not apply to it",
+            "take the label out of its template"
+            if template
+            else f"repeat with --unlabel, or {one.command}",
+        )

@@ -20,9 +20,8 @@ from ambientctl.analyze.reading import Reading, read_cluster
 from ambientctl.check.probing import Probing, probe_all
 from ambientctl.control_plane import SELECTOR as ISTIOD
 from ambientctl.control_plane import Proxy, proxies
-from ambientctl.reach import ask, ask_json, port_of, running_pods
+from ambientctl.reach import TUNNELS, ask, ask_json, port_of, running_pods
 from ambientctl.ztunnel_config.dump import Dump
-from ambientctl.ztunnel_config.finding import SELECTOR as ZTUNNEL
 
 T = TypeVar("T")
 AGENT: Final = "k8s-app=istio-cni-node"
@@ -206,7 +205,7 @@ async def _tunnels(kube: KubeClient, facts: Facts) -> None:
             facts.tunnels[at.pod] = error
 
     async with trio.open_nursery() as nursery:
-        for pod in await running_pods(kube, facts.system, ZTUNNEL):
+        for pod in await running_pods(kube, facts.system, TUNNELS):
             nursery.start_soon(read, pod)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from ambient.api.errors import UsageError
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe import text
 from ambientctl.describe.view import View
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
+from ambientctl.pod_names import place
 
 ALIASES = {"po": "pod", "pods": "pod", "svc": "service", "services": "service", "ns": "namespace"}
 
@@ -20,17 +20,6 @@ ALIASES = {"po": "pod", "pods": "pod", "svc": "service", "services": "service", 
 @click.group("describe", cls=AliasedGroup, aliases=ALIASES)
 def command() -> None:
     """Say what the mesh does with a pod, a service or a namespace, and what is wrong there."""
-
-
-def place(given: str, namespace: str) -> tuple[str, str]:
-    """``NAME``, ``NAME.NAMESPACE`` or ``NAMESPACE/NAME``. Raises UsageError."""
-    where, slash, name = given.partition("/")
-    if not slash:
-        name, _, where = given.partition(".")
-        where = where.partition(".")[0] or namespace
-    if not name or not where:
-        raise UsageError(f"{given!r} names nothing", hint="write NAME.NAMESPACE")
-    return where, name
 
 
 def _show(
@@ -49,7 +38,10 @@ def _show(
 @system_option
 @cluster_options
 def pod(cluster: Cluster, name: str, system: str) -> None:
-    """Identity, capture, services, mTLS mode, waypoints, policies and problems of a pod."""
+    """Identity, capture, services, mTLS mode, waypoints, policies and problems of a pod.
+
+    Its NAME, or that of its Deployment or app: the first of the pods is described.
+    """
     _show(cluster, system, name, text.pod)
 
 

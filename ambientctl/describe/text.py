@@ -9,6 +9,7 @@ from ambient.api.workload import TunnelProtocol, Workload
 from ambient.kube.core import objects
 from ambientctl.describe.policies import Row, in_order, of_service, of_workload, services_of
 from ambientctl.describe.view import View
+from ambientctl.pod_names import pods_meant
 from cni_plugin.core.enrol import Exclusions, decide
 from istiod_lite.core.analysis.corpus import EXCLUDED, Item, texts
 from istiod_lite.core.analysis.finding import Finding
@@ -24,12 +25,13 @@ Lines = Iterator[str]
 def pod(view: View, namespace: str, name: str) -> Lines:
     """A pod. Raises MeshError where there is none."""
     view.reading.require("Pod")
-    item = view.corpus.get("Pod", namespace, name)
-    if item is None:
-        there = [one.ref.key.name for one in view.corpus.items("Pod", namespace)]
-        hint = f"pods there: {', '.join(there[:8])}" if there else "kubectl get pods -A"
+    items = {one.ref.key.name: one for one in view.corpus.items("Pod", namespace)}
+    meant = pods_meant([one.obj for one in items.values()], name)
+    if not meant:
+        hint = f"pods there: {', '.join([*items][:8])}" if items else "kubectl get pods -A"
         raise MeshError(f"there is no pod {namespace}/{name}", hint=hint)
-    ref = item.ref
+    item = items[meant[0]["metadata"]["name"]]
+    ref, name = item.ref, item.ref.key.name
     yield f"Pod: {ref.key}"
     workload = view.workload(namespace, name)
     yield from _membership(view, item, workload)

@@ -11,7 +11,7 @@ import yaml
 from ambient.api.errors import MeshError
 from ambientctl.manifests import bundle
 from ambientctl.manifests.template import DEFAULT_REVISION, REVISION
-from ambientctl.manifests.values import lookup, parse_set
+from ambientctl.manifests.values import joined, lookup, parse_set
 
 Manifest = dict[str, Any]
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
@@ -55,16 +55,25 @@ class Plan(NamedTuple):
         return [one for one in self.objects if one["kind"] in WORKLOADS]
 
 
-def planned(wish: Wish) -> Plan:
-    """Raises MeshError for a profile or value that there is not."""
-    chosen: list[Mapping[str, Any]] = [bundle.profile(name) for name in wish.profiles]
-    chosen += [_read(path) for path in wish.files]
-    chosen += [parse_set(text) for text in wish.sets]
-    if wish.revision:
-        chosen.append({REVISION: wish.revision})
-    values = bundle.choose(chosen)
+def chosen_values(wish: Wish) -> dict[str, Any]:
+    """Of files, ``--set`` and ``--revision``, without defaults. Raises MeshError."""
+    values: dict[str, Any] = {}
+    for one in (*map(_read, wish.files), *map(parse_set, wish.sets)):
+        values = joined(values, one)
+    return joined(values, {REVISION: wish.revision}) if wish.revision else values
+
+
+def planned(
+    profiles: Iterable[str], chosen: Mapping[str, Any], namespace: str, record: Manifest
+) -> Plan:
+    """The defaults, with profiles and values over them; ``record`` is applied with the rest.
+
+    Raises MeshError for a profile or value that there is not.
+    """
+    values = bundle.choose([*map(bundle.profile, profiles), chosen])
     revision = str(lookup(values, REVISION))
-    objects = [_marked(one, revision) for one in bundle.objects(values, wish.namespace)]
+    wanted = [*bundle.objects(values, namespace), record]
+    objects = [_marked(one, revision) for one in wanted]
     definitions = [_marked(one, DEFAULT_REVISION) for one in bundle.definitions()]
     return Plan(revision, version_of(objects), definitions, objects)
 

@@ -55,6 +55,18 @@ def merge(
     return merged
 
 
+def joined(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """What two callers choose, the second over the first; nulls are kept, for ``merge``."""
+    made = dict(first)
+    for key, value in then.items():
+        old = made.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            made[key] = joined(old, value)
+        else:
+            made[key] = value
+    return made
+
+
 FREE: Final = ("resources", "nodeSelector", "affinity", "env", "seLinuxOptions", "podAnnotations")
 """Mappings that are Kubernetes' or the user's own: any key may be added."""
 

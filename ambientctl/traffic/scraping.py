@@ -8,9 +8,8 @@ from ambient.api.errors import MeshError
 from ambient.api.ports import STATS_PORT
 from ambient.kube.core.resources import KubeObject
 from ambient.kube.io.client import KubeClient
-from ambientctl.reach import ask, port_of, running_pods
+from ambientctl.reach import ask, port_of, proxy_pods
 from ambientctl.traffic.edges import Traffic, read_all
-from ambientctl.why.observed import GATEWAY_NAME, ZTUNNEL
 
 
 async def scrape(kube: KubeClient) -> tuple[Traffic, list[str]]:
@@ -25,9 +24,7 @@ async def scrape(kube: KubeClient) -> tuple[Traffic, list[str]]:
         except (MeshError, UnicodeDecodeError) as error:
             silent.append(f"{at.namespace}/{at.pod}: {error}")
 
-    pods = await running_pods(kube, None, ZTUNNEL) + await running_pods(kube, None, GATEWAY_NAME)
-    if not pods:
-        raise MeshError("no ztunnel and no waypoint runs", hint="ambientctl check")
+    pods = await proxy_pods(kube)
     async with trio.open_nursery() as nursery:
         for pod in pods:
             nursery.start_soon(read, pod)

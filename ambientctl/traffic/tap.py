@@ -18,11 +18,9 @@ from ambientctl.access_log import REQUEST, Access, read_line
 from ambientctl.cluster import Cluster, cluster_options, known_namespace
 from ambientctl.console import run
 from ambientctl.logs import read_lines
-from ambientctl.options import grouped
+from ambientctl.options import grouped, seconds
 from ambientctl.printing import output_option, warn
-from ambientctl.reach import running_pods
-from ambientctl.why.command import seconds
-from ambientctl.why.observed import GATEWAY_NAME, ZTUNNEL
+from ambientctl.reach import proxy_pods
 
 
 class Filter(NamedTuple):
@@ -132,9 +130,7 @@ async def _watch(
     kube: KubeClient, show: Callable[[Access], bool], most: int, *, follow: bool, since_s: int
 ) -> None:
     """All flows of all proxies, in the order in which they are told."""
-    pods = await running_pods(kube, None, ZTUNNEL) + await running_pods(kube, None, GATEWAY_NAME)
-    if not pods:
-        raise MeshError("no ztunnel and no waypoint runs", hint="ambientctl check")
+    pods = await proxy_pods(kube)
     shown = 0
     async with trio.open_nursery() as nursery:
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from ambient.kube.core.resources import KubeObject
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.object_files import files_of, read_files
-from ambientctl.options import grouped
+from ambientctl.options import grouped, seconds
 from ambientctl.printing import dump, output_option, warn
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.observed import observed
@@ -44,14 +43,6 @@ class Answer(NamedTuple):
     looked_at: int = 0
     turned: tuple[Turned, ...] = ()
     silent: tuple[str, ...] = ()
-
-
-def seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
-    """``90``, ``90s``, ``10m``, ``2h``."""
-    found = re.fullmatch(r"(\d+)([smh]?)", value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is no span of time; write 90s, 10m or 2h")
-    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 trial_options = grouped(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import trio
 
 from ambient.api.errors import MeshError
 from ambient.api.ports import ADMIN_PORT
+from ambient.kube.core.objects import GATEWAY_NAME_LABEL
 from ambient.kube.core.resources import KubeObject
 from ambient.kube.io.client import KubeClient
 from ambientctl.access_log import CONNECTION, Access, read_line
 from ambientctl.logs import read_lines
-from ambientctl.reach import ask_json, port_of, running_pods
+from ambientctl.reach import TUNNELS, ask_json, port_of, running_pods
 from ambientctl.why.replay import Seen, gathered, seen_in
-
-GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
-ZTUNNEL: Final = "app=ztunnel"
 
 
 async def observed(kube: KubeClient, since_s: int) -> tuple[list[Seen], list[str]]:
@@ -42,11 +40,11 @@ async def observed(kube: KubeClient, since_s: int) -> tuple[list[Seen], list[str
             silent.append(f"{name}: {error}")
 
     async with trio.open_nursery() as nursery:
-        for pod in await running_pods(kube, None, ZTUNNEL):
+        for pod in await running_pods(kube, None, TUNNELS):
             nursery.start_soon(read, pod, None)
-        for pod in await running_pods(kube, None, GATEWAY_NAME):
+        for pod in await running_pods(kube, None, GATEWAY_NAME_LABEL):
             metadata = pod["metadata"]
-            gateway = metadata["labels"][GATEWAY_NAME]
+            gateway = metadata["labels"][GATEWAY_NAME_LABEL]
             nursery.start_soon(read, pod, (metadata["namespace"], gateway))
     return gathered(found), sorted(silent)
 

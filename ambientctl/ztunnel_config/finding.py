@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ambient.api.errors import MeshError, UsageError
 from ambient.kube.core.errors import NotFound
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
-from ambientctl.reach import running_pods
-
-SELECTOR: Final = "app=ztunnel"
+from ambientctl.pod_names import place, pods_meant
+from ambientctl.reach import TUNNELS, running_pods
 
 
 class Found(NamedTuple):
@@ -22,7 +21,7 @@ class Found(NamedTuple):
 
 async def tunnels(kube: KubeClient, *, node: str = "") -> list[KubeObject]:
     """All running ztunnels, of a node or of all. Raises MeshError where there are none."""
-    found = await running_pods(kube, None, SELECTOR, node=node)
+    found = await running_pods(kube, None, TUNNELS, node=node)
     if not found:
         where = f" on node {node}" if node else ""
         raise MeshError(
@@ -40,11 +39,10 @@ async def find_tunnels(
         raise UsageError("give a pod or --node, not both")
     if not name:
         return Found(await tunnels(kube, node=node))
-    where, slash, short = name.rpartition("/")
-    if not slash:
-        short, _, where = name.partition(".")
-    pod = await _pod(kube, short, [where] if where else [namespace, system])
+    where, short = place(name, namespace)
+    pod = await _pod(kube, short, list(dict.fromkeys((where, system))))
     metadata = pod["metadata"]
+    short = metadata["name"]
     if (metadata.get("labels") or {}).get("app") == "ztunnel":
         return Found([pod])
     on = pod["spec"].get("nodeName") or ""
@@ -54,10 +52,13 @@ async def find_tunnels(
 
 
 async def _pod(kube: KubeClient, name: str, namespaces: list[str]) -> KubeObject:
+    """By its name, or that of its Deployment or app."""
     for namespace in namespaces:
         try:
             return await kube.get(PODS, name, namespace)
         except NotFound:
-            continue
-    places = " and ".join(dict.fromkeys(namespaces))
+            meant = pods_meant(await kube.list(PODS, namespace), name)
+            if meant:
+                return meant[0]
+    places = " and ".join(namespaces)
     raise MeshError(f"there is no pod {name} in {places}", hint="write NAME.NAMESPACE, or use -n")

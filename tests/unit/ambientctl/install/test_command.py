@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ambientctl.install.plan import Wish, planned, version_of, waiting_for
+from ambient.api.errors import MeshError
+from ambientctl.install.plan import Wish, version_of, waiting_for
+from ambientctl.install.recorded import NAME, Recorded, config_map, read
 from tests.unit.ambientctl.conftest import run_command, serving
 
 SYSTEM = "istio-system"
@@ -86,20 +88,32 @@ def test_install_again_upgrade_and_uninstall(bare):
     assert policies
     ready(bare)
     out = bare.ok("upgrade", "-y")
+    assert "values of the installation are kept: components.networkPolicies=true" in out
+    assert names(bare, ("networking.k8s.io", "networkpolicies")) == policies
+    ready(bare)
+    out = bare.ok("upgrade", "-y", "--reset-values")
     assert f"{len(policies)} objects of the earlier version removed" in out
     assert names(bare, ("networking.k8s.io", "networkpolicies")) == set()
 
     bare.apply(
         "apiVersion: v1\nkind: Namespace\n"
-        "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}"
+        "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, "
+        "istio.io/use-waypoint: waypoint}}"
     )
     planned_ = bare.ok("uninstall", "--dry-run")
     assert "namespace shop leaves the mesh" in planned_
+    assert "namespace shop no longer uses waypoint shop/waypoint" in planned_
     assert "DaemonSet istio-system/ztunnel is deleted" in planned_
     assert names(bare, ("apps", "deployments")) == {"istiod"}
 
     out = bare.ok("uninstall", "-y")
     assert "✔ namespace shop has left the mesh" in out
+    (labels,) = (
+        one["metadata"]["labels"]
+        for key, one in bare.objects(("", "namespaces")).items()
+        if key[1] == "shop"
+    )
+    assert not [label for label in labels if label.startswith("istio.io/")]
     assert "✔ nothing is left" in out
     assert names(bare, ("apps", "deployments")) == set()
     assert "gateways.gateway.networking.k8s.io" in names(
@@ -177,5 +191,55 @@ def test_what_a_rollout_waits_for(obj, why):
 
 
 def test_the_version_is_that_of_the_images():
-    plan = planned(Wish(sets=("image=registry:5000/ambient-mesh:1.2.3",)))
+    wish = Wish(sets=("image=registry:5000/ambient-mesh:1.2.3",))
+    plan = Recorded().with_wish(wish).plan("istio-system")
     assert plan.version == version_of(plan.objects) == "1.2.3"
+
+
+# Values that an installation keeps.
+
+
+def test_an_upgrade_asks_again_for_what_was_asked_for(bare):
+    bare.ok("install", "-y", "--no-wait", "--profile", "minimal", "--set", "istiod.replicas=3",
+            "--set", "ztunnel.resources.limits.memory=1Gi")  # fmt: skip
+    shown = bare.ok("upgrade", "--dry-run", "--set", "istiod.replicas=4")
+    scaler = next(one for one in yaml.safe_load_all(shown)
+                  if one["kind"] == "HorizontalPodAutoscaler")  # fmt: skip
+    assert scaler["spec"]["minReplicas"] == 4
+    assert "memory: 1Gi" in shown
+    assert "memory: 1Gi" not in bare.ok("upgrade", "--dry-run", "--reset-values")
+
+    # What an installation no longer asks for is told.
+    done = bare("install", "-y", "--no-wait", "--profile", "minimal", "--set", "istiod.replicas=3")
+    assert "no longer asked for: ztunnel.resources.limits.memory=1Gi" in done.err
+    assert "memory: 1Gi" not in bare.ok("upgrade", "--dry-run")
+
+
+def test_a_value_that_a_new_version_does_not_have_is_named(bare):
+    bare.ok("install", "-y", "--no-wait")
+    kept = config_map(Recorded((), {"istiod": {"old": 1}}), "default", SYSTEM)
+    kept["metadata"]["labels"] = {
+        "app.kubernetes.io/managed-by": "ambientctl",
+        "install.ambient-mesh.io/revision": "default",
+    }
+    bare.apply(yaml.safe_dump(kept))
+    done = bare("upgrade", "-y", "--no-wait")
+    assert done.status == 1
+    assert "there is no value istiod.old" in done.err
+    assert "--reset-values forgets it" in done.err
+    bare.ok("upgrade", "-y", "--no-wait", "--reset-values")
+    assert "nothing" not in bare.ok("upgrade", "-y", "--no-wait")
+
+
+def test_what_is_kept_is_read_back_and_rubbish_is_refused():
+    asked = Recorded(("a", "b"), {"x": {"y": 1, "z": None}})
+    kept = config_map(asked, "canary", SYSTEM)
+    assert kept["metadata"]["name"] == f"{NAME}-canary"
+    kept["metadata"]["labels"] = {"install.ambient-mesh.io/revision": "canary"}
+    assert read([kept], "canary") == asked
+    assert read([kept], "default") == Recorded()
+    assert list(asked.lines()) == ["x.y=1", "x.z=null"]
+    assert asked.with_wish(Wish(("c",), ("x.y=2",))) == Recorded(("c",), {"x": {"y": 2, "z": None}})
+    for text in ("a: [", "text"):
+        with pytest.raises(MeshError, match="holds no values"):
+            read([{**kept, "data": {"values.yaml": text}}], "canary")
