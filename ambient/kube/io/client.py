@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Literal, TypedDict, Unpack
@@ -16,6 +17,7 @@ import trio
 
 from ambient.api.errors import UnavailableError
 from ambient.kube.core.errors import Gone, error_from
+from ambient.kube.core.proxy import Proxy
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.core.watch import trim
 from ambient.kube.io.credentials import Credentials, Headers, load_credentials
@@ -45,6 +47,7 @@ HTTP_ERRORS: Final = (
     httpcore.TimeoutException,
     httpcore.ProtocolError,
     httpcore.UnsupportedProtocol,
+    httpcore.ProxyError,
 )
 """Every way in which the HTTP library fails."""
 
@@ -121,6 +124,7 @@ class KubeClient:
             keepalive_expiry=IDLE_S,
             network_backend=Backend(),
             socket_options=KEEP_ALIVE,
+            proxy=_through(credentials.proxy),
         )
         failure: Exception | None = None
         async with http:
@@ -143,15 +147,6 @@ class KubeClient:
     def namespace(self) -> str:
         """The default namespace of the context, or the pod's own."""
         return self._credentials.namespace
-
-    @property
-    def server_name(self) -> str | None:
-        """The name in the server's certificate, where the URL has another one."""
-        return self._credentials.server_name
-
-    def tls(self) -> ssl.SSLContext:
-        """A context for connections beside HTTP requests. Raises SettingsError."""
-        return self._credentials.tls()
 
     def start_soon(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run a task that ends with this client, such as a watch."""
@@ -273,17 +268,22 @@ class KubeClient:
             told = {name.decode().lower(): value.decode() for name, value in answer.headers}
             zipped = told.get("content-encoding") == "gzip"
             received = gzip.decompress(answer.content) if zipped else answer.content
-        except (*HTTP_ERRORS, OSError, EOFError, UnicodeDecodeError) as error:
+        except (*HTTP_ERRORS, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise self.unreachable(error) from error
         if answer.status >= 400:
             raise error_from(answer.status, received, f"{method} {path}")
         return received, told
 
     def stream(
-        self, path: str, params: Mapping[str, str], headers: Headers
+        self,
+        path: str,
+        params: Mapping[str, str],
+        headers: Headers,
+        *,
+        quiet_s: float | None = None,
     ) -> AbstractAsyncContextManager[httpcore.Response]:
-        """A GET whose answer is read as it comes, for watches and logs."""
-        url, how = self._url(path, params), self._extensions(self.watch_quiet_s)
+        """A GET whose answer is read as it comes, for watches, logs and connections into pods."""
+        url, how = self._url(path, params), self._extensions(quiet_s or self.watch_quiet_s)
         return self._http.stream("GET", url, headers=headers, extensions=how)
 
     def _url(self, path: str, params: Mapping[str, str]) -> str:
@@ -292,7 +292,7 @@ class KubeClient:
 
     def _extensions(self, quiet_s: float) -> dict[str, Any]:
         times = {"connect": CONNECT_S, "read": quiet_s, "write": ANSWER_S}
-        name = self.server_name
+        name = self._credentials.server_name
         return {"timeout": times, **({"sni_hostname": name} if name else {})}
 
     async def headers(self) -> Headers:
@@ -309,6 +309,13 @@ class KubeClient:
             f"the API server {self.server} does not answer: {str(error) or type(error).__name__}",
             hint=f"is it running, and is its address right in {self._credentials.origin}?",
         )
+
+
+def _through(proxy: Proxy | None) -> httpcore.Proxy | None:
+    if proxy is None:
+        return None
+    tls = ssl.create_default_context() if proxy.scheme == "https" else None
+    return httpcore.Proxy(proxy.url, auth=proxy.user, ssl_context=tls)
 
 
 class _Body:

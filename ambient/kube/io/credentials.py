@@ -24,6 +24,7 @@ from ambient.kube.core.kubeconfig import (
     choose,
     impersonation,
 )
+from ambient.kube.core.proxy import Proxy, proxy_for
 
 ACCOUNT_DIRECTORY: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 Headers = list[tuple[str, str]]
@@ -40,6 +41,7 @@ class Server(NamedTuple):
     verify: bool = True
     name: str | None = None
     """In the server's certificate, where the URL has another one."""
+    proxy: Proxy | None = None
 
 
 class Credentials:
@@ -91,6 +93,11 @@ class Credentials:
         return context
 
     @property
+    def proxy(self) -> Proxy | None:
+        """Through which the server is reached."""
+        return self._server.proxy
+
+    @property
     def server_name(self) -> str | None:
         """The name in the server's certificate, where the URL has another one."""
         return self._server.name
@@ -130,7 +137,7 @@ def load_credentials(
     asked = kubeconfig or env.get("KUBECONFIG")
     if not asked and context is None and env.get("KUBERNETES_SERVICE_HOST"):
         return _in_cluster(env, account_directory)
-    return _from_file(asked or str(Path("~/.kube/config").expanduser()), context)
+    return _from_file(asked or str(Path("~/.kube/config").expanduser()), context, env)
 
 
 def _in_cluster(env: Mapping[str, str], directory: Path) -> Credentials:
@@ -153,15 +160,17 @@ def _in_cluster(env: Mapping[str, str], directory: Path) -> Credentials:
     return Credentials(server, token, namespace, "the pod's service account")
 
 
-def _from_file(path: str, context: str | None) -> Credentials:
+def _from_file(path: str, context: str | None, env: Mapping[str, str]) -> Credentials:
     hint = "name another file with --kubeconfig or KUBECONFIG, another context with --context"
     try:
         documents = [(part, _read(part)) for part in _existing(path)]
         if not documents:
             raise KubeconfigError("there is no such file")
         chosen = choose(documents, context)
-        external = _ask_provider(path, context) if chosen.external else None
-        made = external(chosen.namespace) if external else _plain(chosen, path)
+        if chosen.external:
+            made = _provided(chosen, path, context, env)
+        else:
+            made = _plain(chosen, path, env)
         made.impersonation = impersonation(chosen.user)
     except (KubeconfigError, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())  # YAML's messages have several lines
@@ -179,18 +188,27 @@ def _read(path: Path) -> object:
     return yaml.load(path.read_bytes(), _Loader)
 
 
-def _plain(chosen: Context, origin: str) -> Credentials:
+def _plain(chosen: Context, origin: str, env: Mapping[str, str]) -> Credentials:
     """Of a user with certificate, token or password. Raises KubeconfigError, OSError."""
     cluster, user = chosen.cluster, chosen.user
+    url = cluster.text("server")
     server = Server(
-        cluster.text("server"),
+        url,
         authority=_file(cluster, "certificate-authority"),
         certificate=_file(user, "client-certificate"),
         key=_file(user, "client-key"),
         verify=not cluster.fields.get("insecure-skip-tls-verify"),
         name=cluster.text("tls-server-name") or None,
+        proxy=_proxy(url, cluster, env),
     )
     return Credentials(server, _authorization(user), chosen.namespace, origin)
+
+
+def _proxy(url: str, cluster: Section, env: Mapping[str, str]) -> Proxy | None:
+    try:
+        return proxy_for(url, cluster.text("proxy-url"), env)
+    except ValueError as error:
+        raise KubeconfigError(str(error)) from None
 
 
 def _file(section: Section, name: str) -> Path | bytes | None:
@@ -217,7 +235,9 @@ def _authorization(user: Section) -> Callable[[], str | None]:
     return lambda: None
 
 
-def _ask_provider(path: str, context: str | None) -> Callable[[str], Credentials]:
+def _provided(
+    chosen: Context, path: str, context: str | None, env: Mapping[str, str]
+) -> Credentials:
     """By the ``kubernetes`` package: it runs plugins, and renews what they gave. Raises
     KubeconfigError.
     """
@@ -246,15 +266,17 @@ def _ask_provider(path: str, context: str | None) -> Callable[[str], Credentials
         found = getattr(configuration, name, None)
         return Path(found) if found else None
 
+    url = str(configuration.host)
     server = Server(
-        str(configuration.host),
+        url,
         authority=file("ssl_ca_cert"),
         certificate=file("cert_file"),
         key=file("key_file"),
         verify=bool(configuration.verify_ssl),
         name=getattr(configuration, "tls_server_name", None),
+        proxy=_proxy(url, chosen.cluster, env),
     )
-    return lambda namespace: Credentials(server, authorization, namespace, path)
+    return Credentials(server, authorization, chosen.namespace, path)
 
 
 _REFUSED: Final = {
@@ -283,7 +305,7 @@ def credentials_in(text: str, origin: str) -> Credentials:
                     hint="put the token and the certificates themselves into it",
                 )
     try:
-        return _plain(chosen, origin)
+        return _plain(chosen, origin, {})
     except KubeconfigError as error:
         raise _unusable(origin, str(error)) from None
 

@@ -10,32 +10,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
+import httpcore
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Message,
-    Ping,
-    RejectConnection,
-    RejectData,
-    Request,
-)
-from wsproto.utilities import RemoteProtocolError
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Message, Ping
+from wsproto.utilities import RemoteProtocolError, generate_accept_token, generate_nonce
 
 from ambient.api.errors import MeshError, UnavailableError
 from ambient.kube.core.errors import error_from
 from ambient.kube.core.resources import PODS
-from ambient.kube.io.client import KubeClient
+from ambient.kube.io.client import ANSWER_S, HTTP_ERRORS, KubeClient
 
 SUBPROTOCOL: Final = "v4.channel.k8s.io"
 DATA, ERROR = 0, 1
 PORT_BYTES: Final = 2
 READ_BYTES: Final = 64 * 1024
-CONNECT_S: Final = 15.0
 MAX_ERROR_BYTES: Final = 4096
 
 
@@ -46,58 +37,32 @@ class ForwardError(MeshError):
 class PodStream(trio.abc.Stream):
     """The connection; made by ``forwarded``."""
 
-    def __init__(self, stream: trio.abc.Stream, what: str) -> None:
-        self._stream = stream
+    def __init__(self, network: httpcore.AsyncNetworkStream, what: str) -> None:
+        self._network = network
         self._what = what
-        self._ws = WSConnection(ConnectionType.CLIENT)
+        self._ws = Connection(ConnectionType.CLIENT)
         self._data = bytearray()
         self._error = bytearray()
         self._partial = bytearray()
         self._begun = {DATA: 0, ERROR: 0}
         self._ended = False
 
-    async def start(self, host: str, target: str, headers: list[tuple[str, str]]) -> None:
-        """Shake hands. Raises KubeError where the API server refuses."""
-        extra = [(name.encode(), value.encode()) for name, value in headers]
-        request = Request(host=host, target=target, subprotocols=[SUBPROTOCOL], extra_headers=extra)
-        await self._stream.send_all(self._ws.send(request))
-        refusal, body = 0, b""
-        while True:
-            received = await self._stream.receive_some(READ_BYTES)
-            self._ws.receive_data(bytes(received) or None)
-            for event in self._ws.events():
-                match event:
-                    case AcceptConnection():
-                        return
-                    case RejectConnection(status_code=code, has_body=more):
-                        refusal = code
-                        if not more:
-                            raise error_from(code, b"", self._what)
-                    case RejectData(data=data, body_finished=done):
-                        body += data
-                        if done:
-                            raise error_from(refusal, body, self._what)
-                    case _:
-                        pass
-            if not received:
-                raise error_from(refusal or 502, body, self._what)
-
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Bytes for the pod."""
-        await self._stream.send_all(self._ws.send(BytesMessage(data=bytes([DATA]) + bytes(data))))
+        await self._write(self._ws.send(BytesMessage(data=bytes([DATA]) + bytes(data))))
 
     async def wait_send_all_might_not_block(self) -> None:
-        """As of the connection to the API server."""
-        await self._stream.wait_send_all_might_not_block()
+        """Nothing is known of the connection to the API server."""
+        await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Bytes of the pod, empty at their end. Raises ForwardError where nobody listens there."""
         while not self._data and not self._ended:
-            received = await self._stream.receive_some(READ_BYTES)
             try:
-                self._ws.receive_data(bytes(received) or None)
+                received = await self._network.read(READ_BYTES)
+                self._ws.receive_data(received or None)
                 await self._take()
-            except RemoteProtocolError as error:
+            except (RemoteProtocolError, httpcore.ReadError) as error:
                 raise ForwardError(f"{self._what}: {error}") from error
             self._ended = self._ended or not received
         if not self._data and self._error:
@@ -110,7 +75,13 @@ class PodStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """Close the connection."""
-        await trio.aclose_forcefully(self._stream)
+        await self._network.aclose()
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await self._network.write(data)
+        except httpcore.WriteError as error:
+            raise trio.BrokenResourceError(str(error)) from error
 
     async def _take(self) -> None:
         for event in self._ws.events():
@@ -121,7 +92,7 @@ class PodStream(trio.abc.Stream):
                         message, self._partial = self._partial, bytearray()
                         self._channel(message)
                 case Ping():
-                    await self._stream.send_all(self._ws.send(event.response()))
+                    await self._write(self._ws.send(event.response()))
                 case CloseConnection():
                     self._ended = True
                 case _:
@@ -149,31 +120,27 @@ async def forwarded(
 
     Raises KubeError where the API server refuses, UnavailableError where it is away.
     """
-    parts = urlsplit(kube.server)
-    secure = parts.scheme == "https"
-    host = parts.hostname or ""
-    number = parts.port or (443 if secure else 80)
     what = f"port {port} of pod {namespace}/{pod}"
-    path = f"{parts.path}{PODS.path(namespace, pod, 'portforward')}?ports={port}"
-    stream: PodStream | None = None
+    path, nonce = PODS.path(namespace, pod, "portforward"), generate_nonce()
+    asked = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", nonce.decode()),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Protocol", SUBPROTOCOL),
+    ]
+    headers = [*await kube.headers(), *asked]
     try:
-        try:
-            with trio.fail_after(CONNECT_S):
-                raw: trio.abc.Stream = await trio.open_tcp_stream(host, number)
-                if secure:
-                    name = kube.server_name or host
-                    raw = trio.SSLStream(
-                        raw, kube.tls(), server_hostname=name, https_compatible=True
-                    )
-                stream = PodStream(raw, what)
-                await stream.start(f"{host}:{number}", path, await kube.headers())
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            raise UnavailableError(
-                f"the API server {kube.server} does not forward {what}: "
-                f"{str(error) or type(error).__name__}",
-                hint="may the account create pods/portforward?",
-            ) from error
-        yield stream
-    finally:
-        if stream is not None:
-            await stream.aclose()
+        async with kube.stream(path, {"ports": str(port)}, headers, quiet_s=ANSWER_S) as answer:
+            if answer.status != 101:
+                raise error_from(answer.status, await answer.aread(), what)
+            told = {name.lower(): value for name, value in answer.headers}
+            if told.get(b"sec-websocket-accept") != generate_accept_token(nonce):
+                raise ForwardError(f"{what}: the API server does not speak WebSocket")
+            yield PodStream(answer.extensions["network_stream"], what)
+    except HTTP_ERRORS as error:
+        raise UnavailableError(
+            f"the API server {kube.server} does not forward {what}: "
+            f"{str(error) or type(error).__name__}",
+            hint="may the account create pods/portforward?",
+        ) from error
