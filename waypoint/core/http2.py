@@ -43,6 +43,7 @@ _LIMITS: Final = Limits(
     stream_window=256 * 1024,
     connection_window=4 * 1024 * 1024,
     max_frame=64 * 1024,
+    connect_protocol=True,
 )
 """Envoy's number of streams; windows of our own choice: enough for the way to a neighbour, little
 enough to hold for many streams."""
@@ -78,7 +79,9 @@ class HttpStream(FlowStream):
     there may be room to send.
     """
 
-    __slots__ = ("_events", "_expected", "_head_request", "error", "head", "trailers", "wake")
+    __slots__ = (
+        "_events", "_expected", "_head_request", "error", "head", "trailers", "upgrade", "wake",
+    )  # fmt: skip
 
     def __init__(self, connection: Http2, stream_id: int) -> None:
         super().__init__(connection, stream_id)
@@ -90,6 +93,8 @@ class HttpStream(FlowStream):
         self._events: deque[StreamEvent] = deque()
         self._expected: int | None = None
         self._head_request = False
+        self.upgrade = ""
+        """The protocol that an extended CONNECT asked for."""
 
     @property
     def http2(self) -> Http2:
@@ -177,7 +182,8 @@ class Http2(Streams[HttpStream]):
         stream = HttpStream(self, self._take_id())
         self.streams[stream.id] = stream
         stream._head_request = request.method == "HEAD"
-        self._headers(stream, fields, end=not request.has_body)
+        stream.upgrade = request.upgrade
+        self._headers(stream, fields, end=not (request.has_body or request.upgrade))
         return stream
 
     def respond(self, stream: HttpStream, response: Response) -> None:
@@ -271,7 +277,7 @@ class Http2(Streams[HttpStream]):
         response = read_response(fields, end=end, head=stream._head_request)
         if not response.informational:
             stream.answered = True
-            if not (stream._head_request or response.status in (204, 304)):
+            if not (stream._head_request or stream.upgrade or response.status in (204, 304)):
                 stream.expect(response.content_length)
         stream.put(response)
         if end:

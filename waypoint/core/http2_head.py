@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE: Final = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
 _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET: Final = re.compile(r"[\x21-\x7e\x80-\xff]+")
-_REQUEST_PSEUDO: Final = frozenset((":method", ":scheme", ":path", ":authority"))
+_REQUEST_PSEUDO: Final = frozenset((":method", ":scheme", ":path", ":authority", ":protocol"))
 _RESPONSE_PSEUDO: Final = frozenset((":status",))
 _NO_PSEUDO: Final[frozenset[str]] = frozenset()
 _REFUSED: Final = HOP_BY_HOP - {"te"}
@@ -65,6 +65,12 @@ def read_request(raw: Iterable[tuple[str, str]], *, end: bool) -> RequestHead:
     if authority and not AUTHORITY.fullmatch(authority):
         raise MalformedError("a bad :authority")
     target, scheme = pseudo.get(":path", ""), pseudo.get(":scheme", "")
+    protocol = pseudo.get(":protocol", "")
+    if protocol:
+        if method != "CONNECT" or length is not None or not _METHOD.fullmatch(protocol):
+            raise MalformedError("a bad :protocol")
+        # As in Envoy, routes and policy see what HTTP/1.1 says where it asks for a protocol.
+        method = "GET"
     if method == "CONNECT":
         if target or scheme or not authority:
             raise MalformedError("a bad CONNECT")
@@ -81,7 +87,8 @@ def read_request(raw: Iterable[tuple[str, str]], *, end: bool) -> RequestHead:
         authority=authority,
         headers=Headers(fields),
         content_length=length,
-        has_body=not end,
+        has_body=not end and not protocol,
+        upgrade=protocol,
         expect_continue=("expect", "100-continue") in fields,
         scheme=scheme,
     )
@@ -173,7 +180,8 @@ def _split(raw: Iterable[tuple[str, str]], known: frozenset[str]) -> _Split:
 def request_fields(request: Request) -> Fields:
     """The header list of a request."""
     fields = [
-        (":method", request.method),
+        (":method", "CONNECT" if request.upgrade else request.method),
+        *([(":protocol", request.upgrade)] if request.upgrade else ()),
         (":scheme", request.scheme),
         (":authority", request.authority),
         (":path", request.target),

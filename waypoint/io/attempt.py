@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -13,9 +14,11 @@ from waypoint.core.host import Host
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import End, Request, Response
 from waypoint.core.reset import Reset
+from waypoint.core.websocket import for_http1, from_http1
 from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.duplex import abort, relay
 from waypoint.io.fiber import in_task
+from waypoint.io.http1_client import Http1Stream
 from waypoint.io.upstream import Upstreams
 from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError, UpstreamStream
 
@@ -55,9 +58,11 @@ class Attempt:
     ) -> None:
         self._upstreams = upstreams
         self._cluster = cluster
-        self._codec = Codec.HTTP1 if request.upgrade else codec
+        self._codec = codec
         self._client = client
         self._request = request
+        self._begun = request
+        """As it was sent."""
         self.trailers: tuple[tuple[str, str], ...] = ()
         self.watch: Callable[[bytes], None] | None = None
         """Sees the response's body."""
@@ -77,9 +82,7 @@ class Attempt:
         outcome = Outcome()
         for fresh in (False, True):
             try:
-                stream = await self._upstreams.open(
-                    self._cluster, host, self._codec, request, fresh=fresh, careful=not idempotent
-                )
+                stream = await self._open(host, fresh=fresh, careful=not idempotent)
             except UpstreamResetError as error:
                 return Outcome(reset=error.reason, cause=error.cause)
             outcome = await self._exchange(stream, judge)
@@ -87,6 +90,25 @@ class Attempt:
             if not (ended and stream.reused and idempotent and body.replayable):
                 break
         return outcome
+
+    async def _open(self, host: Host, *, fresh: bool, careful: bool) -> UpstreamStream:
+        """A stream; for another protocol one of HTTP/1.1 where HTTP/2 cannot carry it."""
+        codec, cluster, request = self._codec, self._cluster, self._request
+        while True:
+            stream = await self._upstreams.open(
+                cluster, host, codec, request, fresh=fresh, careful=careful
+            )
+            if not request.upgrade or codec is Codec.HTTP1:
+                return stream
+            usable = False
+            try:
+                usable = await stream.takes_upgrades()
+            finally:
+                if not usable:
+                    stream.reset()
+            if usable:
+                return stream
+            codec = Codec.HTTP1
 
     async def _exchange(self, stream: UpstreamStream, judge: Judge) -> Outcome:
         response: Response | None = None
@@ -97,7 +119,10 @@ class Attempt:
             return judge(head)
 
         try:
-            stream.begin(self._request)
+            self._begun = self._request
+            if self._request.upgrade and isinstance(stream, Http1Stream):
+                self._begun = for_http1(self._request, secrets.token_bytes(16))
+            stream.begin(self._begun)
             if not await self._move(stream, noting):
                 return Outcome(response)
             if response is not None and response.status == 101:
@@ -152,8 +177,7 @@ class Attempt:
                     if event.informational:
                         client.begin(event)
                         continue
-                    if event.status == 101 and not self._request.upgrade:
-                        raise UpstreamResetError(Reset.PROTOCOL_ERROR, "unexpected_upgrade")
+                    self._check_upgrade(event)
                     if not judge(event):
                         return False
                     client.begin(event)
@@ -164,6 +188,18 @@ class Attempt:
                     await client.flush()
                     return True
             await client.flush()
+
+    def _check_upgrade(self, response: Response) -> None:
+        """Raises UpstreamResetError where the client would be misled about its protocol."""
+        request = self._request
+        if response.status == 101:
+            if not request.upgrade:
+                raise UpstreamResetError(Reset.PROTOCOL_ERROR, "unexpected_upgrade")
+            if not from_http1(response, request, self._begun):
+                raise UpstreamResetError(Reset.PROTOCOL_ERROR, "wrong_sec_websocket_accept")
+        elif request.upgrade and self._client.head.version == "2" and response.status < 300:
+            # To an extended CONNECT, any 2xx says that the protocol has changed.
+            raise UpstreamResetError(Reset.PROTOCOL_ERROR, "upgrade_refused")
 
     def _pass_on(self, event: ResponseEvent) -> bool:
         """A piece of the body or its end; True at the end."""

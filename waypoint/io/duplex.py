@@ -40,6 +40,14 @@ class Duplex(Protocol):
         """Close both directions."""
 
 
+class Ending:
+    """A ``Duplex`` that knows how to end at once."""
+
+    def end_now(self, code: ErrorCode) -> None:
+        """Both directions."""
+        raise NotImplementedError
+
+
 def abort(stream: Duplex) -> None:
     """End a client's stream at once, so that it sees that something is missing."""
     _end(stream, ErrorCode.INTERNAL_ERROR)  # CANCEL would look like a proper end
@@ -58,6 +66,8 @@ def _end(stream: Duplex, code: ErrorCode) -> None:
             stream.close()
         elif isinstance(stream, TlsStream):
             _end(stream.below, code)
+        elif isinstance(stream, Ending):
+            stream.end_now(code)
         else:
             raise TypeError(f"cannot end a {type(stream).__name__}")
 

@@ -38,6 +38,10 @@ class Http1Stream:
         self._sent = not request.has_body
         self._reader = ResponseReader(request.method)
 
+    async def takes_upgrades(self) -> bool:
+        """See ``UpstreamStream``."""
+        return True
+
     @property
     def _open(self) -> ResponseReader:
         assert self._reader is not None, "begin comes first"

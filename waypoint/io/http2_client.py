@@ -9,10 +9,12 @@ import trio
 from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError
 from ambient.hbone.core.frames import ErrorCode
 from waypoint.core.http2 import BrokenRulesError, HttpStream, client_limits
-from waypoint.core.message import Request
+from waypoint.core.message import Request, Response
 from waypoint.core.reset import Reset
+from waypoint.core.websocket import from_http2
 from waypoint.io.duplex import Duplex
-from waypoint.io.http2_link import Flow, Http2Link
+from waypoint.io.fiber import in_task
+from waypoint.io.http2_link import Flow, FlowDuplex, Http2Link
 from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError
 
 
@@ -26,6 +28,23 @@ class Http2Client(Http2Link):
         self.reserved = 0
         """Streams that are about to be opened."""
         self.opened_s = self.idle_since_s = trio.current_time()
+        self._known = trio.Event()
+
+    def settled(self) -> None:
+        """See ``LinkListener``."""
+        self._known.set()
+
+    def lose(self, reason: str) -> None:
+        """See ``Http2Link``."""
+        super().lose(reason)
+        self._known.set()
+
+    async def takes_upgrades(self) -> bool:
+        """Does the endpoint take extended CONNECT? Its SETTINGS say."""
+        if not self._known.is_set():
+            async with in_task():
+                await self._known.wait()
+        return self.http2.peer_connect_protocol and not self.lost
 
     @property
     def streams(self) -> int:
@@ -67,6 +86,7 @@ class Http2Stream:
         self._over = over
         self._flow: Flow | None = None
         self._ended = False
+        self._request: Request | None = None
         link.reserved += 1
         link.exchanges += 1
 
@@ -86,7 +106,12 @@ class Http2Stream:
         self._unreserve()
         if link.room < 1:
             raise UpstreamResetError(Reset.REFUSED_STREAM, "the connection is leaving")
+        self._request = request
         self._flow = Flow(link, link.http2.request(request))
+
+    async def takes_upgrades(self) -> bool:
+        """See ``UpstreamStream``."""
+        return await self._link.takes_upgrades()
 
     def data(self, data: bytes) -> None:
         """See ``UpstreamStream``."""
@@ -107,6 +132,10 @@ class Http2Stream:
         while True:
             events: list[ResponseEvent] = []
             while (event := flow.poll()) is not None:
+                if isinstance(event, Response) and self._upgraded(event):
+                    assert self._request is not None
+                    events.append(from_http2(event, self._request))
+                    return events  # what follows is not HTTP
                 events.append(event)
             if events:
                 return events
@@ -141,8 +170,12 @@ class Http2Stream:
             self._link.reserved -= 1
 
     def take_over(self) -> tuple[Duplex, bytes]:
-        """HTTP/2 answers no upgrade."""
-        raise NotImplementedError
+        """See ``UpstreamStream``."""
+        return FlowDuplex(self._open), b""
+
+    def _upgraded(self, response: Response) -> bool:
+        """Is the stream another protocol's from here on?"""
+        return bool(self._open.stream.upgrade) and 200 <= response.status < 300
 
 
 def _reset(error: HboneStreamError) -> Reset:

@@ -19,7 +19,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import Http2, HttpStream
 from waypoint.core.message import End, Response
-from waypoint.io.duplex import STREAM_ERRORS, Duplex, Inlet, drop_now, relay_of
+from waypoint.io.duplex import STREAM_ERRORS, Duplex, Ending, Inlet, drop_now, relay_of
 from waypoint.io.duplex import send as send_all
 from waypoint.io.fiber import Signal, drive
 from waypoint.io.plain_stream import PlainStream
@@ -232,3 +232,46 @@ class Flow:
         self.stream.drop()
         self.link.http2.reset(self.stream, code)
         self.link.touch()
+
+
+class FlowDuplex(Ending):
+    """What follows an extended CONNECT, both ways, as a ``Duplex``."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    async def send_all(self, data: bytes) -> None:
+        """See ``Duplex``."""
+        self._flow.send(data)
+        await self._flush()
+
+    async def send_eof(self) -> None:
+        """See ``Duplex``."""
+        self._flow.end()
+        await self._flush()
+
+    async def _flush(self) -> None:
+        if not await self._flow.flush():
+            raise trio.BrokenResourceError("the stream was reset")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See ``Duplex``. As much as one frame brought."""
+        flow = self._flow
+        while True:
+            event = flow.poll()
+            if isinstance(event, End):
+                return b""
+            if isinstance(event, bytes) and event:
+                return event
+            if event is None:
+                if flow.stream.error is not None or flow.stream.closed:
+                    raise trio.BrokenResourceError("the stream was reset")
+                await flow.wait()
+
+    async def aclose(self) -> None:
+        """See ``Duplex``."""
+        await self.send_eof()
+
+    def end_now(self, code: ErrorCode) -> None:
+        """See ``Ending``."""
+        self._flow.reset(code)

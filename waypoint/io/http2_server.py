@@ -14,10 +14,11 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import HttpStream, server_limits
 from waypoint.core.message import End, Response
+from waypoint.core.websocket import for_http2
 from waypoint.io.downstream import Body, ClientGoneError
 from waypoint.io.duplex import Duplex
 from waypoint.io.fiber import Fiber, Limit
-from waypoint.io.http2_link import Flow, Http2Link
+from waypoint.io.http2_link import Flow, FlowDuplex, Http2Link
 from waypoint.io.service import Service
 
 log = get_logger("waypoint")
@@ -55,6 +56,8 @@ class Http2Exchange:
     def begin(self, response: Response) -> None:
         """See ``Downstream``."""
         stream = self._flow.stream
+        if response.status == 101:
+            response = for_http2(response)
         if response.informational:
             stream.http2.respond(stream, response)
             return
@@ -97,8 +100,9 @@ class Http2Exchange:
         await self._flow.wait()
 
     def take_over(self) -> tuple[Duplex, bytes]:
-        """HTTP/2 has no upgrades, so no endpoint is asked for one."""
-        raise NotImplementedError
+        """See ``Downstream``."""
+        self._complete = True
+        return FlowDuplex(self._flow), b""
 
     def settle(self) -> None:
         """After the exchange: nothing of it stays."""

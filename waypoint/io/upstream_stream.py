@@ -38,6 +38,10 @@ class UpstreamStream(Protocol):
         """Has anything of the response arrived?"""
         ...
 
+    async def takes_upgrades(self) -> bool:
+        """Can the endpoint be asked for another protocol on this connection?"""
+        ...
+
     def begin(self, request: Request) -> None:
         """The head; without a body, the request is complete. Raises BadMessageError."""
 

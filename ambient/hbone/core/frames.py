@@ -53,6 +53,8 @@ class Setting(IntEnum):
     INITIAL_WINDOW_SIZE = 4
     MAX_FRAME_SIZE = 5
     MAX_HEADER_LIST_SIZE = 6
+    ENABLE_CONNECT_PROTOCOL = 8
+    """Extended CONNECT, RFC 8441."""
 
 
 class ErrorCode(IntEnum):

@@ -15,6 +15,8 @@ class Limits(NamedTuple):
     connection_window: int = 16 * 1024 * 1024
     """Four stream windows, so that one slow reader cannot stop the others."""
     max_frame: int = 1024 * 1024
+    connect_protocol: bool = False
+    """A server takes extended CONNECT."""
 
 
 CLIENT_LIMITS: Final = Limits(max_header_list=16_384, max_streams=0)

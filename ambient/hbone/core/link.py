@@ -52,6 +52,8 @@ class Link:
         self.peer_initial_window = DEFAULT_WINDOW
         self.peer_max_frame = DEFAULT_MAX_FRAME
         self.peer_max_streams = ASSUMED_PEER_STREAMS
+        self.peer_connect_protocol = False
+        """The server takes extended CONNECT."""
         self.settled = False
         """The peer's first SETTINGS arrived."""
         self._encoder = hpack.Encoder()
@@ -74,6 +76,8 @@ class Link:
             values[Setting.ENABLE_PUSH] = 0
         else:
             values[Setting.MAX_CONCURRENT_STREAMS] = limits.max_streams
+            if limits.connect_protocol:
+                values[Setting.ENABLE_CONNECT_PROTOCOL] = 1
         self.out += settings(values)
         self.out += window_update(0, limits.connection_window - DEFAULT_WINDOW)
 
@@ -153,6 +157,10 @@ class Link:
             case Setting.ENABLE_PUSH:
                 if value > 1 or (self.client and value):
                     raise ProtocolError(f"ENABLE_PUSH {value}")
+            case Setting.ENABLE_CONNECT_PROTOCOL:
+                if value > 1 or value < self.peer_connect_protocol:
+                    raise ProtocolError(f"ENABLE_CONNECT_PROTOCOL {value}")
+                self.peer_connect_protocol = value == 1
             case _:  # unknown settings are ignored; MAX_HEADER_LIST_SIZE is advice
                 pass
 

@@ -74,13 +74,22 @@ def changed(name, value):
         [*GET, ("content-length", "9" * 19)],
         [(":method", "CONNECT")],
         [(":method", "CONNECT"), (":authority", "h:1"), (":path", "/")],
-        [(":method", "CONNECT"), (":protocol", "websocket"), *GET[1:]],  # RFC 8441, not offered
+        [*GET, (":protocol", "websocket")],
+        [(":method", "CONNECT"), (":protocol", "web socket"), *GET[1:]],
+        [(":method", "CONNECT"), (":protocol", "websocket"), (":authority", "h:1")],
+        [(":method", "CONNECT"), (":protocol", "x"), *GET[1:], ("content-length", "1")],
         [],
     ],
 )
 def test_malformed_requests(fields):
     with pytest.raises(MalformedError):
         read_request(raw(*fields), end=False)
+
+
+def test_what_asks_for_another_protocol():
+    fields = [(":method", "CONNECT"), (":protocol", "websocket"), *GET[1:]]
+    head = read_request(raw(*fields), end=False)
+    assert (head.method, head.upgrade, head.has_body) == ("GET", "websocket", False)
 
 
 def test_a_content_length_without_content():
