@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -233,8 +234,11 @@ def test_what_enters_the_pod_reaches_the_tunnel_at_the_address_it_was_for(
         pod.accepted(15008)  # HBONE is addressed to the tunnel already
 
 
-async def test_the_tunnel_dials_the_application_from_the_client_s_address(pod: Pod) -> None:
+async def test_the_tunnel_dials_the_application_from_the_client_s_address(
+    pod: Pod, programs: Programs
+) -> None:
     app = pod.server(8080)
+    dials = programs.maps["DIALS"]
     for host, source in ((pod.ip, "10.200.7.7"), (pod.ip6, "fd88::7"), (pod.ip, "10.77.0.1")):
         mine = await connect_in(
             pod.netns, HostPort(host, 8080), mark=PROXY_MARK, bind_source=ip_address(source)
@@ -247,7 +251,11 @@ async def test_the_tunnel_dials_the_application_from_the_client_s_address(pod: P
             assert mine.recv(9) == b"answer"
             assert mine.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == REPLY_MARK
             assert tunnel_flows.count(pod.netns) == 1
+            assert host_port(*mine.getsockname()[:2]).port in bpf_programs.DIAL_PORTS
+            assert len(list(dials.keys())) == 1
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
         assert tunnel_flows.translated(pod.netns) == 0
+        assert list(dials.keys()) == [], "its client may have the port"
 
 
 async def test_the_tunnel_s_own_connections_go_out(pod: Pod) -> None:

@@ -155,10 +155,7 @@ async def close(streams):
         await stream.aclose()
 
 
-async def test_pain_12_upgrades_under_load_fail_and_reset_nothing(node, request):
-    if "ebpf" in request.node.name:
-        reason = "known defect (docs/cni.md): a client from outside may be refused in that moment"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+async def test_pain_12_upgrades_under_load_fail_and_reset_nothing(node):
     load = Load(node)
     async with AsyncExitStack() as stack:
         tunnel = await stack.enter_async_context(node.tunnel())

@@ -9,6 +9,10 @@ What is where (``redirect.c`` is the source):
   is a pod's group known when its network is made, or at all where version 1 has the pods.
 - ``sockops`` notes the original destination by the client's end of the connection, before its
   first packet leaves, and the tunnel's listeners as they are opened.
+- The tunnel dials the application from its client's address. Such a connection may have the very
+  addresses and ports of one that the client itself has from outside, and the kernel would give one
+  the other's packets: so ``connect4/6`` choose its port among those that the client does not use,
+  and where the client comes from there later, ``sockops`` ties each to its device.
 - ``getsockopt`` answers SO_ORIGINAL_DST from that note. So the tunnel, whoever made it, asks as
   it asks netfilter, and does not notice which backend a pod has.
 - ``getpeername4/6`` and ``recvmsg4/6`` show the application the address that it asked for.
@@ -58,6 +62,9 @@ _MOST_PODS: Final = 4096
 _MOST_ADDRESSES: Final = 16 * _MOST_PODS
 _MOST_FLOWS: Final = 16384
 """Notes of where connections were going; needed until the tunnel has accepted them."""
+_MOST_DIALS: Final = 65536
+DIAL_PORTS: Final = range(32768, 61000)
+"""Of the tunnel's connections to an application in its client's name (Linux's own default)."""
 _NO_PREALLOC: Final = 1  # BPF_F_NO_PREALLOC, which tries and socket storage demand
 
 
@@ -74,6 +81,8 @@ MAPS: Final[Mapping[str, _MapForm]] = {
     "OWN": _MapForm(MapType.LPM_TRIE, 28, 4, _MOST_ADDRESSES, _NO_PREALLOC),
     "ORIGINALS": _MapForm(MapType.LRU_HASH, 32, 20, _MOST_FLOWS),
     "CLIENTS": _MapForm(MapType.SK_STORAGE, 4, 20, 0, _NO_PREALLOC),
+    "DIALS": _MapForm(MapType.LRU_HASH, 48, 4, _MOST_DIALS),
+    "ARRIVALS": _MapForm(MapType.LRU_HASH, 48, 4, _MOST_FLOWS),
     "LISTENERS": _MapForm(MapType.SOCKHASH, 16, 8, bpf_flows.SLOTS * _MOST_PODS),
 }
 _CGROUP_PROGRAMS: Final[Mapping[str, tuple[ProgramType, AttachType]]] = {
@@ -107,6 +116,8 @@ def _source() -> str:
         "MARK_PROXY": PROXY_MARK,
         "MARK_REPLY": REPLY_MARK,
         "MASK": MARK_MASK,
+        "DIAL_PORT": DIAL_PORTS.start,
+        "DIAL_PORTS": len(DIAL_PORTS),
         "PROBE_4": int(PROBE_SOURCE_V4),
         **{f"PROBE_6_{index}": part for index, part in enumerate(probe_v6)},
     }

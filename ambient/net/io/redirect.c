@@ -11,11 +11,13 @@
 #define SOCK_DGRAM 2
 #define SOL_SOCKET 1
 #define SO_MARK 36
-#define SO_BINDTODEVICE 25
+#define SO_BINDTOIFINDEX 62
 #define SO_ORIGINAL_DST 80
 #define TCP 6
 #define UDP 17
 #define MPTCP 262
+#define CLOSED 7
+#define LISTENING 10
 #define LOOPBACK_IFINDEX 1
 #define PAGE 4096
 #define SLOTS 4
@@ -70,6 +72,12 @@ struct listener {
   u64 netns;
   u32 port;
   u32 slot;
+};
+
+struct flow { /* from a client to the application, by packets from outside or by the tunnel's */
+  u64 netns;
+  struct address client, ip;
+  u32 client_port, port;
 };
 
 static inline int is_mapped(const struct address *ip) {
@@ -207,18 +215,56 @@ static inline void source(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const 
   if (udp && port) remember(netns, UDP, &ip, port, to);
 }
 
+/* Whether a connection from outside has these addresses and ports, or is about to. */
+static inline int is_taken(struct bpf_sock_addr *ctx, struct flow *flow) {
+  if (lookup(map(ARRIVALS), flow)) return 1;
+  struct bpf_sock_tuple tuple = {};
+  u32 size = sizeof(tuple.ipv4);
+  if (!is_mapped(&flow->ip)) {
+    size = sizeof(tuple.ipv6);
+    __builtin_memcpy(tuple.ipv6.saddr, &flow->client, sizeof(flow->client));
+    __builtin_memcpy(tuple.ipv6.daddr, &flow->ip, sizeof(flow->ip));
+    tuple.ipv6.sport = htons((u16)flow->client_port);
+    tuple.ipv6.dport = htons((u16)flow->port);
+  } else {
+    tuple.ipv4.saddr = flow->client.part[3];
+    tuple.ipv4.daddr = flow->ip.part[3];
+    tuple.ipv4.sport = htons((u16)flow->client_port);
+    tuple.ipv4.dport = htons((u16)flow->port);
+  }
+  struct bpf_sock *sk = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+  if (!sk) return 0;
+  int taken = sk->state != LISTENING;
+  bpf_sk_release(sk);
+  return taken;
+}
+
+/* The client's address with a port from which the client itself has no connection to there; the
+ * kernel, which chooses where this finds none, would only know those that the pod has opened.
+ */
+static inline void choose_source(struct bpf_sock_addr *ctx, int v6, struct flow *flow) {
+  u32 first = bpf_get_prandom_u32(), none = 0;
+  for (u32 i = 0; i < 16; i++) {
+    flow->client_port = DIAL_PORT + (first + i) % DIAL_PORTS;
+    if (update(map(DIALS), flow, &none, BPF_NOEXIST)) continue; /* the tunnel's own */
+    if (!is_taken(ctx, flow) && !bind_source(ctx, v6, &flow->client, flow->client_port))
+      return;
+    bpf_map_delete_elem(map(DIALS), flow);
+  }
+}
+
 /* The tunnel dials the application: the answers find their way back by this mark. Where it speaks
  * from its client's address, only the device tells sk_lookup that this is no client from outside.
  */
 static inline void dial(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int v6, u64 netns,
-                        u32 mark) {
-  char device[] = "lo";
-  struct address from;
-  u32 replies = (mark & ~MASK) | MARK_REPLY;
-  source_of(sk, v6, &from);
+                        u32 mark, const struct original *to) {
+  struct flow flow = {.netns = netns, .ip = to->ip, .port = to->port};
+  u32 loopback = LOOPBACK_IFINDEX, replies = (mark & ~MASK) | MARK_REPLY;
+  source_of(sk, v6, &flow.client);
   bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &replies, sizeof(replies));
-  if (!is_own(netns, &from))
-    bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, device, sizeof(device));
+  if (is_own(netns, &flow.client)) return;
+  bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &loopback, sizeof(loopback));
+  if (!sk->src_port) choose_source(ctx, v6, &flow);
 }
 
 /* connect(2) and sendmsg(2) of a socket in an enrolled pod. */
@@ -231,7 +277,8 @@ static inline int redirect(struct bpf_sock_addr *ctx, int v6, int sending) {
   struct original to = {.port = ntohs((u16)ctx->user_port)};
   read_ip(ctx, v6, &to.ip);
   if ((mark & MASK) == MARK_PROXY) {
-    if (protocol == TCP && flags & REPLIES && is_own(netns, &to.ip)) dial(ctx, sk, v6, netns, mark);
+    if (!sending && protocol == TCP && flags & REPLIES && is_own(netns, &to.ip))
+      dial(ctx, sk, v6, netns, mark, &to);
     return 1;
   }
   int native = v6 && !is_mapped(&to.ip);
@@ -283,19 +330,73 @@ int recvmsg6(struct bpf_sock_addr *ctx) { return show_original(ctx, 1, 1); }
 int getpeername4(struct bpf_sock_addr *ctx) { return show_original(ctx, 0, 0); }
 int getpeername6(struct bpf_sock_addr *ctx) { return show_original(ctx, 1, 0); }
 
+static inline void near_end(struct bpf_sock_ops *ops, struct address *ip) {
+  if (ops->family == AF_INET) {
+    map_ipv4(ip, ops->local_ip4);
+    barrier();
+    return;
+  }
+  ip->part[0] = ops->local_ip6[0];
+  ip->part[1] = ops->local_ip6[1];
+  ip->part[2] = ops->local_ip6[2];
+  ip->part[3] = ops->local_ip6[3];
+}
+
+static inline void far_end(struct bpf_sock_ops *ops, struct address *ip) {
+  if (ops->family == AF_INET) {
+    map_ipv4(ip, ops->remote_ip4);
+    barrier();
+    return;
+  }
+  ip->part[0] = ops->remote_ip6[0];
+  ip->part[1] = ops->remote_ip6[1];
+  ip->part[2] = ops->remote_ip6[2];
+  ip->part[3] = ops->remote_ip6[3];
+}
+
+/* The tunnel's connection to the application, with the port that it got; until it ends. */
+static inline int note_dial(struct bpf_sock_ops *ops, struct bpf_sock *sk, int begins) {
+  struct flow flow = {.netns = bpf_get_netns_cookie(ops)};
+  u32 none = 0;
+  near_end(ops, &flow.client);
+  far_end(ops, &flow.ip);
+  flow.client_port = ops->local_port;
+  flow.port = htonl(ops->remote_port);
+  if (!begins) {
+    bpf_map_delete_elem(map(DIALS), &flow);
+  } else if (!is_own(flow.netns, &flow.client)) {
+    update(map(DIALS), &flow, &none, BPF_ANY);
+    bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+  }
+  return 1;
+}
+
+/* A connection has been accepted by the application from the tunnel, or by the tunnel from outside.
+ * Where there is one of each with the same addresses and ports, each has its packets from its own
+ * device only.
+ */
+static inline int tell_apart(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
+  u32 mark = sk->mark & MASK, loopback = LOOPBACK_IFINDEX, *device = &loopback;
+  if (mark != MARK_PROXY && mark != MARK_REPLY) return 1;
+  struct flow flow = {.netns = bpf_get_netns_cookie(ops)};
+  near_end(ops, &flow.ip);
+  far_end(ops, &flow.client);
+  flow.client_port = htonl(ops->remote_port);
+  flow.port = ops->local_port;
+  if (!lookup(map(DIALS), &flow)) return 1;
+  if (mark == MARK_PROXY) device = lookup(map(ARRIVALS), &flow);
+  if (device) {
+    u32 index = *device;
+    bpf_setsockopt(ops, SOL_SOCKET, SO_BINDTOIFINDEX, &index, sizeof(index));
+  }
+  return 1;
+}
+
 static inline int note_connection(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 netns) {
   struct original *to = bpf_sk_storage_get(map(CLIENTS), sk, 0, 0);
-  if (!to) return 1;
+  if (!to) return (sk->mark & MASK) == MARK_REPLY ? note_dial(ops, sk, 1) : 1;
   struct address ip;
-  if (ops->family == AF_INET) {
-    map_ipv4(&ip, ops->local_ip4);
-    barrier();
-  } else {
-    ip.part[0] = ops->local_ip6[0];
-    ip.part[1] = ops->local_ip6[1];
-    ip.part[2] = ops->local_ip6[2];
-    ip.part[3] = ops->local_ip6[3];
-  }
+  near_end(ops, &ip);
   remember(netns, TCP, &ip, ops->local_port, to);
   return 1;
 }
@@ -319,6 +420,10 @@ int sockops(struct bpf_sock_ops *ops) {
     return note_connection(ops, sk, bpf_get_netns_cookie(ops));
   if (ops->op == BPF_SOCK_OPS_TCP_LISTEN_CB)
     return note_listener(ops, sk, bpf_get_netns_cookie(ops));
+  if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) return tell_apart(ops, sk);
+  if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == CLOSED &&
+      (sk->mark & MASK) == MARK_REPLY)
+    return note_dial(ops, sk, 0);
   return 1;
 }
 
@@ -373,14 +478,16 @@ leave:
 /* Connections from outside go to the tunnel's listener, whatever address and port they are for. */
 int sk_lookup(struct bpf_sk_lookup *ctx) {
   u64 netns = PLACE(NETNS);
-  if (ctx->protocol != TCP || ctx->ingress_ifindex == LOOPBACK_IFINDEX) return SK_PASS;
+  if (ctx->protocol != TCP || ctx->ingress_ifindex <= LOOPBACK_IFINDEX) return SK_PASS;
   if (ctx->local_port == PORT_HBONE) return SK_PASS;
   struct pod *pod = lookup(map(PODS), &netns);
   if (!pod || !(pod->flags & INBOUND)) return SK_PASS;
+  struct flow flow = {.netns = netns};
   struct address from;
   if (ctx->family == AF_INET) {
     map_ipv4(&from, ctx->remote_ip4);
     if (from.part[3] == htonl(PROBE_4)) return SK_PASS;
+    map_ipv4(&flow.ip, ctx->local_ip4);
     barrier();
   } else {
     if (!(pod->flags & IPV6)) return SK_PASS;
@@ -391,9 +498,18 @@ int sk_lookup(struct bpf_sk_lookup *ctx) {
     if (from.part[0] == htonl(PROBE_6_0) && from.part[1] == htonl(PROBE_6_1) &&
         from.part[2] == htonl(PROBE_6_2) && from.part[3] == htonl(PROBE_6_3))
       return SK_PASS;
+    flow.ip.part[0] = ctx->local_ip6[0];
+    flow.ip.part[1] = ctx->local_ip6[1];
+    flow.ip.part[2] = ctx->local_ip6[2];
+    flow.ip.part[3] = ctx->local_ip6[3];
   }
   /* From the pod to itself: no packet from outside gets in with the pod's own address. */
   if (is_own(netns, &from)) return SK_PASS;
+  u32 device = ctx->ingress_ifindex;
+  flow.client = from;
+  flow.client_port = ntohs((u16)ctx->remote_port);
+  flow.port = ctx->local_port;
+  update(map(ARRIVALS), &flow, &device, BPF_ANY);
   struct listener key = {.netns = netns, .port = PORT_PLAINTEXT};
 #pragma unroll
   for (int slot = 0; slot < SLOTS; slot++) {
