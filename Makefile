@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test optional unit fuzz soak lint format proto chart dashboards docs docs-serve reference lock system kube-apiserver clean
+.PHONY: help demo test optional unit fuzz soak lint format proto chart dashboards docs docs-serve reference lock system image kube-apiserver clean
 
 help:
 	@echo "make demo    the mesh's story on this machine, checked step by step"
@@ -16,6 +16,7 @@ help:
 	@echo "make kube-apiserver  a real API server, built once, for the tests that are skipped without it"
 	@echo "make format  let ruff lay out the code"
 	@echo "make proto   regenerate ambient/api/pb from its .proto files"
+	@echo "make image   the container image, by podman, buildah or docker"
 	@echo "make chart   make the Helm chart from manifests/"
 	@echo "make dashboards  make Grafana's JSON from manifests/observability/dashboards"
 	@echo "make docs    the documentation as a site in build/docs; make docs-serve shows it while you write"
@@ -108,6 +109,16 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | system $(BIN)/python
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(PIP) --require-hashes -r requirements-dev.lock
 	touch $@
+
+# The one image of all programs. BASE is Debian 12 by a name that the builder finds; EXTRA may be
+# "python3-bpfcc libbpfcc" (eBPF); IMAGE_ARGS go to the builder.
+IMAGE = ambient-mesh:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILDER = $(firstword $(foreach one,podman buildah docker,$(shell command -v $(one))))
+BASE = docker.io/library/debian:bookworm-slim
+image:
+	@[ -n "$(BUILDER)" ] || { echo "error: podman, buildah and docker are missing" >&2; \
+	  echo "hint: sudo apt-get install --no-install-recommends buildah" >&2; exit 1; }
+	$(BUILDER) build -f Containerfile --build-arg BASE="$(BASE)" --build-arg EXTRA="$(EXTRA)" $(IMAGE_ARGS) -t $(IMAGE) .
 
 proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \

@@ -350,6 +350,7 @@ class ControlPlane:
         return WaypointPlan(
             facts=self.index.facts,
             image=settings.waypoint_image,
+            pull_secrets=settings.waypoint_image_pull_secrets,
             command=settings.waypoint_command,
             discovery_address=settings.discovery_address,
             revision=settings.revision,

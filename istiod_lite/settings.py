@@ -66,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     https_port: PortNumber = WEBHOOK_PORT
     """The validating webhook."""
     waypoint_image: str = "ambient-mesh/waypoint:latest"
+    waypoint_image_pull_secrets: tuple[str, ...] = ()
+    """Secrets for the image's registry, in each waypoint's namespace."""
     waypoint_command: tuple[str, ...] = ("waypoint",)
     waypoint_replicas: Annotated[int, Meta(ge=1)] = 2
     """Pods of a waypoint, unless its parameters say otherwise: one that restarts is not missed."""

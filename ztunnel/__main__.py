@@ -36,11 +36,11 @@ def main() -> None:
         from ztunnel.supervisor import run
 
         sys.exit(run_program("ztunnel", Settings, run))
-    if command == "version":
+    if command in ("version", "--version"):
         sys.stdout.write(f"{version('ambient-mesh')}\n")
         sys.exit(0)
     sys.stdout.write(USAGE)
-    sys.exit(0 if command == "help" else 1)
+    sys.exit(0 if command in ("help", "--help", "-h") else 2)
 
 
 def _take_workers(words: list[str]) -> list[str]:

@@ -31,7 +31,7 @@ SEARCHED: Final = (
     ("rbac.authorization.k8s.io/v1", "Role"), ("rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
     ("policy/v1", "PodDisruptionBudget"), ("autoscaling/v2", "HorizontalPodAutoscaler"),
-    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota"),
     ("gateway.networking.k8s.io/v1", "GatewayClass"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"), ("monitoring.coreos.com/v1", "PodMonitor"),
 )  # fmt: skip

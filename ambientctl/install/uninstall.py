@@ -32,6 +32,7 @@ from ambientctl.waypoint_labels import Holder, holders, unlabel
 ORDER: Final = (
     "ValidatingWebhookConfiguration", "HorizontalPodAutoscaler", "PodDisruptionBudget",
     "Deployment", "DaemonSet", "ServiceMonitor", "PodMonitor", "NetworkPolicy", "Service",
+    "ResourceQuota",
     "GatewayClass", "ConfigMap", "RoleBinding", "Role", "ClusterRoleBinding", "ClusterRole",
     "ServiceAccount",
 )  # fmt: skip

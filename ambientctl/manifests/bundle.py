@@ -9,12 +9,17 @@ from typing import Any, Final
 import yaml
 
 from ambient.api.errors import MeshError
-from ambientctl.manifests import template
+from ambientctl.manifests import schema, template
 from ambientctl.manifests.values import lookup, merge, put
 
 FOLDER: Final = Path(__file__).resolve().parent / "data"
 """The project's ``manifests``; a wheel has a copy."""
-COMPONENTS: Final = {"monitoring": "monitoring", "network-policies": "networkPolicies"}
+COMPONENTS: Final = {
+    "monitoring": "monitoring",
+    "network-policies": "networkPolicies",
+    "resource-quotas": "resourceQuotas",
+    "security-context-constraints": "securityContextConstraints",
+}
 """Folders of ``components`` and the switch of each below the value ``components``."""
 OF_A_REVISION: Final = ("istiod.yaml", "webhook.yaml")
 """What a second control plane consists of; the rest of the mesh is there once."""
@@ -50,6 +55,7 @@ def choices() -> Iterator[template.Choice]:
             if str(first.default) != str(choice.default):
                 raise MeshError(f"{path}: {choice.path} has another default elsewhere")
     yield from (choice for choice in seen.values() if choice.path != template.REVISION)
+    yield template.Choice(schema.PLATFORM, "", "what is not chosen is as the distribution has it")
     for folder, switch in COMPONENTS.items():
         yield template.Choice(f"components.{switch}", False, f"manifests/components/{folder}")
 
@@ -79,7 +85,18 @@ def profile(name: str) -> dict[str, Any]:
 
 
 def choose(chosen: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All values: the defaults, and over them each of ``chosen``. Raises MeshError."""
+    """All values: the defaults, over them the platform's, and each of ``chosen``. Raises MeshError
+    for a name that there is not and a value that cannot be.
+    """
+    chosen = list(chosen)
+    values = merged(chosen)
+    schema.check(values)
+    platform = lookup(values, schema.PLATFORM)
+    return merged([profile(platform), *chosen]) if platform else values
+
+
+def merged(chosen: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The defaults, and over them each of ``chosen``. Raises MeshError."""
     values = defaults()
     for one in chosen:
         values = merge(values, one)

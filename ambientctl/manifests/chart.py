@@ -10,18 +10,20 @@ from typing import Any, Final
 
 import yaml
 
-from ambientctl.manifests import bundle, template
+from ambientctl.manifests import bundle, schema, template
 from ambientctl.manifests.values import put
 
 CHART: Final = bundle.FOLDER / "charts" / "ambient-mesh"
 HEADER: Final = "# Made from manifests/ by `make chart`; change it there.\n"
 WITHOUT: Final = ("namespace.yaml",)
 """Helm makes the namespace itself (``--create-namespace``)."""
+SCHEMA: Final = "values.schema.json"
 HELPERS: Final = """\
 {{- define "revision" -}}
 {{- if ne .Values.revision "default" }}-{{ .Values.revision }}{{ end -}}
 {{- end -}}
 """
+USE_PLATFORM: Final = '{{- include "platform" . }}\n'
 NOTES: Final = """\
 The mesh runs in the namespace {{ .Release.Namespace }}. Next:
 
@@ -35,7 +37,8 @@ def files() -> dict[str, str]:
     made = {
         "Chart.yaml": HEADER + _chart(),
         "values.yaml": HEADER + "".join(_values()),
-        "templates/_helpers.tpl": HELPERS,
+        SCHEMA: json.dumps(schema.schema(bundle.choices()), indent=1) + "\n",
+        "templates/_helpers.tpl": HELPERS + "".join(_platforms()),
         "templates/NOTES.txt": NOTES,
     }
     for path in bundle.base_files():
@@ -43,13 +46,32 @@ def files() -> dict[str, str]:
             text = template.to_helm(path.read_text())
             if path.name not in bundle.OF_A_REVISION:
                 text = _only_if('eq .Values.revision "default"', text)
-            made[f"templates/{path.name}"] = text
+            made[f"templates/{path.name}"] = USE_PLATFORM + text
     for folder, switch in bundle.COMPONENTS.items():
         text = "---\n".join(
             template.to_helm(path.read_text()) for path in bundle.component_files(folder)
         )
-        made[f"templates/{folder}.yaml"] = _only_if(f".Values.components.{switch}", text)
+        text = _only_if(f".Values.components.{switch}", text)
+        made[f"templates/{folder}.yaml"] = USE_PLATFORM + text
     return made
+
+
+def _platforms() -> Iterator[str]:
+    """A template that puts a platform's values where the defaults still stand. Values are one map
+    for all templates, in whatever order Helm renders them, so each begins with it.
+    """
+    defaults = {choice.path: choice.default for choice in bundle.choices()}
+    yield '{{- define "platform" -}}\n'
+    for name in schema.PLATFORMS:
+        yield f'{{{{- if eq .Values.{schema.PLATFORM} "{name}" }}}}\n'
+        for group, chosen in bundle.profile(name).items():
+            for key, value in chosen.items():
+                at, default = f".Values.{group}.{key}", json.dumps(defaults[f"{group}.{key}"])
+                yield f"{{{{- if eq ({at} | toJson) {json.dumps(default)} }}}}"
+                new = f"{json.dumps(json.dumps({'it': value}))} | fromJson"
+                yield f'{{{{- $_ := set .Values.{group} "{key}" ({new}).it }}}}{{{{ end }}}}\n'
+        yield "{{- end }}\n"
+    yield "{{- end -}}\n"
 
 
 def _only_if(condition: str, text: str) -> str:

@@ -5,6 +5,7 @@
 | ``key: VALUE  # <path.to.value> reason`` | another value may stand here; this one is the default |
 | ``name: NAME  # <~>`` | a revision other than ``default`` appends its name |
 | ``# <env path.to.map> reason`` | one more ``{name, value}`` entry for each of the map |
+| ``# <map path.to.map> reason`` | one more ``key: value`` for each of the map, values are texts |
 
 A value keeps its kind: where the manifest has a text, numbers and booleans become texts. The word
 ``istio-system`` stands for the namespace of the installation, wherever it appears.
@@ -29,7 +30,9 @@ _MARK: Final = re.compile(
     r"^(?P<head>\s*(?:- )?[\w./-]+: )(?P<value>.*?)\s+# <(?P<path>~|[a-z][\w.]*)>(?P<reason>.*)$",
     re.IGNORECASE,
 )
-_MAP: Final = re.compile(r"^(?P<indent>\s*)# <env (?P<path>[a-z][\w.]*)>(?P<reason>.*)$", re.I)
+_MAP: Final = re.compile(
+    r"^(?P<indent>\s*)# <(?P<form>env|map) (?P<path>[a-z][\w.]*)>(?P<reason>.*)$", re.IGNORECASE
+)
 
 
 class Choice(NamedTuple):
@@ -80,7 +83,11 @@ def _rendered(line: str, values: Mapping[str, Any], namespace: str) -> Iterator[
         yield marked["head"] + json.dumps(value)
     elif more := _MAP.match(line):
         for name, value in sorted(lookup(values, more["path"]).items()):
-            yield f"{more['indent']}- {json.dumps({'name': name, 'value': as_text(value)})}"
+            text = as_text(value)
+            entry = f"{json.dumps(name)}: {json.dumps(text)}"
+            if more["form"] == "env":
+                entry = f"- {json.dumps({'name': name, 'value': text})}"
+            yield f"{more['indent']}{entry}"
     else:
         yield line
 
@@ -106,7 +113,9 @@ def _helm(line: str) -> str:
             value += f' | toString | replace "{SYSTEM_NAMESPACE}" .Release.Namespace'
         return f"{marked['head']}{{{{ {value} | toJson }}}}"
     if more := _MAP.match(line):
-        item = "- {name: {{ $name | toJson }}, value: {{ $value | toString | toJson }}}"
+        item = "{{ $name | toJson }}: {{ $value | toString | toJson }}"
+        if more["form"] == "env":
+            item = "- {name: {{ $name | toJson }}, value: {{ $value | toString | toJson }}}"
         indent = more["indent"]
         return (
             f"{indent}{{{{- range $name, $value := .Values.{more['path']} }}}}\n"

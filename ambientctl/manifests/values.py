@@ -45,7 +45,7 @@ def merge(
         default = defaults[key]
         if isinstance(default, dict) and isinstance(value, dict):
             merged[key] = merge(default, value, path) if _closed(path) else _free(default, value)
-        elif not _fits(value, default):
+        elif not _fits(value, default) and path not in LOOSE:
             example = yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
             raise MeshError(
                 f"{path}: {json.dumps(value)} cannot stand there", hint=f"the default is {example}"
@@ -67,12 +67,23 @@ def joined(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-FREE: Final = ("resources", "nodeSelector", "affinity", "env", "seLinuxOptions", "podAnnotations")
+FREE: Final = (
+    "resources", "nodeSelector", "affinity", "env", "seLinuxOptions", "podLabels", "podAnnotations",
+)  # fmt: skip
 """Mappings that are Kubernetes' or the user's own: any key may be added."""
 
 
+LOOSE: Final = ("ztunnel.workers",)
+"""A number or a text (50%); its rule says which (``schema.RULES``)."""
+
+
 def _closed(path: str) -> bool:
-    return path.rpartition(".")[2] not in FREE
+    return not is_free(path)
+
+
+def is_free(path: str) -> bool:
+    """Whether the mapping may have any key."""
+    return path.rpartition(".")[2] in FREE
 
 
 def _free(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class WaypointPlan(msgspec.Struct, frozen=True, kw_only=True):
     discovery_address: str
     revision: str = "default"
     parameters: Parameters = Parameters()
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in each waypoint's namespace."""
 
 
 def name_of(gateway: objects.Gateway) -> str:
@@ -180,6 +182,7 @@ def deployment(gateway: objects.Gateway, plan: WaypointPlan) -> KubeObject:
                     "topologySpreadConstraints": _spread(gateway, parameters),
                     "containers": [_container(gateway, plan)],
                     "volumes": _volumes(),
+                    "imagePullSecrets": [{"name": name} for name in plan.pull_secrets],
                 },
             },
         },

@@ -5,6 +5,7 @@ It has no controllers and no kubelets: ``roll_out`` writes the statuses that the
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,39 @@ async def test_upgrade_from_an_older_version(ctl):
     assert await names(ctl.kube, NETWORK_POLICIES, SYSTEM) == set()
     tunnel = await ctl.kube.get(DAEMON_SETS, "ztunnel", SYSTEM)
     assert tunnel["spec"]["template"]["spec"]["containers"][0]["image"] == "ambient-mesh:0.1.0"
+
+
+async def test_helm_installs_upgrades_and_removes(ctl):
+    """Definitions stay with the policies that are written by them, as with `ambientctl`."""
+    if shutil.which("helm") is None:
+        pytest.skip("helm is missing; `go install helm.sh/helm/v3/cmd/helm@latest` builds one")
+
+    async def helm(verb, *words):
+        command = ["helm", verb, "mesh", *words, "-n", SYSTEM, "--kubeconfig", ctl.kubeconfig]
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+        return done.stdout.decode()
+
+    async def tunnel():
+        found = await ctl.kube.get(DAEMON_SETS, "ztunnel", SYSTEM)
+        return found["metadata"]["uid"], found["spec"]["template"]["spec"]["containers"][0]["image"]
+
+    before = await ctl.everything()
+    chart = "manifests/charts/ambient-mesh"
+    older = "registry/ambient-mesh@sha256:" + 64 * "0"
+    more = ("--set", "components.networkPolicies=true,global.platform=gke")
+    said = await helm("install", chart, "--create-namespace", "--set", f"image={older}", *more)
+    assert "kubectl label namespace NAME istio.io/dataplane-mode=ambient" in said
+    uid, image = await tunnel()
+    assert image == older
+    assert await names(ctl.kube, NETWORK_POLICIES, SYSTEM)
+    await helm("upgrade", chart, "--reset-values")
+    assert await tunnel() == (uid, "ambient-mesh:0.1.0")
+    assert await names(ctl.kube, NETWORK_POLICIES, SYSTEM) == set()
+    await helm("rollback", "1")
+    assert await tunnel() == (uid, older)
+    await helm("uninstall")
+    left = {kind for kind, _, _ in await ctl.everything() - before}
+    assert left <= {"customresourcedefinitions", "namespaces"}, left
 
 
 async def test_a_canary_revision_beside_the_mesh_with_a_tag(ctl):

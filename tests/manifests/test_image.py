@@ -118,9 +118,10 @@ def test_the_image_has_every_file_that_its_programs_open(image: Path) -> None:
         assert here <= there, pattern
 
 
-def test_the_control_plane_says_how_it_is_called() -> None:
-    for words, status in ((["--help"], 0), (["version"], 0), (["lost"], 2)):
-        command = [sys.executable, "-m", "istiod_lite", *words]
+@pytest.mark.parametrize("program", ["istiod_lite", "ztunnel", "waypoint", "cni_plugin.agent_main"])
+def test_every_program_says_its_version_and_how_it_is_called(program: str) -> None:
+    for words, status in ((["--help"], 0), (["help"], 0), (["--version"], 0), (["lost"], 2)):
+        command = [sys.executable, "-m", program, *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == status, done
-        assert done.stdout.startswith(("usage: istiod-lite", "0."))
+        assert (done.stdout + done.stderr).startswith(("usage: ", PROJECT["project"]["version"]))

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ambientctl.manifests import bundle, chart
+from ambient.api.errors import MeshError
+from ambientctl.manifests import bundle, chart, schema
+from ambientctl.manifests.values import parse_set
 
 OVERLAYS = {name: f"manifests/overlays/{name}" for name in bundle.profiles()}
 OVERLAYS[bundle.DEFAULT_PROFILE] = "manifests/base"
@@ -44,24 +46,45 @@ def test_an_overlay_is_its_profile(profile: str) -> None:
     assert by_name(kustomized(OVERLAYS[profile])) == by_name(ours)
 
 
-@pytest.mark.parametrize("profile", bundle.profiles())
-@pytest.mark.parametrize("namespace", ["istio-system", "mesh"])
-def test_the_chart_is_the_profile(profile: str, namespace: str) -> None:
+def helm_template(*words: str) -> subprocess.CompletedProcess[str]:
     helm = shutil.which("helm")
     if helm is None:
         pytest.skip("helm is missing; `go install helm.sh/helm/v3/cmd/helm@latest` builds one")
-    values = [] if profile == bundle.DEFAULT_PROFILE else [f"manifests/profiles/{profile}.yaml"]
-    command = [helm, "template", "mesh", str(chart.CHART), "--namespace", namespace]
-    command += ["--kube-version", "1.34.0"]
-    done = subprocess.run(
-        [*command, *(word for file in values for word in ("-f", file))],
-        capture_output=True,
-        check=True,
-    )
+    command = [helm, "template", "mesh", str(chart.CHART), "--kube-version", "1.34.0"]
+    return subprocess.run([*command, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("profile", bundle.profiles())
+@pytest.mark.parametrize("namespace", ["istio-system", "mesh"])
+def test_the_chart_is_the_profile(profile: str, namespace: str) -> None:
+    words = ["-f", f"manifests/profiles/{profile}.yaml"]
+    if profile in schema.PLATFORMS:
+        words = ["--set", f"{schema.PLATFORM}={profile}"]
+    elif profile == bundle.DEFAULT_PROFILE:
+        words = []
+    done = helm_template("--namespace", namespace, *words)
+    assert done.returncode == 0, done.stderr
     ours = bundle.objects(bundle.choose([bundle.profile(profile)]), namespace)
     expected = [each for each in ours if each["kind"] != "Namespace"]
     theirs = [each for each in yaml.safe_load_all(done.stdout) if each]
     assert by_name(theirs) == by_name(expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("istiod.replica=3", "additional properties 'replica' not allowed"),
+        ("istiod.replicas=three", "'/istiod/replicas': got string, want integer"),
+        ("logFormat=text", "'text' does not match pattern"),
+        ("global.platform=aks", "'/global/platform'"),
+    ],
+)
+def test_the_chart_refuses_what_we_refuse(wrong: str, said: str) -> None:
+    with pytest.raises(MeshError):
+        bundle.choose([parse_set(wrong)])
+    done = helm_template("--set", wrong)
+    assert done.returncode != 0
+    assert said in done.stderr
 
 
 def test_the_chart_is_current() -> None:

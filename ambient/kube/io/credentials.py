@@ -137,7 +137,7 @@ def load_credentials(
     asked = kubeconfig or env.get("KUBECONFIG")
     if not asked and context is None and env.get("KUBERNETES_SERVICE_HOST"):
         return _in_cluster(env, account_directory)
-    return _from_file(asked or str(Path("~/.kube/config").expanduser()), context, env)
+    return _from_file(asked or os.path.expanduser("~/.kube/config"), context, env)
 
 
 def _in_cluster(env: Mapping[str, str], directory: Path) -> Credentials:

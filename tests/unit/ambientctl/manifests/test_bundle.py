@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ambient.api.errors import MeshError
-from ambientctl.manifests import bundle
+from ambientctl.manifests import bundle, schema
 from ambientctl.manifests.values import put
 
 
@@ -48,8 +48,14 @@ def test_another_namespace_leaves_no_trace_of_the_usual_one() -> None:
 
 def test_no_value_is_marked_that_reaches_nothing() -> None:
     """Each choice changes what is rendered."""
+    others = {
+        "global.platform": "k3s", "imagePullPolicy": "Never", "logFormat": "plain",
+        "cni.ifAgentAbsent": "start", "cni.repair": "evict", "cni.redirectionBackend": "auto",
+        "cni.netDir": "/other", "cni.binDir": "/other", "cni.netnsDir": "/other",
+        "controlPlane.address": "https://other:1",
+    }  # fmt: skip
     for choice in bundle.choices():
-        other: Any = "other"
+        other: Any = others.get(choice.path, "other")
         match choice.default:
             case bool():
                 other = not choice.default
@@ -67,12 +73,32 @@ def test_no_value_is_marked_that_reaches_nothing() -> None:
 
 def test_profiles() -> None:
     assert bundle.profiles()[0] == "default"
-    assert {"minimal", "production", "openshift"} <= set(bundle.profiles())
+    assert {"minimal", "production", *schema.PLATFORMS} <= set(bundle.profiles())
     for name in bundle.profiles():
         bundle.choose([bundle.profile(name)])
     with pytest.raises(MeshError, match="there is no profile demo") as failed:
         bundle.profile("demo")
     assert "minimal" in failed.value.hint
+
+
+def test_a_platform_is_below_what_is_chosen() -> None:
+    """In whatever order they are given, as with Istio's value of this name."""
+    values = bundle.choose([{"cni": {"netDir": "/mine"}}, {"global": {"platform": "k3s"}}])
+    assert values["cni"]["netDir"] == "/mine"
+    assert values["cni"]["binDir"] == bundle.profile("k3s")["cni"]["binDir"]
+
+
+def test_labels_of_pods_do_not_touch_the_selector() -> None:
+    chosen = {"ztunnel": {"podLabels": {"team": "net"}, "podAnnotations": {"a/b": 1}}}
+    (tunnel,) = (
+        each for each in bundle.objects(bundle.choose([chosen]))
+        if each["kind"] == "DaemonSet" and each["metadata"]["name"] == "ztunnel"
+    )  # fmt: skip
+    pod = tunnel["spec"]["template"]["metadata"]
+    assert pod["labels"]["team"] == "net"
+    assert pod["annotations"]["a/b"] == "1"
+    assert tunnel["spec"]["selector"]["matchLabels"].items() <= pod["labels"].items()
+    assert "team" not in tunnel["spec"]["selector"]["matchLabels"]
 
 
 def test_definitions_have_every_kind_of_istio_that_is_read() -> None:

@@ -18,9 +18,16 @@ def test_values_are_the_defaults_with_their_reasons() -> None:
 def test_helm_makes_the_namespace_and_a_revision_only_its_control_plane() -> None:
     files = chart.files()
     assert "templates/namespace.yaml" not in files
-    assert files["templates/ztunnel.yaml"].startswith('{{- if eq .Values.revision "default" }}')
-    assert not files["templates/istiod.yaml"].startswith("{{- if")
-    assert files["templates/monitoring.yaml"].startswith("{{- if .Values.components.monitoring }}")
+    begins = {path: text.splitlines()[1] for path, text in files.items()}
+    assert begins["templates/ztunnel.yaml"] == '{{- if eq .Values.revision "default" }}'
+    assert not begins["templates/istiod.yaml"].startswith("{{- if")
+    assert begins["templates/monitoring.yaml"] == "{{- if .Values.components.monitoring }}"
+
+
+def test_every_template_begins_with_the_platform_since_helm_has_its_own_order() -> None:
+    for path, text in chart.files().items():
+        if path.startswith("templates/") and path.endswith(".yaml"):
+            assert text.startswith('{{- include "platform" . }}\n'), path
 
 
 def test_writing_makes_the_folders(tmp_path: Path) -> None:

@@ -22,11 +22,14 @@ spec:
   - name: ADDRESS
     value: https://istiod.istio-system.svc  # <address>
   # <env istiod.env> more
+  labels:
+    # <map istiod.labels> others
+    app: istiod
   resources: {requests: {cpu: 1}}  # <istiod.resources>
 """
 VALUES = {
     "revision": "default",
-    "istiod": {"replicas": 2, "resources": {"requests": {"cpu": 1}}, "env": {}},
+    "istiod": {"replicas": 2, "resources": {"requests": {"cpu": 1}}, "env": {}, "labels": {}},
     "waypoint": {"replicas": 2},
     "address": "https://istiod.istio-system.svc",
 }
@@ -38,6 +41,7 @@ def test_the_choices_of_a_manifest() -> None:
         Choice("waypoint.replicas", 2, ""),
         Choice("address", "https://istiod.istio-system.svc", ""),
         Choice("istiod.env", {}, "more"),
+        Choice("istiod.labels", {}, "others"),
         Choice("istiod.resources", {"requests": {"cpu": 1}}, ""),
     ]
 
@@ -48,7 +52,8 @@ def test_with_its_defaults_a_manifest_stays_what_it_was() -> None:
 
 def test_chosen_values_keep_the_kind_of_the_field() -> None:
     values = VALUES | {"waypoint": {"replicas": 3}, "revision": "canary"}
-    values["istiod"] = {"replicas": 5, "resources": {}, "env": {"B": True, "A": 'say "x"'}}
+    more = {"env": {"B": True, "A": 'say "x"'}, "labels": {"team": 7, "a/b": "c"}}
+    values["istiod"] = {"replicas": 5, "resources": {}, **more}
     loaded = yaml.safe_load(template.render(TEXT, values))
     assert loaded["metadata"]["name"] == "istiod-canary"
     assert loaded["spec"]["replicas"] == 5
@@ -58,6 +63,7 @@ def test_chosen_values_keep_the_kind_of_the_field() -> None:
         {"name": "A", "value": 'say "x"'},
         {"name": "B", "value": "true"},
     ]
+    assert loaded["spec"]["labels"] == {"app": "istiod", "a/b": "c", "team": "7"}
     assert loaded["spec"]["resources"] == {}
 
 
@@ -90,4 +96,7 @@ def test_a_map_for_helm_is_a_range() -> None:
         "  {{- range $name, $value := .Values.a.env }}\n"
         "  - {name: {{ $name | toJson }}, value: {{ $value | toString | toJson }}}\n"
         "  {{- end }}\n"
+    )
+    assert "\n  {{ $name | toJson }}: {{ $value | toString | toJson }}\n" in template.to_helm(
+        "  # <map a.labels>"
     )

@@ -71,6 +71,12 @@ def test_pod():
     )
 
 
+def test_a_registry_that_asks_finds_its_secret_beside_the_waypoint():
+    plan = msgspec.structs.replace(PLAN, pull_secrets=("registry",))
+    pod = made.deployment(read(), plan)["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+
+
 def test_an_annotation_has_applications_told_who_calls():
     raw = gateway("wp", "shop")
     for value, told in (("TRUE", "true"), ("yes", None)):
