@@ -20,7 +20,7 @@ from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
-from ambientctl.install.command import How, confirm
+from ambientctl.install.command import confirm
 from ambientctl.printing import dump, output_option, table
 from istiod_lite.core.revisions import DEFAULT, LABEL, TAG_LABEL, tag_of
 
@@ -160,8 +160,8 @@ def remove(cluster: Cluster, name: str, yes: bool, system: str) -> None:
                 raise MeshError(f"there is no tag {name}", hint="ambientctl tag list")
             users = (await _users(kube)).get(name, [])
             if users:
-                how = How(dry_run=False, yes=yes, wait=False, limit_s=0, force=False)
-                confirm(f"Namespaces {_joined(users)} would have no control plane. Remove", how)
+                question = f"Namespaces {_joined(users)} would have no control plane. Remove"
+                confirm(question, yes=yes)
             await kube.delete(SERVICES, service_name(name), system)
             print(f"tag {name} removed")
 

@@ -203,9 +203,9 @@ async def _preflight(kube: KubeClient, system: str, how: How, *, fresh: bool) ->
         )
 
 
-def confirm(question: str, how: How) -> None:
+def confirm(question: str, *, yes: bool) -> None:
     """Ask, unless told not to. Raises UsageError where nobody can answer."""
-    if how.yes:
+    if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{question}? Nobody is there to answer", hint="repeat with -y")
@@ -216,7 +216,7 @@ def confirm(question: str, how: How) -> None:
 async def _change(
     kube: KubeClient, plan: Plan, before: Sequence[KubeObject], how: How, question: str
 ) -> None:
-    confirm(f"{question} into {kube.server}", how)
+    confirm(f"{question} into {kube.server}", yes=how.yes)
     kinds = Kinds(kube)
     deadline = trio.current_time() + how.limit_s
     missing = await _missing_definitions(kube, plan)

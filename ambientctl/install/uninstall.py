@@ -72,7 +72,7 @@ def uninstall(cluster: Cluster, revision: str, purge: bool, system: str, how: Ho
             if how.dry_run:
                 _tell(enrolled, labelled, ordered)
                 return []
-            confirm(f"Remove {len(objects)} objects from {kube.server}", how)
+            confirm(f"Remove {len(objects)} objects from {kube.server}", yes=how.yes)
             await _leave(kube, enrolled, labelled, how)
             await delete_all(kube, kinds, ordered)
             print(f"✔ {len(ordered)} objects deleted")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ambient.kube.core import objects
+from ambientctl.migrate.translation import TRANSLATED, Translation, is_narrowed, translate
 from istiod_lite.core.analysis.corpus import Corpus, Item
 from istiod_lite.core.waypoints import WAYPOINT_CLASS
 
@@ -37,6 +38,10 @@ class Plan(NamedTuple):
     """Name of the waypoint that is needed; empty where nothing looks into HTTP."""
     waypoint_ready: bool
     obstacles: tuple[Obstacle, ...]
+    translations: tuple[Translation, ...] = ()
+    """Policies that the waypoint gets a copy of."""
+    neighbours: tuple[str, ...] = ()
+    """Other namespaces with sidecars: what they call goes past waypoints."""
 
     @property
     def open(self) -> bool:
@@ -65,7 +70,11 @@ def plan(corpus: Corpus, namespace: str) -> Plan:
         labels={key: labels[key] for key in INJECTION if key in labels},
         waypoint=name if needs else "",
         waypoint_ready=_ready(corpus, namespace, name),
-        obstacles=tuple(_obstacles(corpus, namespace)),
+        obstacles=(*_untranslated(corpus, namespace), *_obstacles(corpus, namespace)),
+        translations=tuple(
+            one for _, one in _translations(corpus, namespace) if isinstance(one, Translation)
+        ),
+        neighbours=tuple(one for one in candidates(corpus) if one != namespace),
     )  # fmt: skip
 
 
@@ -102,14 +111,25 @@ def is_l7(item: Item) -> bool:
     return False
 
 
-def _obstacles(corpus: Corpus, namespace: str) -> Iterator[Obstacle]:
-    for item in corpus.items("AuthorizationPolicy", namespace):
-        if is_l7(item) and not _targeted(item):
-            text = "looks into HTTP and selects pods: node tunnels cannot enforce it"
+def _translations(corpus: Corpus, namespace: str) -> Iterator[tuple[Item, Translation | str]]:
+    for kind in TRANSLATED:
+        for item in corpus.items(kind, namespace):
+            looks = kind != "AuthorizationPolicy" or is_l7(item)
+            if looks and not _targeted(item) and not is_narrowed(item):
+                yield item, translate(corpus, item)
+
+
+def _untranslated(corpus: Corpus, namespace: str) -> Iterator[Obstacle]:
+    for item, found in _translations(corpus, namespace):
+        if isinstance(found, str):
+            text = f"looks into HTTP and selects pods: node tunnels cannot enforce it, and {found}"
             yield Obstacle(
-                str(item.ref), text, "give it targetRefs to the Service (a copy is safe)"
+                str(item.ref), text, "give a copy of it targetRefs to the Service, then delete it"
             )
-    for kind in L7_KINDS:
+
+
+def _obstacles(corpus: Corpus, namespace: str) -> Iterator[Obstacle]:
+    for kind in ("EnvoyFilter", "WasmPlugin"):
         for item in corpus.items(kind, namespace):
             if kind == "WasmPlugin":
                 remedy = "do without it, or use an HTTPRoute or a policy"
