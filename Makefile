@@ -29,9 +29,12 @@ demo: system $(VENV)/.runtime
 
 test: lint unit
 
-# tests/sandbox gives the run its own network, mount and process namespaces, with or without root.
+# Each worker gets its own network, mount and process namespaces from tests/sandbox, with or without
+# root, and takes the next file when it is done with one: what is slow comes first, tests/unit last.
+TEST_WORKERS ?= $(shell nproc)
 unit: system $(VENV)/.dev
-	tests/sandbox $(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder \
+	  --tx '$(TEST_WORKERS)*popen//python=tests/sandbox $(BIN)/python' $(TEST_ARGS)
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(filter-out mutation test_targets __init__ __main__,$(basename $(notdir $(wildcard tests/fuzz/*.py))))

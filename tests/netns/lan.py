@@ -7,20 +7,26 @@ await pod.serve(80, echo, nursery)
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import subprocess
+import time
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 
 import trio
 
 from ambient.api.address import HostPort
+from ambient.net.io.bpf_redirect import own_networks
 from ambient.net.io.netns import Netns
-from ambient.net.io.sockets import ListenOptions, connect_in, listen_in, peer_address
+from ambient.net.io.sockets import ConnectError, ListenOptions, connect_in, listen_in, peer_address
 from tests.netns import backends
 
 BRIDGE = "lan0"
+DEADLINE_S = 30
 FOLDER = Path("/run/netns")
 
 
@@ -37,7 +43,12 @@ class Pod:
 
     async def dial(self, host, port, timeout_s=10.0):
         """A connected stream from inside the pod; raises ConnectError. The test's end closes it."""
-        sock = await connect_in(self.netns, HostPort(host, port), timeout_s=timeout_s)
+        try:
+            sock = await connect_in(self.netns, HostPort(host, port), timeout_s=timeout_s)
+        except ConnectError as error:
+            if os.strerror(errno.ECONNRESET) in str(error):
+                return ResetStream()
+            raise
         self._dialled.add(sock)
         return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
@@ -57,6 +68,25 @@ class Pod:
     def run(self, *command):
         """A command inside the pod; its standard output."""
         return run("ip", "netns", "exec", self.name, *command)
+
+
+class ResetStream(trio.abc.HalfCloseableStream):
+    """A connection that was reset between its handshake and our first look at it."""
+
+    async def receive_some(self, max_bytes=None):
+        raise trio.BrokenResourceError
+
+    async def send_all(self, data):
+        raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self):
+        raise trio.BrokenResourceError
+
+    async def send_eof(self):
+        raise trio.BrokenResourceError
+
+    async def aclose(self):
+        await trio.lowlevel.checkpoint()
 
 
 class Sockets:
@@ -106,6 +136,11 @@ class Lan:
             "route add default via 10.77.0.1",
             netns=name,
         )
+        # The kernel's worker makes the address one of the pod's, when it comes to it.
+        deadline = time.monotonic() + DEADLINE_S
+        while ip_network(pod.ip6) not in own_networks(pod.netns):
+            assert time.monotonic() < deadline, f"{name} does not get its address {pod.ip6}"
+            time.sleep(0.005)
         backends.admit(pod.netns)
         return pod
 
