@@ -114,9 +114,8 @@ class PathEdit(msgspec.Struct, frozen=True, kw_only=True):
             return self.replacement
         if not self.segments:
             return self.replacement + path[len(self.prefix) :]
-        rest = path[len(self.prefix.rstrip("/")) :].lstrip("/")
-        stem = self.replacement.rstrip("/")
-        return f"{stem}/{rest}" if rest else stem or "/"
+        rest = path[len(self.prefix.rstrip("/")) :]  # empty, or begins with a slash
+        return self.replacement.rstrip("/") + rest or "/"
 
 
 class RegexEdit(msgspec.Struct, frozen=True):

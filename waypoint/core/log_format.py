@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -56,6 +57,10 @@ LONG_FLAGS: Final = {
     "RLSE": "RateLimitServiceError", "DC": "DownstreamConnectionTermination",
     "URX": "UpstreamRetryLimitExceeded", "SI": "StreamIdleTimeout",
     "DPE": "DownstreamProtocolError", "UPE": "UpstreamProtocolError", "NC": "NoClusterFound",
+    "LH": "FailedLocalHealthCheck", "IH": "InvalidEnvoyRequestHeaders", "DT": "DurationTimeout",
+    "UMSDR": "UpstreamMaxStreamDurationReached", "RFCF": "ResponseFromCacheFilter",
+    "NFCF": "NoFilterConfigFound", "OM": "OverloadManagerTerminated", "DF": "DnsResolutionFailed",
+    "DO": "DropOverload", "DR": "DownstreamRemoteReset", "UDO": "UnconditionalDropOverload",
 }  # fmt: skip
 MAX_FORMAT: Final = 64 * 1024
 Value = str | int | None
@@ -131,6 +136,8 @@ def _literal(text: str, field: str) -> str:
 
 def _operator(name: str, argument: str, length: str | None, field: str) -> Read:
     read = _of_argument(name, argument) or _PLAIN.get(name)
+    if read is None and name in _NOT_HERE:
+        return _nothing
     if read is None:
         raise UnusableError(field, f"%{name}% is not supported")
     if length is None:
@@ -145,6 +152,21 @@ def _of_argument(name: str, argument: str) -> Read | None:
             return _header(argument, request_field)
         case "RESP":
             return _header(argument, lambda record, field: _get(record.response_headers, field))
+        case "REQ_WITHOUT_QUERY":
+            return _without_query(_header(argument, request_field))
+        case "PATH":
+            # Envoy: with or without the query, then which of the two paths.
+            kind, _, which = argument.partition(":")
+            names = {"ORIG": _ORIGINAL, "PATH": ":path"}.get(which, f"{_ORIGINAL}?:path")
+            read = _header(names, request_field)
+            return _without_query(read) if kind == "NQ" else read
+        case "QUERY_PARAM":
+            return lambda record: _query_value(record.path, argument)
+        case "ENVIRONMENT":
+            return lambda _: os.environ.get(argument)
+        case "METADATA" if argument.startswith("DYNAMIC:"):
+            keys = argument.split(":")[1:]
+            return lambda record: _metadata(record, keys)
         case "TRAILER":
             return _header(argument, lambda record, field: _get(record.response_trailers, field))
         case "START_TIME":
@@ -167,6 +189,20 @@ def _header(argument: str, read: Callable[[Record, str], Value]) -> Read:
         return None
 
     return find
+
+
+def _without_query(read: Read) -> Read:
+    return lambda record: (
+        value.partition("?")[0] if isinstance(value := read(record), str) else value
+    )
+
+
+def _query_value(path: str, name: str) -> str | None:
+    for pair in path.partition("?")[2].split("&"):
+        key, _, value = pair.partition("=")
+        if key == name:
+            return value
+    return None
 
 
 def _get(headers: Headers | None, name: str) -> str | None:
@@ -242,6 +278,21 @@ def _route(record: Record) -> Value:
     return route.name if route is not None else None
 
 
+def _nothing(_: Record) -> None:
+    """What a waypoint does not have, as Envoy says what it does not know."""
+
+
+def _upstream_ip(record: Record) -> Value:
+    return record.target.address.host if record.target is not None else None
+
+
+def _after_head_ms(record: Record) -> Value:
+    """From the head of the response to its end."""
+    if record.upstream_ms is None:
+        return None
+    return max(0, round(record.duration_ms) - record.upstream_ms)
+
+
 def _flags_long(record: Record) -> Value:
     return ",".join(LONG_FLAGS.get(flag, flag) for flag in record.flag.split(","))
 
@@ -280,4 +331,84 @@ _PLAIN: Final[Mapping[str, Read]] = {
     "GRPC_STATUS": _grpc_name,
     "GRPC_STATUS_NUMBER": grpc_number,
     "TRACE_ID": lambda record: record.trace_id,
+    "SPAN_ID": lambda record: record.trace.span_id if record.trace is not None else None,
+    "STREAM_ID": lambda record: record.request_id,
+    "HOSTNAME": lambda _: os.uname().nodename,
+    "RESPONSE_TX_DURATION": _after_head_ms,
+    "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: record.attempts,
+    "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": _upstream_ip,
+    "UPSTREAM_REMOTE_PORT": lambda record: record.target.address.port if record.target else None,
+    "DOWNSTREAM_REMOTE_PORT": lambda record: int(record.remote_address.rpartition(":")[2]),
+    "DOWNSTREAM_DIRECT_REMOTE_PORT": lambda record: record.peer.port,
 }
+_ORIGINAL: Final = "x-envoy-original-path"
+_NOT_HERE: Final = frozenset(
+    [
+        "COMMON_DURATION",
+        "CONNECTION_ID",
+        "CUSTOM_FLAGS",
+        "CLUSTER_METADATA",
+        "DOWNSTREAM_DETECTED_CLOSE_TYPE",
+        "DOWNSTREAM_HANDSHAKE_DURATION",
+        "DOWNSTREAM_HEADER_BYTES_RECEIVED",
+        "DOWNSTREAM_HEADER_BYTES_SENT",
+        "DOWNSTREAM_LOCAL_CLOSE_REASON",
+        "DOWNSTREAM_LOCAL_DNS_SAN",
+        "DOWNSTREAM_LOCAL_SUBJECT",
+        "DOWNSTREAM_LOCAL_URI_SAN",
+        "DOWNSTREAM_PEER_CERT",
+        "DOWNSTREAM_PEER_CERT_V_END",
+        "DOWNSTREAM_PEER_CERT_V_START",
+        "DOWNSTREAM_PEER_DNS_SAN",
+        "DOWNSTREAM_PEER_FINGERPRINT_1",
+        "DOWNSTREAM_PEER_FINGERPRINT_256",
+        "DOWNSTREAM_PEER_IP_SAN",
+        "DOWNSTREAM_PEER_ISSUER",
+        "DOWNSTREAM_PEER_SERIAL",
+        "DOWNSTREAM_PEER_SUBJECT",
+        "DOWNSTREAM_TLS_CIPHER",
+        "DOWNSTREAM_TLS_SESSION_ID",
+        "DOWNSTREAM_TLS_VERSION",
+        "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+        "DOWNSTREAM_WIRE_BYTES_RECEIVED",
+        "DOWNSTREAM_WIRE_BYTES_SENT",
+        "FILTER_CHAIN_NAME",
+        "FILTER_STATE",
+        "LISTENER_METADATA",
+        "LOCAL_REPLY_BODY",
+        "METADATA",
+        "REQUEST_DURATION",
+        "REQUEST_TX_DURATION",
+        "ROUTE_METADATA",
+        "ROUNDTRIP_DURATION",
+        "TLS_JA3_FINGERPRINT",
+        "TLS_JA4_FINGERPRINT",
+        "UNIQUE_ID",
+        "UPSTREAM_CLUSTER_METADATA",
+        "UPSTREAM_CONNECTION_ID",
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION",
+        "UPSTREAM_DETECTED_CLOSE_TYPE",
+        "UPSTREAM_FILTER_STATE",
+        "UPSTREAM_HEADER_BYTES_RECEIVED",
+        "UPSTREAM_HEADER_BYTES_SENT",
+        "UPSTREAM_HOST_NAME",
+        "UPSTREAM_HOST_NAME_WITHOUT_PORT",
+        "UPSTREAM_HOSTS_ATTEMPTED",
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+        "UPSTREAM_LOCAL_CLOSE_REASON",
+        "UPSTREAM_LOCAL_PORT",
+        "UPSTREAM_METADATA",
+        "UPSTREAM_PEER_CERT",
+        "UPSTREAM_PEER_ISSUER",
+        "UPSTREAM_PEER_SUBJECT",
+        "UPSTREAM_PEER_URI_SAN",
+        "UPSTREAM_PROTOCOL",
+        "UPSTREAM_TLS_CIPHER",
+        "UPSTREAM_TLS_SESSION_ID",
+        "UPSTREAM_TLS_VERSION",
+        "UPSTREAM_WIRE_BYTES_RECEIVED",
+        "UPSTREAM_WIRE_BYTES_SENT",
+        "VIRTUAL_CLUSTER_NAME",
+    ]
+)
+"""Operators of Envoy 1.3x without a value here: a format with them is no mistake."""

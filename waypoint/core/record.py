@@ -54,6 +54,8 @@ class Record:
     metadata: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     sni: str = ""
     grpc_status: str = ""
+    attempts: int = 0
+    """How many endpoints were asked."""
     request_messages: int = 0
     response_messages: int = 0
     trace: Trace | None = None

@@ -107,7 +107,15 @@ def _envoy_tags(record: Record, reporter: Reporter) -> dict[str, str]:
         found["grpc.path"] = record.path
         found["grpc.authority"] = record.authority
         found["grpc.status_code"] = record.grpc_status
+        found["grpc.message"] = _grpc_message(record)
     return {name: value for name, value in found.items() if value}
+
+
+def _grpc_message(record: Record) -> str:
+    for headers in (record.response_trailers, record.response_headers):
+        if headers is not None and (message := headers.first("grpc-message")):
+            return message
+    return ""
 
 
 def _istio_tags(record: Record, reporter: Reporter, source: Workload | None) -> dict[str, str]:
@@ -124,6 +132,7 @@ def _istio_tags(record: Record, reporter: Reporter, source: Workload | None) -> 
             continue
         found |= {
             f"istio.{side}_workload": workload.workload_name,
+            f"istio.{side}_workload_type": workload.workload_type.name.lower(),
             f"istio.{side}_namespace": workload.namespace,
             f"istio.{side}_cluster_id": workload.cluster_id,
             f"istio.{side}_canonical_service": workload.canonical_name,

@@ -172,6 +172,7 @@ class Attempts:
         if host is not None:
             tries.tried.append(host.key)
             self._record.target = host.target
+            self._record.attempts += 1
         return host
 
     async def _once(self, cluster: Cluster, host: Host) -> Outcome | None:

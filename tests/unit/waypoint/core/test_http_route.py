@@ -173,6 +173,33 @@ def test_rewrite(prefix, edit, target, want):
     assert (asked.target, asked.authority) == (want, "new")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "replacement", "target", "want"),
+    [  # the table of the specification (HTTPPathModifier)
+        ("/foo", "/xyz", "/foo/bar", "/xyz/bar"),
+        ("/foo", "/xyz/", "/foo/bar", "/xyz/bar"),
+        ("/foo/", "/xyz", "/foo/bar", "/xyz/bar"),
+        ("/foo/", "/xyz/", "/foo/bar", "/xyz/bar"),
+        ("/foo", "/xyz", "/foo", "/xyz"),
+        ("/foo", "/xyz", "/foo/", "/xyz/"),
+        ("/foo", "", "/foo/bar", "/bar"),
+        ("/foo", "", "/foo/", "/"),
+        ("/foo", "", "/foo", "/"),
+        ("/foo", "/", "/foo/", "/"),
+        ("/foo", "/", "/foo", "/"),
+    ],
+)
+def test_replaced_prefixes(prefix, replacement, target, want):
+    edit = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": replacement}}
+    matches = [path("PathPrefix", prefix)]
+    rewriting = [{"type": "URLRewrite", "urlRewrite": edit}]
+    rule = {"matches": matches, "filters": rewriting, **TO_REVIEWS}
+    assert go([route(rule)], request(target=target))[1].target == want
+    sending = [{"type": "RequestRedirect", "requestRedirect": edit}]
+    decided, _ = go([route({"matches": matches, "filters": sending})], request(target=target))
+    assert dict(decided.reply.headers)["location"].endswith(f"reviews:9080{want}")
+
+
 def test_header_filters_of_rule_and_backend():
     def modifier(kind, **edits):
         key = kind[0].lower() + kind[1:]
@@ -199,6 +226,13 @@ def test_header_filters_of_rule_and_backend():
         ({"scheme": "https"}, 8080, "https://b/foo"),
         ({"hostname": "c", "port": 81}, 80, "http://c:81/foo"),
         ({"path": {"type": "ReplaceFullPath", "replaceFullPath": "/x"}}, 80, "http://b/x"),
+        ({"scheme": "https", "port": 443}, 80, "https://b/foo"),
+        ({"scheme": "https", "port": 8443}, 80, "https://b:8443/foo"),
+        ({"scheme": "http", "port": 80}, 8080, "http://b/foo"),
+        ({"scheme": "http", "port": 443}, 80, "http://b:443/foo"),
+        ({"port": 443}, 80, "http://b:443/foo"),
+        ({"hostname": "c"}, 8080, "http://c:8080/foo"),
+        ({"hostname": "c", "scheme": "https"}, 8080, "https://c/foo"),
     ],
 )
 def test_redirect(redirect, port, location):

@@ -88,10 +88,22 @@ def test_istios_default_labels():
         ("%DOWNSTREAM_PEER_URI_SAN%", "spiffe://cluster.local/ns/shop/sa/curl"),
         ("%RESPONSE_FLAGS_LONG%", "-"),
         ("%GRPC_STATUS%", "-"),
+        ("%REQ_WITHOUT_QUERY(X-ENVOY-ORIGINAL-PATH?:PATH)%", "/a"),
+        ("%PATH(NQ:PATH)% %PATH(WQ)%", "/a /a?b=c"),
+        ("%QUERY_PARAM(b)% %QUERY_PARAM(x)%", "c -"),
+        ("%STREAM_ID% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "id-1 2"),
+        ("%RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "3 2"),
+        ("%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%:%UPSTREAM_REMOTE_PORT%", "10.0.0.1:9080"),
+        ("%DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%", "4711 4711"),
+        ("%ENVIRONMENT(NOT_THERE)%", "-"),
+        ("%METADATA(DYNAMIC:a:b)% %DYNAMIC_METADATA(a:b)%", "1 1"),
+        ("%METADATA(CLUSTER:a:b)% %VIRTUAL_CLUSTER_NAME% %FILTER_STATE(x:PLAIN)%", "- - -"),
+        ("%UPSTREAM_TLS_VERSION% %SPAN_ID%", "- -"),
     ],
 )
 def test_operators(text, value):
-    assert text_format(text, "f")(record()) == value
+    made = record(attempts=2, upstream_ms=3, metadata={"a": {"b": 1}})
+    assert text_format(text, "f")(made) == value
 
 
 def test_grpc_and_flags():
