@@ -60,10 +60,12 @@ log = get_logger("waypoint")
 
 
 class WorkerChannel(NamedTuple):
-    """What a worker is started with: its number, and the descriptor of its HTTP endpoint's socket
+    """What a worker is started with: its number, and the descriptors of the token buckets that all
+    share (``waypoint/io/shared_slots.py``) and of its HTTP endpoint's socket
     (``ambient/cli/worker_http.py``)."""
 
     number: int
+    buckets_fd: int
     http_fd: int
 
 
@@ -121,6 +123,8 @@ class Waypoint:
         self.service = Service(
             own, self._state, self._upstreams, network=settings.network, jwks=jwks
         )
+        if channel is not None:
+            self.service.limiter.share(channel.buckets_fd)
         if settings.xfcc_include_client_identity:
             self.service.told_by = settings.identity
         self._listener = Listener(

@@ -2,11 +2,13 @@
 
 The kernel spreads connections over the workers (SO_REUSEPORT). The supervisor owns the ports for
 readiness, metrics and admin, carries no traffic, and starts a worker that has ended again.
-Workers share nothing, so one that dies takes only its own connections with it.
+Workers share only the token buckets of local rate limits, so one that dies takes only its own
+connections with it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,6 +21,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Routes
 from ambient.telemetry.io.logs import get_logger
 from waypoint import app
+from waypoint.io import shared_slots
 from waypoint.io.worker_admin import WorkerAdmin
 from waypoint.settings import Settings
 
@@ -40,7 +43,12 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         await app.run(settings, stopping)
         return
     app.check(settings)
-    await _supervise(settings, stopping, [Worker("waypoint", number) for number in range(count)])
+    buckets = shared_slots.create()
+    try:
+        workers = [Worker("waypoint", number, (buckets,)) for number in range(count)]
+        await _supervise(settings, stopping, workers)
+    finally:
+        os.close(buckets)
 
 
 async def _supervise(settings: Settings, stopping: trio.Event, workers: Sequence[Worker]) -> None:

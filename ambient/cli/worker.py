@@ -35,8 +35,10 @@ class Worker:
 
     CHANNELS: ClassVar = 1
 
-    def __init__(self, program: str, number: int) -> None:
+    def __init__(self, program: str, number: int, shared: tuple[int, ...] = ()) -> None:
+        """``shared`` descriptors are given to each process, in front of its own."""
         self.number: Final = number
+        self._shared = shared
         self.restarts = 0
         self.code = 0
         """The exit code of its last process."""
@@ -111,7 +113,8 @@ class Worker:
         """Until the process has ended; its exit code."""
         return await process.wait()
 
-    async def _start(self, fds: list[int]) -> trio.Process:
+    async def _start(self, own_fds: list[int]) -> trio.Process:
+        fds = [*self._shared, *own_fds]
         command = [sys.executable, "-m", self._program, "worker", str(self.number), *map(str, fds)]
         # A group of its own: Ctrl-C is for the supervisor, which tells the workers itself.
         process = await trio.lowlevel.open_process(

@@ -18,19 +18,21 @@ from ambient.hbone.io.relay import Relay
 from tests.fakes.ca_server import FakeCa
 from tests.fakes.xds_server import FakeControlPlane
 from tests.netns.test_waypoint import AT, SignedBy, environment, http_get, until_ready
+from tests.unit.waypoint.core.test_rate_limit import TARGETS, bucket, http_filter, local
 from tests.unit.waypoint.io.rig import WAYPOINT_ID, Rig, http_app
-from tests.unit.waypoint.sample import CURL, service, workload
+from tests.unit.waypoint.sample import CURL, config, service, workload
 
 pytestmark = pytest.mark.netns
+HOURLY = bucket(7, 1, "3600s")
 
 
 @asynccontextmanager
-async def two_workers(tmp_path):
+async def two_workers(tmp_path, *configs):
     """The mesh, the supervisor's process, and its log."""
     with FakeControlPlane(
         tmp_path, ca=FakeCa(default_identity=WAYPOINT_ID), labels=True
     ) as control:
-        control.xds.put(service(), workload("reviews-v1", "127.0.1.1", "v1"))
+        control.xds.put(service(), workload("reviews-v1", "127.0.1.1", "v1"), *configs)
         log = tmp_path / "log"
         relay = Relay()
         async with trio.open_nursery() as nursery:
@@ -92,6 +94,19 @@ async def test_both_workers_serve_and_their_numbers_add_up(tmp_path):
         dumps = [await http_get(15000, f"/config_dump?worker={n}") for n in (0, 1)]
         assert all('"reviews' in body or "reviews" in body for _, body in dumps)
         assert (await http_get(15000, "/config_dump?worker=2"))[0] == 404
+
+
+async def test_both_workers_take_tokens_of_one_bucket(tmp_path):
+    limit = config(
+        "EnvoyFilter",
+        "rates",
+        {"targetRefs": TARGETS, "configPatches": [http_filter(local(7, token_bucket=HOURLY))]},
+    )
+    async with two_workers(tmp_path, limit) as (mesh, _, log):
+        answers = [await (await fresh_caller(mesh, number)).get() for number in range(20)]
+        assert [one.status for one in answers] == [200] * 7 + [429] * 13
+        served = [line["worker"] for line in lines(log) if line["message"] == "request complete"]
+        assert set(served) == {0, 1}
 
 
 async def test_a_worker_that_dies_is_replaced_while_the_other_one_serves(tmp_path):

@@ -15,11 +15,18 @@ import msgspec
 from ambient.api.config import ConfigObject
 from ambient.api.service import Service
 from waypoint.core.attachment import TargetRef, holds_for, read_targets
-from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string
-from waypoint.core.place import Place
-from waypoint.core.rate_limit import Action, GlobalLimit, LocalLimit
-from waypoint.core.rate_limit_config import (
+from waypoint.core.objects import (
+    Json,
+    Problem,
+    UnusableError,
     field_of,
+    mapping,
+    sequence,
+    string,
+)
+from waypoint.core.place import Place
+from waypoint.core.rate_limit import GlobalLimit, LocalLimit, Rule
+from waypoint.core.rate_limit_config import (
     read_global,
     read_local,
     read_rate_limits,
@@ -31,30 +38,40 @@ _PORT: Final = re.compile(r"(?:inbound\|http\||inbound-vip\|)?(\d+)(?:\|.*)?")
 
 
 class Spot(msgspec.Struct, frozen=True):
-    """What a patch matches: a port, and a route by its name; empty for all."""
+    """What a patch matches: a port, and a route by its name; empty for all. ``on_route`` is set
+    for HTTP_ROUTE."""
 
     port: int = 0
     route: str = ""
+    on_route: bool = False
 
     @property
     def rank(self) -> int:
         """What is matched more closely counts alone."""
-        return 2 if self.route else 1 if self.port else 0
+        return (3 if self.route else 2) if self.on_route else 1 if self.port else 0
 
     def covers(self, port: int, route: str) -> bool:
         """Does it match a request?"""
         return self.port in (0, port) and self.route in ("", route)
 
 
+class SpotRules(msgspec.Struct, frozen=True, kw_only=True):
+    """``rate_limits`` of a route or of a port; ``beside``: a port's hold with a route's, too."""
+
+    spot: Spot
+    rules: tuple[Rule, ...]
+    beside: bool = False
+
+
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an EnvoyFilter concerns rates; ``actions`` are those for global limits."""
+    """What of an EnvoyFilter concerns rates."""
 
     namespace: str
     name: str
     targets: tuple[TargetRef, ...]
     local: tuple[tuple[Spot, LocalLimit], ...] = ()
     counted: tuple[GlobalLimit, ...] = ()
-    actions: tuple[tuple[Spot, tuple[tuple[Action, ...], ...]], ...] = ()
+    rules: tuple[SpotRules, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -65,30 +82,31 @@ class Limits(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.found)
 
-    def local(self, port: int, route: str) -> list[LocalLimit]:
+    def local(self, port: int, route: str) -> list[tuple[Spot, LocalLimit]]:
         """Those of the route, else of the port, else of the filters."""
         covering = [
-            (place.rank, limit)
+            (spot, limit)
             for one in self.found
-            for place, limit in one.local
-            if place.covers(port, route)
+            for spot, limit in one.local
+            if spot.covers(port, route)
         ]
-        most = max((rank for rank, _ in covering), default=0)
-        return [limit for rank, limit in covering if rank == most]
+        most = max((spot.rank for spot, _ in covering), default=0)
+        return [(spot, limit) for spot, limit in covering if spot.rank == most]
 
     def counted(self) -> Iterable[GlobalLimit]:
         """Those that a service counts."""
         return (limit for one in self.found for limit in one.counted)
 
-    def actions(self, port: int, route: str) -> tuple[tuple[Action, ...], ...]:
-        """What makes descriptors for the service that counts."""
-        return tuple(
-            action
-            for one in self.found
-            for place, actions in one.actions
-            if place.covers(port, route)
-            for action in actions
-        )
+    def rules(self, port: int, route: str) -> tuple[Rule, ...]:
+        """What makes descriptors: of the route, and of the port where the route has none or wants
+        both (Envoy's ``include_vh_rate_limits``)."""
+        covering = [
+            one for some in self.found for one in some.rules if one.spot.covers(port, route)
+        ]
+        of_route = [one for one in covering if one.spot.on_route]
+        if any(one.rules for one in of_route) and not any(one.beside for one in of_route):
+            covering = of_route
+        return tuple(rule for one in covering for rule in one.rules)
 
 
 def select(found: Iterable[RateLimits], service: Service | None, place: Place) -> Limits:
@@ -120,7 +138,7 @@ def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem
         targets=read_targets(spec),
         local=tuple(reader.local),
         counted=tuple(reader.counted),
-        actions=tuple(reader.actions),
+        rules=tuple(reader.rules),
     )
     return found, reader.problems
 
@@ -130,7 +148,7 @@ class _Patches:
         self._name = name
         self.local: list[tuple[Spot, LocalLimit]] = []
         self.counted: list[GlobalLimit] = []
-        self.actions: list[tuple[Spot, tuple[tuple[Action, ...], ...]]] = []
+        self.rules: list[SpotRules] = []
         self.problems: list[Problem] = []
 
     def problem(self, bad: UnusableError) -> None:
@@ -145,8 +163,9 @@ class _Patches:
             case "HTTP_FILTER":
                 return self._filter(value, where)
             case "HTTP_ROUTE" | "VIRTUAL_HOST":
-                place = _place(mapping(patch.get("match"), f"{field}.match"), f"{field}.match")
-                return self._route(place, value, where)
+                match = mapping(patch.get("match"), f"{field}.match")
+                spot = _spot(match, f"{field}.match", on_route=kind == "HTTP_ROUTE")
+                return self._route(spot, value, where)
             case _:
                 return False
 
@@ -161,17 +180,19 @@ class _Patches:
             return False
         return True
 
-    def _route(self, place: Spot, value: Json, field: str) -> bool:
+    def _route(self, spot: Spot, value: Json, field: str) -> bool:
         per_filter = mapping(field_of(value, "typed_per_filter_config"), field)
         taken = False
         if LOCAL in per_filter:
             config = _unwrapped(per_filter[LOCAL], field)
-            self.local.append((place, read_local(config, f"{self._name}:{field}", field)))
+            self.local.append((spot, read_local(config, f"{self._name}:{field}", field)))
             taken = True
         route = mapping(value.get("route"), f"{field}.route")
         raw = field_of(route, "rate_limits") or field_of(value, "rate_limits")
         if raw is not None:
-            self.actions.append((place, read_rate_limits(raw, f"{field}.rate_limits")))
+            beside = field_of(route, "include_vh_rate_limits") is True
+            rules = read_rate_limits(raw, f"{field}.rate_limits")
+            self.rules.append(SpotRules(spot=spot, rules=rules, beside=beside))
             taken = True
         return taken
 
@@ -185,7 +206,7 @@ def _unwrapped(raw: Any, field: str) -> Json:
     return config
 
 
-def _place(match: Json, field: str) -> Spot:
+def _spot(match: Json, field: str, *, on_route: bool) -> Spot:
     route_config = mapping(match.get("routeConfiguration"), f"{field}.routeConfiguration")
     host = mapping(route_config.get("vhost"), f"{field}.routeConfiguration.vhost")
     route = mapping(host.get("route"), f"{field}.routeConfiguration.vhost.route")
@@ -193,4 +214,4 @@ def _place(match: Json, field: str) -> Spot:
     port = _PORT.fullmatch(named) if named else None
     given = route_config.get("portNumber")
     number = int(port[1]) if port is not None else given if isinstance(given, int) else 0
-    return Spot(number, string(route.get("name"), field))
+    return Spot(number, string(route.get("name"), field) if on_route else "", on_route)

@@ -125,3 +125,10 @@ def fraction(value: Any, field: str) -> float | None:
     if percent > 100:
         raise UnusableError(f"{field}.value", f"{percent:g} is more than 100 percent")
     return percent / 100
+
+
+def field_of(value: Json, name: str) -> Any:
+    """A field of protobuf's JSON: in either spelling."""
+    first, *rest = name.split("_")
+    camel = first + "".join(word.title() for word in rest)
+    return value[name] if name in value else value.get(camel)

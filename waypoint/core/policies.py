@@ -64,11 +64,6 @@ class Policies:
         rules = (rule for one in self._tokens for rule in one.providers)
         return (rule.source for rule in rules if rule.source is not None)
 
-    @property
-    def local_limits(self) -> frozenset[str]:
-        """The names of all limits that have token buckets here."""
-        return frozenset(limit.name for one in self._rates for _, limit in one.local)
-
     def authorization(self, service: Service | None) -> PolicySet:
         """Who may call a service; None means a pod's own address."""
         key = service.key if service is not None else None

@@ -6,20 +6,23 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from waypoint.core import claims
+from waypoint.core.header_value import compile_value
 from waypoint.core.message import Request
 from waypoint.core.objects import (
     Json,
     UnusableError,
+    boolean,
     duration_s,
+    field_of,
     integer,
     mapping,
     sequence,
     string,
 )
-from waypoint.core.predicate import regex_test
 from waypoint.core.providers import Address
-from waypoint.core.rate_limit import Action, Bucket, Descriptor, Entry, GlobalLimit, LocalLimit
+from waypoint.core.rate_limit import Descriptor, Entry, GlobalLimit, LocalLimit, Override, Rule
+from waypoint.core.rate_limit_action import compile_action, noted
+from waypoint.core.token_bucket import Bucket
 
 LEAST_INTERVAL_S: Final = 0.05
 _CLUSTER: Final = re.compile(r"(?:outbound|inbound-vip)\|(\d+)\|[^|]*\|(.+)")
@@ -40,11 +43,12 @@ def read_local(value: Json, name: str, field: str) -> LocalLimit:
             _descriptor(mapping(one, field), f"{field}.descriptors[{index}]")
             for index, one in enumerate(sequence(field_of(value, "descriptors"), field))
         ),
-        actions=read_rate_limits(field_of(value, "rate_limits"), f"{field}.rate_limits"),
+        rules=read_rate_limits(field_of(value, "rate_limits"), f"{field}.rate_limits"),
+        stage=_stage(value, field),
         status=status if status >= 400 else 429,
-        headers=tuple(_headers(field_of(value, "response_headers_to_add"), field)),
+        headers=_headers(field_of(value, "response_headers_to_add"), field),
+        marks=_headers(field_of(value, "request_headers_to_add_when_not_enforced"), field),
         tell=field_of(value, "enable_x_ratelimit_headers") == "DRAFT_VERSION_03",
-        silent=field_of(value, "disable_x_envoy_ratelimited_header") is True,
         exhausted=field_of(value, "rate_limited_as_resource_exhausted") is True,
         always_default=field_of(value, "always_consume_default_token_bucket") is not False,
     )
@@ -64,14 +68,80 @@ def read_bucket(raw: Any, field: str) -> Bucket:
     return Bucket(most, tokens or 1, interval_s)
 
 
-def read_rate_limits(raw: Any, field: str) -> tuple[tuple[Action, ...], ...]:
-    """``rate_limits`` of a route, a virtual host or a filter."""
-    found: list[tuple[Action, ...]] = []
-    for index, one in enumerate(sequence(raw, field)):
-        where = f"{field}[{index}]"
-        actions = sequence(mapping(one, where).get("actions"), f"{where}.actions")
-        found.append(tuple(_action(mapping(a, where), where) for a in actions))
-    return tuple(found)
+def read_rate_limits(raw: Any, field: str) -> tuple[Rule, ...]:
+    """``rate_limits`` of a route, a virtual host or a filter. Raises UnusableError."""
+    return tuple(
+        _rule(mapping(one, f"{field}[{index}]"), f"{field}[{index}]")
+        for index, one in enumerate(sequence(raw, field))
+    )
+
+
+def _rule(value: Json, field: str) -> Rule:
+    if field_of(value, "apply_on_stream_done"):
+        raise UnusableError(f"{field}.apply_on_stream_done", "requests are counted as they come")
+    actions = sequence(value.get("actions"), f"{field}.actions")
+    if not actions:
+        raise UnusableError(f"{field}.actions", "required")
+    return Rule(
+        actions=tuple(compile_action(mapping(one, field), field) for one in actions),
+        stage=_stage(value, field),
+        hits=_hits(field_of(value, "hits_addend"), f"{field}.hits_addend"),
+        override=_override(value.get("limit"), f"{field}.limit"),
+    )
+
+
+MOST_HITS: Final = 1_000_000_000
+"""Of one request (Envoy)."""
+
+
+def _hits(raw: Any, field: str) -> Callable[[Request], int | None] | None:
+    """``{number: 3}``, or ``{format: "%REQ(x-cost)%"}``, where what is no number counts as 1."""
+    if raw is None:
+        return None
+    spec = mapping(raw, field)
+    if "format" not in spec:
+        number = spec.get("number")
+        fixed = integer(mapping(number, field).get("value") if isinstance(number, Mapping) else
+                        number, f"{field}.number", 1)  # fmt: skip
+        if fixed > MOST_HITS:
+            raise UnusableError(f"{field}.number", f"{fixed} is more than {MOST_HITS}")
+        return lambda request: fixed
+    template = compile_value(string(spec.get("format"), f"{field}.format"), f"{field}.format")
+
+    def read(request: Request) -> int | None:
+        text = template if isinstance(template, str) else template.render(request)
+        digits = text.isascii() and text.isdigit() and len(text) <= 10
+        return min(int(text), MOST_HITS) if digits else None
+
+    return read
+
+
+_UNITS: Final = {"SECOND": 1, "MINUTE": 2, "HOUR": 3, "DAY": 4, "MONTH": 5, "YEAR": 6, "WEEK": 7}
+
+
+def _override(raw: Any, field: str) -> Callable[[Request], Override | None] | None:
+    """``{dynamic_metadata: {metadata_key: …}}``, whose value is ``{requests_per_unit, unit}``."""
+    if raw is None:
+        return None
+    spec = mapping(field_of(mapping(raw, field), "dynamic_metadata"), f"{field}.dynamic_metadata")
+    find = noted(field_of(spec, "metadata_key"), f"{field}.dynamic_metadata.metadata_key")
+
+    def read(request: Request) -> Override | None:
+        value = find(request)
+        if not isinstance(value, Mapping):
+            return None
+        requests, unit = value.get("requests_per_unit"), _UNITS.get(str(value.get("unit")))
+        whole = isinstance(requests, int | float) and 0 <= requests < 1 << 32
+        return Override(int(requests), unit) if whole and requests is not None and unit else None
+
+    return read
+
+
+def _stage(value: Json, field: str) -> int:
+    stage = integer(value.get("stage"), f"{field}.stage")
+    if stage > 10:
+        raise UnusableError(f"{field}.stage", f"{stage} is more than 10")
+    return stage
 
 
 def read_global(value: Json, field: str) -> GlobalLimit:
@@ -86,14 +156,17 @@ def read_global(value: Json, field: str) -> GlobalLimit:
         text = f"needs a domain and a cluster such as outbound|8081||host, not {named!r}"
         raise UnusableError(field, text)
     limited = mapping(field_of(value, "rate_limited_status"), field)
+    status = integer(limited.get("code"), field) or 429
     failing = mapping(field_of(value, "status_on_error"), field)
     return GlobalLimit(
         domain=domain,
         at=Address(cluster[2], int(cluster[1])),
         timeout_s=duration_s(value.get("timeout"), f"{field}.timeout") or 0.02,
-        deny_on_error=field_of(value, "failure_mode_deny") is True,
+        stage=_stage(value, field),
+        deny_on_error=boolean(field_of(value, "failure_mode_deny"), f"{field}.failure_mode_deny"),
         status_on_error=integer(failing.get("code"), field) or 500,
-        status=max(integer(limited.get("code"), field), 400) if limited else 429,
+        status=status if status >= 400 else 429,
+        headers=_headers(field_of(value, "response_headers_to_add"), field),
         tell=field_of(value, "enable_x_ratelimit_headers") == "DRAFT_VERSION_03",
         silent=field_of(value, "disable_x_envoy_ratelimited_header") is True,
         exhausted=field_of(value, "rate_limited_as_resource_exhausted") is True,
@@ -119,142 +192,9 @@ def _share(raw: Any, field: str) -> float:
     return integer(default.get("numerator"), field) / base[default.get("denominator") or "HUNDRED"]
 
 
-def _headers(raw: Any, field: str) -> list[Entry]:
-    found = []
+def _headers(raw: Any, field: str) -> tuple[Entry, ...]:
+    found: list[Entry] = []
     for one in sequence(raw, field):
         header = mapping(mapping(one, field).get("header"), field)
         found.append((string(header.get("key"), field).lower(), string(header.get("value"), field)))
-    return found
-
-
-def _action(action: Json, field: str) -> Action:
-    kind = next(iter(action), "")
-    spec = mapping(action.get(kind), f"{field}.{kind}")
-    key = string(field_of(spec, "descriptor_key"), field)
-    value = string(field_of(spec, "descriptor_value"), field)
-    match kind:
-        case "generic_key" | "genericKey":
-            return lambda request, cluster: (key or "generic_key", value)
-        case "remote_address" | "remoteAddress":
-            return lambda request, cluster: ("remote_address", str(request.remote_ip))
-        case "destination_cluster" | "destinationCluster":
-            return lambda request, cluster: ("destination_cluster", cluster)
-        case "source_cluster" | "sourceCluster":
-            return lambda request, cluster: ("source_cluster", _source(request))
-        case "request_headers" | "requestHeaders":
-            return _header_action(spec, key, field)
-        case "query_parameters" | "queryParameters":
-            return _query_action(spec, key, field)
-        case "header_value_match" | "headerValueMatch":
-            return _match_action(spec, key or "header_match", value, field)
-        case "metadata" | "dynamic_metadata" | "dynamicMetadata":
-            return _metadata_action(spec, key, field)
-        case _:
-            raise UnusableError(f"{field}.{kind}", "this action is not supported")
-
-
-def _source(request: Request) -> str:
-    identity = request.peer.identity
-    return f"{identity.service_account}.{identity.namespace}" if identity is not None else ""
-
-
-def _header_action(spec: Json, key: str, field: str) -> Action:
-    name = string(field_of(spec, "header_name"), field).lower()
-    skip = field_of(spec, "skip_if_absent") is True
-    if not name or not key:
-        raise UnusableError(field, "request_headers needs header_name and descriptor_key")
-
-    def find(request: Request, cluster: str) -> Entry | None:
-        value = header_value(request, name)
-        return (key, value) if value else (("", "") if skip and value is None else None)
-
-    return find
-
-
-def header_value(request: Request, name: str) -> str | None:
-    """A header field, or a pseudo-header."""
-    match name:
-        case ":path":
-            return request.target
-        case ":method":
-            return request.method
-        case ":authority" | "host":
-            return request.authority
-        case ":scheme":
-            return request.scheme
-        case _:
-            return request.headers.get(name)
-
-
-def _query_action(spec: Json, key: str, field: str) -> Action:
-    name = string(field_of(spec, "query_parameter_name"), field)
-    if not name or not key:
-        raise UnusableError(field, "query_parameters needs its name and descriptor_key")
-
-    def find(request: Request, cluster: str) -> Entry | None:
-        value = request.query_value(name)
-        return (key, value) if value else None
-
-    return find
-
-
-def _match_action(spec: Json, key: str, value: str, field: str) -> Action:
-    tests = [
-        _header_match(mapping(one, field), field) for one in sequence(spec.get("headers"), field)
-    ]
-    expected = field_of(spec, "expect_match") is not False
-
-    def find(request: Request, cluster: str) -> Entry | None:
-        return (key, value) if all(test(request) for test in tests) is expected else None
-
-    return find
-
-
-def _header_match(spec: Json, field: str) -> Callable[[Request], bool]:
-    name = string(spec.get("name"), field).lower()
-    text = mapping(field_of(spec, "string_match"), field)
-    inverted = field_of(spec, "invert_match") is True
-    exact, prefix, suffix = (
-        text.get(kind) or field_of(spec, f"{kind}_match") for kind in ("exact", "prefix", "suffix")
-    )
-    regex = mapping(field_of(text, "safe_regex") or field_of(spec, "safe_regex_match"), field).get(
-        "regex"
-    )
-    pattern = regex_test(string(regex, field), field) if regex else None
-
-    def passes(value: str | None) -> bool:
-        if value is None:
-            return False
-        if pattern is not None:
-            return pattern(value)
-        if exact is not None:
-            return bool(value == exact)
-        return value.startswith(str(prefix or "")) and value.endswith(str(suffix or ""))
-
-    return lambda request: passes(header_value(request, name)) is not inverted
-
-
-def _metadata_action(spec: Json, key: str, field: str) -> Action:
-    source = mapping(field_of(spec, "metadata_key"), field)
-    name = string(source.get("key"), field)
-    path = tuple(
-        string(mapping(one, field).get("key"), field) for one in sequence(source.get("path"), field)
-    )
-    default = string(field_of(spec, "default_value"), field)
-
-    def find(request: Request, cluster: str) -> Entry | None:
-        noted: Any = request.metadata.get(name)
-        if name == "envoy.filters.http.jwt_authn" and request.claims is not None:
-            noted = {"payload": request.claims}
-        value = claims.at(noted, path)
-        text = value if isinstance(value, str) and value else default
-        return (key, text) if text else None
-
-    return find
-
-
-def field_of(value: Json, name: str) -> Any:
-    """A field of protobuf's JSON: in either spelling."""
-    first, *rest = name.split("_")
-    camel = first + "".join(word.title() for word in rest)
-    return value[name] if name in value else value.get(camel)
+    return tuple(found)

@@ -10,24 +10,30 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from google.protobuf.message import DecodeError
 
 from waypoint.core.message import Headers, Reply
-from waypoint.core.rate_limit import LIMITED, Descriptor, GlobalLimit
+from waypoint.core.rate_limit import LIMITED, Found, GlobalLimit
 
 METHOD: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 ERROR: Final = "rate_limiter_error"
 Pairs = tuple[tuple[str, str], ...]
 
 
-def question(limit: GlobalLimit, descriptors: Iterable[Descriptor]) -> bytes:
+def question(limit: GlobalLimit, found: Iterable[Found]) -> bytes:
     """May a request with these descriptors pass?"""
-    made = rls_pb2.RateLimitRequest(domain=limit.domain, hits_addend=1)
-    for descriptor in descriptors:
+    made = rls_pb2.RateLimitRequest(domain=limit.domain)
+    for entries, hits, override in found:
         one = made.descriptors.add()
-        for key, value in descriptor:
+        for key, value in entries:
             one.entries.append(ratelimit_pb2.RateLimitDescriptor.Entry(key=key, value=value))
+        if hits is not None:
+            one.hits_addend.value = hits
+        if override is not None:
+            one.limit.requests_per_unit, one.limit.unit = override
     return bytes(made.SerializeToString())
 
 
-def answer(limit: GlobalLimit, raw: bytes) -> tuple[Reply | None, Pairs, Pairs]:
+def answer(
+    limit: GlobalLimit, raw: bytes, *, grpc: bool = False
+) -> tuple[Reply | None, Pairs, Pairs]:
     """The refusal, if it is one; fields for the response, and for the request upstream."""
     try:
         found = rls_pb2.RateLimitResponse.FromString(raw)
@@ -40,22 +46,34 @@ def answer(limit: GlobalLimit, raw: bytes) -> tuple[Reply | None, Pairs, Pairs]:
     if found.overall_code != rls_pb2.RateLimitResponse.OVER_LIMIT:
         return None, response, upstream
     headers = Headers() if limit.silent else Headers([("x-envoy-ratelimited", "true")])
-    for name, value in response:
+    for name, value in (*response, *limit.headers):
         headers.set(name, value)
-    if limit.exhausted:
+    if limit.exhausted and grpc:
         headers.add("grpc-status", "8")
     body = found.raw_body.decode(errors="replace")
     return Reply(limit.status, body, "RL", LIMITED, tuple(headers)), (), ()
 
 
+_UNITS_S: Final = (0, 1, 60, 3600, 86_400, 30 * 86_400, 365 * 86_400, 7 * 86_400)
+"""Seconds of ``RateLimit.Unit``, in the order of its numbers."""
+
+
 def _told(found: rls_pb2.RateLimitResponse) -> Pairs:
-    """Of the descriptor that has least left."""
+    """The limit of the descriptor that has least left, with the windows of all of them
+    (draft-polli-ratelimit-headers-03)."""
     known = [one for one in found.statuses if one.HasField("current_limit")]
     if not known:
         return ()
     least = min(known, key=lambda one: one.limit_remaining)
+    windows = ""
+    for one in known:
+        limit = one.current_limit
+        window_s = _UNITS_S[limit.unit] if limit.unit < len(_UNITS_S) else 0
+        if window_s:
+            name = f';name="{limit.name}"' if limit.name else ""
+            windows += f", {limit.requests_per_unit};w={window_s}{name}"
     return (
-        ("x-ratelimit-limit", str(least.current_limit.requests_per_unit)),
+        ("x-ratelimit-limit", f"{least.current_limit.requests_per_unit}{windows}"),
         ("x-ratelimit-remaining", str(least.limit_remaining)),
         ("x-ratelimit-reset", str(least.duration_until_reset.seconds)),
     )

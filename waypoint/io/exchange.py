@@ -22,6 +22,7 @@ from waypoint.core.record import Record
 from waypoint.io.attempts import Attempts
 from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.fiber import Limit, in_task
+from waypoint.io.rate_limits import Called
 from waypoint.io.service import Service
 
 
@@ -145,9 +146,8 @@ class Exchange:
             return decided
         route = decided.route.name if decided.route is not None else ""
         cluster = decided.upstream.cluster if decided.upstream is not None else ""
-        found = await self._service.limiter.admit(
-            limits, self._to.address.port, route, cluster, seen
-        )
+        to = Called(str(self._to.key), self._to.address.port, route, cluster)
+        found = await self._service.limiter.admit(limits, to, seen)
         for name, value in found.request:
             request.headers.set(name, value)
         if found.reply is not None:

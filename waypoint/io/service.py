@@ -100,7 +100,6 @@ class Service:
         """Use another configuration from the next request on; new problems are logged once."""
         self.program = program
         self.keys.want(program.guards.key_sources)
-        self.limiter.keep(program.guards.local_limits)
         self.reports.watches = Watches(program)
         current = {*program.problems, *self.reports.watches.problems}
         for problem in sorted(current - self._reported):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.waypoint.sample import config, program, request, service
-from waypoint.core.rate_limit import Bucket, Buckets, LocalLimit, descriptors, refusal
+from waypoint.core.rate_limit import Found, LocalLimit, descriptors, refusal, spend
 from waypoint.core.rate_limit_config import read_rate_limits
+from waypoint.core.token_bucket import Bucket
 
 TARGETS = [{"kind": "Service", "group": "", "name": "reviews"}]
 ALWAYS = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
@@ -51,9 +52,18 @@ def limits(*patches):
     return made.guards.limits(service()), made.problems
 
 
+class Memory(dict):
+    """Slots of a test."""
+
+    def change(self, key, step, now_s):
+        self[key] = step(self.get(key, 0.0))
+        return self[key]
+
+
 def spent(limit, *times, found=()):
-    buckets = Buckets()
-    verdicts = [buckets.take(limit, list(found), time) for time in times]
+    slots = Memory()
+    made = [Found(entries) for entries in found]
+    verdicts = [spend(limit, "here", made, slots, time) for time in times]
     return [verdict.passes for verdict in verdicts if verdict is not None]
 
 
@@ -65,49 +75,77 @@ def made(most, tokens=1, interval_s=10.0, **more):
     ("limit", "times", "passes"),
     [
         (made(2), (0, 0, 0), [True, True, False]),
-        (made(2), (0, 0, 9.9, 10, 10), [True, True, False, True, False]),  # whole fills only
-        (made(2, 5), (0, 0, 10, 10, 10), [True, True, True, True, False]),  # never above max
-        (made(1), (0, 25, 29, 30), [True, True, False, True]),  # at the bounds of intervals
+        (made(2), (0, 0, 9.9, 10, 10), [True, True, False, True, False]),
+        (made(2, 5), (0, 0, 2, 2, 4), [True, True, True, False, True]),  # evenly
+        (made(2, 5), (0, 0, 90, 90, 90), [True, True, True, True, False]),  # never above max
+        (made(1), (0, 25, 29, 35), [True, True, False, True]),
+        (made(3, 3, 1.0), (0, 0, 0, 1 / 3, 2 / 3), [True] * 5),  # fractions are no trap
     ],
 )
 def test_a_bucket(limit, times, passes):
     assert spent(limit, *times) == passes
 
 
+GOLD, TIN, BOB = (("tier", "gold"),), (("tier", "tin"),), (("user", "bob"),)
+
+
 def test_descriptors_have_buckets_of_their_own():
-    gold, tin = (("tier", "gold"),), (("tier", "tin"),)
-    limit = made(3, descriptors=((gold, Bucket(1, 1, 10.0)),))
-    assert spent(limit, 0, 0, found=[gold]) == [True, False]
-    assert spent(limit, 0, 0, 0, 0, found=[tin]) == [True, True, True, False]
-    only = made(0, descriptors=((gold, Bucket(1, 1, 10.0)),), always_default=False)
-    assert spent(only, 0, 0, found=[gold]) == [True, False]
+    limit = made(3, descriptors=((GOLD, Bucket(1, 1, 10.0)),))
+    assert spent(limit, 0, 0, found=[GOLD]) == [True, False]
+    assert spent(limit, 0, 0, 0, 0, found=[TIN]) == [True, True, True, False]
+    only = made(0, descriptors=((GOLD, Bucket(1, 1, 10.0)),), always_default=False)
+    assert spent(only, 0, 0, found=[GOLD]) == [True, False]
 
 
-def test_a_bucket_that_is_configured_anew_is_full():
-    buckets = Buckets()
-    assert buckets.take(made(1), [], 0).passes
-    assert not buckets.take(made(1), [], 1).passes
-    assert buckets.take(made(2), [], 1).passes
-    buckets.keep(frozenset({"x"}))
-    assert buckets.take(made(2), [], 1).passes
-    assert not buckets.take(made(2), [], 1).passes
-    buckets.keep(frozenset())
-    assert buckets.take(made(2), [], 1).passes
+def test_an_entry_without_a_value_stands_for_any_and_each_has_a_bucket():
+    limit = made(9, descriptors=(((("user", ""),), Bucket(1, 1, 10.0)), (BOB, Bucket(2, 1, 10.0))))
+    slots = Memory()
+
+    def passes(name):
+        return spend(limit, "here", [Found((("user", name),))], slots, 0.0).passes
+
+    assert [passes(name) for name in ("amy", "amy", "eve", "bob", "bob", "bob")] == [
+        True, False, True, True, True, False,
+    ]  # fmt: skip
+
+
+def test_the_slowest_bucket_comes_first_and_is_the_one_that_is_told():
+    slow, fast = Bucket(5, 1, 60.0), Bucket(2, 1, 30.0)
+    limit = made(10, descriptors=((TIN, fast), (GOLD, slow)))
+    slots, found = Memory(), [Found(TIN), Found(GOLD)]
+    verdicts = [spend(limit, "here", found, slots, 0.0) for _ in range(3)]
+    assert verdicts == [(True, 5, 4, 0), (True, 5, 3, 0), (False, 2, 0, 30)]
+    assert spend(limit, "here", [Found(GOLD)], slots, 0.0) == (True, 5, 1, 0)  # it was asked first
+    assert spend(limit, "here", [], slots, 0.0).remaining == 10 - 2 - 1 - 1  # what passed
+
+
+def test_a_request_may_cost_several_tokens():
+    limit = made(10, descriptors=((GOLD, Bucket(7, 1, 60.0)),))
+    slots = Memory()
+    verdicts = [spend(limit, "here", [Found(GOLD, 3)], slots, 0.0) for _ in range(3)]
+    assert [(v.passes, v.remaining) for v in verdicts] == [(True, 4), (True, 1), (False, 1)]
+
+
+def test_who_is_called_and_what_is_configured_have_buckets_of_their_own():
+    slots = Memory()
+    assert spend(made(1), "here", [], slots, 0).passes
+    assert not spend(made(1), "here", [], slots, 1).passes
+    assert spend(made(1), "there", [], slots, 1).passes
+    assert spend(made(2), "here", [], slots, 1).passes
 
 
 def test_an_envoy_filter_with_a_local_limit():
     found, problems = limits(http_filter(local(enable_x_ratelimit_headers="DRAFT_VERSION_03")))
     assert problems == ()
-    (limit,) = found.local(9080, "any")
+    ((_, limit),) = found.local(9080, "any")
     assert (limit.bucket, limit.enabled, limit.enforced) == (Bucket(2, 1, 60.0), 1.0, 1.0)
-    buckets = Buckets()
+    slots = Memory()
     for _ in range(2):
-        buckets.take(limit, [], 0.0)
-    verdict = buckets.take(limit, [], 12.5)
+        spend(limit, "here", [], slots, 0.0)
+    verdict = spend(limit, "here", [], slots, 12.5)
     reply = refusal(limit, verdict)
     assert (reply.status, reply.body, reply.flag) == (429, "local_rate_limited", "RL")
     assert reply.headers == (
-        ("x-envoy-ratelimited", "true"),
         ("x-ratelimit-limit", "2"),
         ("x-ratelimit-remaining", "0"),
         ("x-ratelimit-reset", "48"),
@@ -119,37 +157,9 @@ def test_routes_and_ports_come_before_the_filter():
     one = {"typed_per_filter_config": {LOCAL: local(9)}}
     found, problems = limits(http_filter(local(2)), on_route(per), on_route(one, name="slow"))
     assert problems == ()
-    most = [found.local(port, route)[0].bucket.most for port, route in
+    most = [found.local(port, route)[0][1].bucket.most for port, route in
             ((80, ""), (9080, ""), (9080, "slow"))]  # fmt: skip
     assert most == [2, 7, 9]
-
-
-@pytest.mark.parametrize(
-    ("action", "entry"),
-    [
-        ({"generic_key": {"descriptor_value": "v"}}, ("generic_key", "v")),
-        ({"genericKey": {"descriptorKey": "k", "descriptorValue": "v"}}, ("k", "v")),
-        ({"remote_address": {}}, ("remote_address", "10.0.9.9")),
-        ({"source_cluster": {}}, ("source_cluster", "curl.shop")),
-        ({"destination_cluster": {}}, ("destination_cluster", "c")),
-        ({"request_headers": {"header_name": "X-Team", "descriptor_key": "t"}}, ("t", "blue")),
-        ({"request_headers": {"header_name": ":path", "descriptor_key": "p"}}, ("p", "/a?q=1")),
-        ({"request_headers": {"header_name": "x-none", "descriptor_key": "t"}}, None),
-        ({"query_parameters": {"query_parameter_name": "q", "descriptor_key": "q"}}, ("q", "1")),
-        ({"header_value_match": {"descriptor_value": "v", "headers": [
-            {"name": ":path", "string_match": {"prefix": "/a"}}]}}, ("header_match", "v")),
-        ({"header_value_match": {"descriptor_value": "v", "expect_match": False, "headers": [
-            {"name": ":path", "string_match": {"prefix": "/a"}}]}}, None),
-        ({"metadata": {"descriptor_key": "sub", "metadata_key": {
-            "key": "envoy.filters.http.jwt_authn", "path": [{"key": "payload"}, {"key": "sub"}]
-        }}}, ("sub", "alice")),
-    ],
-)  # fmt: skip
-def test_actions(action, entry):
-    asked = request(target="/a?q=1", headers={"x-team": "blue"})
-    asked.claims = {"sub": "alice"}
-    found = descriptors(read_rate_limits([{"actions": [action]}], "f"), asked, "c")
-    assert found == ([] if entry is None else [(entry,)])
 
 
 def test_one_missing_entry_drops_the_descriptor():
@@ -158,7 +168,8 @@ def test_one_missing_entry_drops_the_descriptor():
         {"request_headers": {"header_name": "x", "descriptor_key": "x"}},
     ]
     read = read_rate_limits([{"actions": actions}, {"actions": actions[:1]}], "f")
-    assert descriptors(read, request(), "c") == [(("remote_address", "10.0.9.9"),)]
+    assert descriptors(read, 0, request(), "c") == (Found((("remote_address", "10.0.9.9"),)),)
+    assert descriptors(read, 1, request(), "c") == ()
 
 
 GLOBAL = {
@@ -178,8 +189,32 @@ def test_a_global_limit():
     assert problems == ()
     (limit,) = found.counted()
     assert (limit.domain, str(limit.at)) == ("shop", "rls.shop.svc.cluster.local:8081")
-    assert len(found.actions(9080, "")) == 1
-    assert found.actions(80, "") == ()
+    assert len(found.rules(9080, "")) == 1
+    assert found.rules(80, "") == ()
+
+
+def key(name):
+    return [{"actions": [{"generic_key": {"descriptor_value": name}}]}]
+
+
+@pytest.mark.parametrize(
+    ("route", "names"),
+    [
+        (None, ["port"]),
+        ({"rate_limits": key("route")}, ["route"]),  # a route's replace the port's
+        ({"rate_limits": key("route"), "include_vh_rate_limits": True}, ["port", "route"]),
+    ],
+)
+def test_a_route_has_its_own_rules_or_those_of_its_port(route, names):
+    of_port = on_route({"rate_limits": key("port")}) | {"applyTo": "VIRTUAL_HOST"}
+    patches = [of_port] if route is None else [of_port, on_route({"route": route}, name="slow")]
+    found, problems = limits(*patches)
+    assert problems == ()
+    told = descriptors(found.rules(9080, "slow"), 0, request(), "c")
+    assert [one.entries[0][1] for one in told] == names
+    assert [one.entries[0][1] for one in descriptors(found.rules(9080, ""), 0, request(), "c")] == [
+        "port"
+    ]
 
 
 @pytest.mark.parametrize(

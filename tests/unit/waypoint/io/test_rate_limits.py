@@ -6,7 +6,14 @@ import pytest
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from ambient.api.service import AppProtocol
-from tests.unit.waypoint.core.test_rate_limit import GLOBAL, TARGETS, http_filter, local, on_route
+from tests.unit.waypoint.core.test_rate_limit import (
+    GLOBAL,
+    TARGETS,
+    bucket,
+    http_filter,
+    local,
+    on_route,
+)
 from tests.unit.waypoint.io.rig import rig
 from tests.unit.waypoint.io.test_safeguards import AUTHZ_AT, authz_service, grpc_server, register
 from tests.unit.waypoint.sample import config, policy
@@ -23,10 +30,10 @@ async def test_a_local_limit_is_shared_by_all_connections():
     assert [one.status for one in answers] == [200, 200, 429]
     assert [one.headers["x-ratelimit-remaining"] for one in answers] == ["1", "0", "0"]
     assert answers[2].body == b"local_rate_limited"
-    assert answers[2].headers["x-envoy-ratelimited"] == "true"
+    assert "x-envoy-ratelimited" not in answers[2].headers  # of global limits only
 
 
-async def test_a_limit_that_was_removed_is_forgotten():
+async def test_a_limit_that_was_removed_limits_nothing():
     async with rig() as made:
         made.configure(rates(http_filter(local(1))))
         caller = await made.caller()
@@ -34,8 +41,26 @@ async def test_a_limit_that_was_removed_is_forgotten():
         made.configure(rates(http_filter(local(1))), policy([{}], name="any"))
         assert (await caller.get()).status == 429
         made.configure()
-        made.configure(rates(http_filter(local(1))))
-        assert [(await caller.get()).status for _ in range(2)] == [200, 429]
+        assert (await caller.get()).status == 200
+
+
+async def test_rules_of_a_port_serve_local_limits_that_have_none():
+    gold = {"entries": [{"key": "team", "value": "gold"}], "token_bucket": bucket(1)}
+    async with rig() as made:
+        made.configure(rates(http_filter(local(9, descriptors=[gold])), COUNTED[1]))
+        caller = await made.caller()
+        teams = ("gold", "gold", "blue")
+        assert [(await caller.get(x_team=team)).status for team in teams] == [200, 429, 200]
+
+
+async def test_a_limit_that_is_not_enforced_tells_the_application():
+    mark = {"header": {"key": "x-over", "value": "yes"}}
+    off = local(1, filter_enforced=None, request_headers_to_add_when_not_enforced=[mark])
+    async with rig() as made:
+        made.configure(rates(http_filter(off)))
+        caller = await made.caller()
+        seen = [(await caller.get()).json["headers"].get("x-over") for _ in range(2)]
+    assert seen == [None, "yes"]
 
 
 async def test_a_limit_that_is_not_enabled_limits_nothing():
