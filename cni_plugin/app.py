@@ -31,6 +31,7 @@ from cni_plugin.io.agent_client import EVENT_SOCKET
 from cni_plugin.io.guests import Guests
 from cni_plugin.io.installer import Installer
 from cni_plugin.io.node_socket_map import NodeSocketMap
+from cni_plugin.io.units import Units
 from cni_plugin.io.zds_server import ZdsServer
 from cni_plugin.settings import Settings
 
@@ -50,7 +51,8 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
     async with KubeClient.connect(settings.kubeconfig) as kube:
         zds = ZdsServer(settings.ztunnel_uds_address)
         agent = Agent(settings, kube, zds)
-        guests = Guests(settings, kube, agent)
+        units = Units(settings, zds)
+        guests = Guests(settings, kube, agent, units)
         agent.annotate_guest = guests.annotate
         guests.load()
         joined = NodeSocketMap(settings)
@@ -72,12 +74,14 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
                 state.watching = True
                 nursery.start_soon(installer.run)
                 nursery.start_soon(guests.watch)
+                nursery.start_soon(units.run)
                 nursery.start_soon(joined.run, agent.entries)
                 await stopping.wait()
                 nursery.cancel_scope.cancel()
             await own_daemon_set.leave(settings, kube, managed.answer)
         finally:
             agent.close()
+            units.close()
             joined.close()
 
 

@@ -18,17 +18,18 @@ class BadGuestError(MeshError):
 
 
 class Enroll(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bring a network namespace into the mesh."""
+    """Bring a network namespace into the mesh, or a control group of the node's own network."""
 
     name: str
     namespace: str
     service_account: str
     device: int
     inode: int
-    """Which network namespace; the agent checks that it found the same."""
+    """Which namespace or group; the agent checks that it found the same."""
     netns: str = ""
     pid: int = 0
-    """One of both says where it is."""
+    cgroup: str = ""
+    """One of them says where it is."""
 
 
 class Unenroll(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +56,10 @@ def parse(raw: bytes, kind: type[T]) -> T:
                 f"{field} {value!r} is no Kubernetes name",
                 hint="up to 63 small letters, digits and dashes",
             )
-    if isinstance(request, Enroll) and bool(request.netns) is bool(request.pid):
-        raise BadGuestError("the request must name either a process or a namespace's path")
+    if isinstance(request, Enroll):
+        places = (request.netns, request.pid, request.cgroup)
+        if sum(map(bool, places)) != 1:
+            raise BadGuestError(
+                "the request must name one of a process, a namespace's path and a control group"
+            )
     return request

@@ -27,16 +27,18 @@ _PREFIX: Final = "guest."
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """One network namespace and the identity that it has in the mesh."""
+    """One network namespace, or control group, and the identity that it has in the mesh."""
 
     name: str
     namespace: str
     service_account: str
     netns: str
-    """Path, as the agent sees it."""
+    """Path, as the agent sees it; empty for the node's own network."""
     device: int
     inode: int
     ips: tuple[str, ...]
+    cgroup: str = ""
+    """Of a unit in the node's own network: path of its control group, as the agent sees it."""
     annotation: str | None = None
     """What a pod's redirection annotation would say."""
     leaving: bool = False

@@ -1,7 +1,8 @@
 """Processes outside Kubernetes in the mesh: asked for over the agent's socket, kept in files.
 
 A guest is a network namespace of this node with an identity. For the rest of the agent it is a pod
-that no API server knows; the control plane learns of it by a WorkloadEntry.
+that no API server knows; the control plane learns of it by a WorkloadEntry. Or it is a unit of the
+node's own network (``units``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cni_plugin.io import discover, guest_files
 from cni_plugin.io.agent import Agent
 from cni_plugin.io.guest_files import Guest
 from cni_plugin.io.host_probes import node_netns
+from cni_plugin.io.units import Units
 from cni_plugin.settings import Settings
 
 LOOK_S: Final = 5.0
@@ -39,37 +41,51 @@ log = get_logger("agent")
 class Guests:
     """Owns the files and WorkloadEntries of guests."""
 
-    def __init__(self, settings: Settings, kube: KubeClient, agent: Agent) -> None:
+    def __init__(self, settings: Settings, kube: KubeClient, agent: Agent, units: Units) -> None:
         self._settings = settings
         self._run_dir = settings.cni_agent_run_dir
         self._kube = kube
         self._agent = agent
+        self._units = units
         self._turn = trio.Lock()
 
     def load(self) -> None:
         """Make the guests of an earlier agent known; before the agent starts."""
         for guest in guest_files.read_all(self._run_dir):
-            self._agent.introduce(guest.pod())
+            if guest.cgroup:
+                self._units.introduce(guest)
+            else:
+                self._agent.introduce(guest.pod())
 
     async def enroll(self, request: Enroll) -> dict[str, Any]:
         """Bring it in; what the caller is told. Raises MeshError, and then nothing has changed."""
         async with self._turn:
-            guest = await trio.to_thread.run_sync(self._found, request)
+            find = self._units.find if request.cgroup else self._found
+            guest = await trio.to_thread.run_sync(find, request)
             await self._check_identity(guest)
             self._check_place(guest)
             there = guest_files.read(self._run_dir, guest.uid)
-            if there is not None and self._agent.phase(guest.uid) is Phase.ENROLLED:
+            if there is not None and self._phase(there) is Phase.ENROLLED:
                 return _told(there)
             guest = msgspec.structs.replace(guest, entry_made=await self._make_entry(guest))
             guest_files.write(self._run_dir, guest)
-            self._agent.introduce(guest.pod())
             try:
-                await self._agent.cni_added(_as_event(guest))
+                await self._join(guest)
             except MeshError:
                 await self._forget(guest)
                 raise
-        log.info(Event.GUEST_JOINED, guest=guest.uid, netns=guest.netns)
+        log.info(Event.GUEST_JOINED, guest=guest.uid, netns=guest.netns, cgroup=guest.cgroup)
         return _told(guest)
+
+    async def _join(self, guest: Guest) -> None:
+        if guest.cgroup:
+            await self._units.join(guest)
+            return
+        self._agent.introduce(guest.pod())
+        await self._agent.cni_added(_as_event(guest))
+
+    def _phase(self, guest: Guest) -> Phase:
+        return (self._units if guest.cgroup else self._agent).phase(guest.uid)
 
     async def unenroll(self, request: Unenroll) -> dict[str, Any]:
         """Let it go: new connections are direct from now on. Raises BadGuestError."""
@@ -92,9 +108,9 @@ class Guests:
             guests = list(self._all())
             leaving = False
             for guest in guests:
-                if guest.leaving and self._agent.phase(guest.uid) is Phase.OUT:
+                if guest.leaving and self._phase(guest) is Phase.OUT:
                     await self._forget(guest)
-                elif not guest.leaving and not _is_there(guest):
+                elif not (guest.leaving or guest.cgroup or _is_there(guest)):
                     # The path is gone; the namespace may live on, and must not stay redirected.
                     log.info(Event.GUEST_VANISHED, guest=guest.uid, netns=guest.netns)
                     await self._let_go(guest)
@@ -105,7 +121,10 @@ class Guests:
     async def _let_go(self, guest: Guest) -> None:
         leaving = msgspec.structs.replace(guest, leaving=True)
         guest_files.write(self._run_dir, leaving)
-        await self._agent.let_go(leaving.pod())
+        if guest.cgroup:
+            await self._units.let_go(leaving)
+        else:
+            await self._agent.let_go(leaving.pod())
 
     def _all(self) -> list[Guest]:
         return list(guest_files.read_all(self._run_dir))
@@ -126,8 +145,8 @@ class Guests:
             if opened.key == own.key:
                 raise BadGuestError(
                     "it uses the node's own network: all of the node's traffic would be captured",
-                    hint="give it a network namespace (systemd: NetworkNamespacePath=); a cgroup "
-                    "alone does not tell what comes in for it from what comes in for the node",
+                    hint="give it a network namespace (systemd: NetworkNamespacePath=); or enrol "
+                    "what a unit sends, by --systemd-unit or --cgroup",
                 )
             ips = sorted(discover.addresses(opened), key=_by_usefulness)
         usable = tuple(str(ip) for ip in ips if not (ip.is_loopback or ip.is_link_local))
@@ -154,14 +173,16 @@ class Guests:
                 hint="pods join by their label istio.io/dataplane-mode=ambient",
             )
         for present in self._all():
-            same = (present.device, present.inode) == (guest.device, guest.inode)
+            same = present.cgroup == guest.cgroup and (
+                guest.cgroup or (present.device, present.inode) == (guest.device, guest.inode)
+            )
             if (
                 present.uid == guest.uid
                 and not (same and not present.leaving)
                 and _is_there(present)
             ):
                 raise BadGuestError(
-                    f"{guest.namespace}/{guest.name} is another network namespace already",
+                    f"{guest.namespace}/{guest.name} is another guest of this node already",
                     hint="choose another --name, or unenroll that one first",
                 )
 
@@ -248,7 +269,10 @@ class Guests:
 
     async def _forget(self, guest: Guest) -> None:
         guest_files.remove(self._run_dir, guest.uid)
-        self._agent.pod_gone(guest.uid)
+        if guest.cgroup:
+            self._units.gone(guest.uid)
+        else:
+            self._agent.pod_gone(guest.uid)
         if not guest.entry_made:
             return
         try:
@@ -265,6 +289,7 @@ def _told(guest: Guest) -> dict[str, Any]:
         "namespace": guest.namespace,
         "addresses": guest.ips,
         "workload_entry": guest.entry_made,
+        "outbound_only": bool(guest.cgroup),
     }
 
 
@@ -294,6 +319,8 @@ def _open_same(paths: list[str], key: tuple[int, int]) -> tuple[str, Netns] | No
 
 
 def _is_there(guest: Guest) -> bool:
+    if guest.cgroup:
+        return True  # a unit that is stopped may be started again
     try:
         info = Path(guest.netns).stat()
     except OSError:

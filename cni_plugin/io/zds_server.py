@@ -47,6 +47,10 @@ class ZdsServer:
         """How many ztunnels are connected."""
         return len(self._connections)
 
+    def processes(self) -> list[int]:
+        """The process ids of ztunnels, as this process sees them."""
+        return [connection.pid for connection in self._connections]
+
     def holds(self, uid: str) -> bool:
         """Whether ztunnels are told to serve the pod."""
         return uid in self._workloads

@@ -432,10 +432,10 @@ def test_a_newer_version_replaces_the_programs_in_their_places(
                 found[path.name] = link.program_id
         return found
 
-    before, source = numbers(), bpf_programs._source()
+    before, source = numbers(), bpf_programs.source()
     again = open_programs("/proc")
     assert numbers() == before, "the same version changes nothing"
-    monkeypatch.setattr(bpf_programs, "_source", lambda: source + "\nint newer = 1;\n")
+    monkeypatch.setattr(bpf_programs, "source", lambda: source + "\nint newer = 1;\n")
     newer = open_programs("/proc")
     after = numbers()
     assert after.keys() == before.keys()

@@ -123,26 +123,6 @@ async def test_a_guest_whose_namespace_ends_is_forgotten(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_unit_that_shares_the_nodes_network_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    systemctl = tmp_path / "tools" / "systemctl"
-    systemctl.parent.mkdir()
-    systemctl.write_text(f"#!/bin/sh\necho {os.getpid()}\n")
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
-    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
-        ready(world)
-        await nursery.start(FakeTunnel(world.zds).run)
-        unit = ("--systemd-unit", "billing.service")
-        text = await call(world, "enroll", *unit, "--identity", "shop/billing")
-        assert "the node's own network" in text
-        assert "NetworkNamespacePath=" in text
-        assert "a cgroup alone" in text
-        assert entry(world) is None
-        nursery.cancel_scope.cancel()
-
-
 async def test_what_cannot_be_enrolled_is_explained_and_nothing_stays(tmp_path: Path) -> None:
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         identity = ("--identity", "shop/billing")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from ambient.api.address import IPAddress
-from ambient.api.ports import PROBE_SOURCE_V4, PROBE_SOURCE_V6
+from ambient.api.ports import PROBE_SOURCE_V4, PROBE_SOURCE_V6, PROXY_MARK
 from ambient.net.core.rules import (
     NAT_TABLE,
     AddressSet,
@@ -34,6 +34,7 @@ from ambient.net.core.rules import (
     SourceNat,
     Table,
     Verdict,
+    mark_is,
 )
 
 SETS: Final[dict[Literal[4, 6], str]] = {4: "istio-inpod-probes-v4", 6: "istio-inpod-probes-v6"}
@@ -104,6 +105,7 @@ def _probe(kubelet_uid: int, version: Literal[4, 6]) -> Rule:
         Compare("eq", bytes([_TCP])),
         Meta("skuid"),  # leaves the rule for packets of no local socket
         Compare("eq", kubelet_uid.to_bytes(4, sys.byteorder)),
+        *mark_is("neq", PROXY_MARK),  # a tunnel that serves the node's own network is no kubelet
         Payload("network", _DESTINATION_OFFSET[version], len(source)),
         Lookup(SETS[version]),
         Count(),

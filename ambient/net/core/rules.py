@@ -256,7 +256,7 @@ def _mangle(input_rules: tuple[Rule, ...]) -> Table:
     tag = Rule(
         "connections that the tunnel opens to the application",
         (
-            *_mark("eq", PROXY_MARK),
+            *mark_is("eq", PROXY_MARK),
             Ct("mark"),
             Bitwise(_u32(keep_high_bits), _u32(REPLY_MARK)),
             SetCt("mark"),
@@ -330,7 +330,7 @@ def _nat_prerouting(options: Options) -> tuple[Rule, ...]:
             *_protocol(_TCP),
             *_first_packet(),
             *_destination_port("neq", HBONE_PORT),
-            *_mark("neq", PROXY_MARK),
+            *mark_is("neq", PROXY_MARK),
             *_redirect(PLAINTEXT_PORT),
         )
         rules += _probes(options)
@@ -343,7 +343,7 @@ def _nat_output(options: Options) -> tuple[Rule, ...]:
     from_application = (
         *_interface("oifname", "neq", "lo"),
         *_family(options),
-        *_mark("neq", PROXY_MARK),
+        *mark_is("neq", PROXY_MARK),
     )
     rules = []
     if options.dns:
@@ -358,8 +358,8 @@ def _nat_output(options: Options) -> tuple[Rule, ...]:
 
 def _raw() -> Table:
     zone = (Load(_DNS_ZONE.to_bytes(2, _HOST_ORDER)), SetCt("zone"), Count())
-    queries = (*_protocol(_UDP), *_destination_port("eq", 53), *_mark("eq", PROXY_MARK), *zone)
-    answers = (*_protocol(_UDP), *_source_port(53), *_mark("neq", PROXY_MARK), *zone)
+    queries = (*_protocol(_UDP), *_destination_port("eq", 53), *mark_is("eq", PROXY_MARK), *zone)
+    answers = (*_protocol(_UDP), *_source_port(53), *mark_is("neq", PROXY_MARK), *zone)
     return Table(
         RAW_TABLE,
         (
@@ -394,7 +394,8 @@ def _u32(value: int) -> bytes:
     return value.to_bytes(4, _HOST_ORDER)
 
 
-def _mark(op: Literal["eq", "neq"], mark: int) -> tuple[Expression, ...]:
+def mark_is(op: Literal["eq", "neq"], mark: int) -> tuple[Expression, ...]:
+    """Whether the packet's socket has this mark of ours."""
     return Meta("mark"), Bitwise(_u32(MARK_MASK), _u32(0)), Compare(op, _u32(mark))
 
 

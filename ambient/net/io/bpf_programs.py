@@ -103,10 +103,14 @@ _CGROUP_PROGRAMS: Final[Mapping[str, tuple[ProgramType, AttachType]]] = {
     "getsockopt": (ProgramType.CGROUP_SOCKOPT, AttachType.GETSOCKOPT),
 }
 _LOOKUP: Final = "sk_lookup"
-_PLACES: Final = places((*MAPS, "NETNS"))
+GUARD: Final = "guard"
+"""Of ``bpf_unit``."""
+_SOURCES: Final = ("redirect.c", "unit_guard.c")
+PLACES: Final = places((*MAPS, "NETNS"))
 
 
-def _source() -> str:
+def _macros() -> str:
+    """Ports, marks and addresses as sources call them."""
     probe_v6 = struct.unpack("!IIII", PROBE_SOURCE_V6.packed)
     numbers = {
         "PORT_OUTBOUND": OUTBOUND_PORT,
@@ -121,24 +125,32 @@ def _source() -> str:
         "PROBE_4": int(PROBE_SOURCE_V4),
         **{f"PROBE_6_{index}": part for index, part in enumerate(probe_v6)},
     }
-    macros = "".join(f"#define {name} {number}u\n" for name, number in numbers.items())
-    return macros + Path(__file__).with_name("redirect.c").read_text()
+    return "".join(f"#define {name} {number}u\n" for name, number in numbers.items())
+
+
+def source() -> str:
+    """What is compiled."""
+    texts = (Path(__file__).with_name(name).read_text() for name in _SOURCES)
+    return _macros() + "\n".join(texts)
 
 
 class Programs:
     """The node's programs in their places, and the maps that they share with us."""
 
-    def __init__(self, folder: Path, maps: dict[str, Map], version: str, code: bytes) -> None:
+    def __init__(
+        self, folder: Path, maps: dict[str, Map], version: str, code: Mapping[str, bytes]
+    ) -> None:
         self.folder: Final = folder
         self.maps: Final = maps
         self.version: Final = version
         """Of the source; also of a pod's program, in the name of its link."""
-        self._code = code
+        self.code: Final = code
+        """Of every function, with places for the maps."""
 
     def lookup_program(self, netns_cookie: int) -> Program:
         """The program for one pod's namespace. Raises BpfError."""
-        bindings = _bindings(self.maps) | {_PLACES["NETNS"]: Constant(netns_cookie)}
-        code = bind(self._code, bindings)
+        places = bindings(self.maps) | {PLACES["NETNS"]: Constant(netns_cookie)}
+        code = bind(self.code[_LOOKUP], places)
         return Program.load(ProgramType.SK_LOOKUP, _LOOKUP, code, AttachType.SK_LOOKUP)
 
 
@@ -153,19 +165,19 @@ def open_programs(proc_dir: str, folder: str = bpf_flows.FOLDER) -> Programs:
             f"there is no BPF file system at {Path(folder).parent}",
             hint=f"mount -t bpf bpf {Path(folder).parent}",
         )
-    source = _source()
+    text = source()
     top = Path(folder)
     with ExitStack() as undo:
         maps = _open_maps(top / bpf_flows.MAPS, undo)
-        names = (*_CGROUP_PROGRAMS, _LOOKUP)
-        code = bpf_compiler.compile_c(source, names, _PLACES)
-        version = hashlib.sha256(source.encode()).hexdigest()[:12]
+        names = (*_CGROUP_PROGRAMS, _LOOKUP, GUARD)
+        code = bpf_compiler.compile_c(text, names, PLACES)
+        version = hashlib.sha256(text.encode()).hexdigest()[:12]
         try:
             _put_in_place(top, maps, code, version, proc_dir)
         except OSError as error:
             raise _refused("to put its programs in their places", error) from None
         undo.pop_all()
-    return Programs(top, maps, version, code[_LOOKUP])
+    return Programs(top, maps, version, code)
 
 
 def open_maps(folder: str = bpf_flows.FOLDER) -> dict[str, Map] | None:
@@ -191,12 +203,12 @@ def _open_maps(folder: Path, undo: ExitStack) -> dict[str, Map]:
     maps = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, form in MAPS.items():
+        for name in MAPS:
             path = folder / name.lower()
             try:
                 made = Map.pinned(path)
             except FileNotFoundError:
-                made = _make_map(name, form)
+                made = make_map(name)
                 made.pin(path)
             maps[name] = made
             undo.callback(made.close)
@@ -205,7 +217,9 @@ def _open_maps(folder: Path, undo: ExitStack) -> dict[str, Map]:
     return maps
 
 
-def _make_map(name: str, form: _MapForm) -> Map:
+def make_map(name: str) -> Map:
+    """One of ``MAPS``, without a name in the file system. Raises OSError."""
+    form = MAPS[name]
     sizes = (form.key_bytes, form.value_bytes)
     if form.kind is not MapType.SK_STORAGE:
         return Map.create(form.kind, name.lower(), sizes, form.max_entries, flags=form.flags)
@@ -218,8 +232,9 @@ def _make_map(name: str, form: _MapForm) -> Map:
         os.close(types)
 
 
-def _bindings(maps: Mapping[str, Map]) -> dict[int, Binding]:
-    return {_PLACES[name]: MapFd(each.fd) for name, each in maps.items()}
+def bindings(maps: Mapping[str, Map]) -> dict[int, Binding]:
+    """For ``bind``: each map in its place."""
+    return {PLACES[name]: MapFd(each.fd) for name, each in maps.items()}
 
 
 def _put_in_place(
@@ -232,8 +247,8 @@ def _put_in_place(
     root = cgroup2.open_root(proc_dir)
     try:
         for name, (kind, place) in reversed(tuple(_CGROUP_PROGRAMS.items())):
-            with _program(ours / name, kind, place, bind(code[name], _bindings(maps))) as program:
-                _link(links / name, program, root, place)
+            with _program(ours / name, kind, place, bind(code[name], bindings(maps))) as program:
+                put_in(links / name, program, root, place)
     finally:
         os.close(root)
     for folder in top.glob("programs-*"):
@@ -250,13 +265,14 @@ def _program(path: Path, kind: ProgramType, place: AttachType, code: bytes) -> P
         return made
 
 
-def _link(path: Path, program: Program, root: int, place: AttachType) -> None:
+def put_in(path: Path, program: Program, target: int, place: AttachType) -> None:
+    """Let the program be what is in this link, which is made if need be. Raises OSError."""
     try:
         with Link.pinned(path) as link:
             if link.program_id != program_id(program):
                 link.replace(program)
     except FileNotFoundError:
-        with Link.create(program, root, place) as link:
+        with Link.create(program, target, place) as link:
             link.pin(path)
 
 

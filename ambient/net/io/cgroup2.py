@@ -1,4 +1,4 @@
-"""The root of the node's cgroup hierarchy of version 2, where BPF programs see every process."""
+"""The node's cgroup hierarchy of version 2; at its root BPF programs see every process."""
 
 from __future__ import annotations
 
@@ -32,3 +32,20 @@ def _is_root(path: str) -> bool:
     return os.path.exists(f"{path}/cgroup.controllers") and not os.path.exists(
         f"{path}/cgroup.events"
     )
+
+
+def is_below_root(path: str) -> bool:
+    """Whether it is a group of version 2, and not the one that everybody is in."""
+    return all(os.path.exists(f"{path}/{name}") for name in ("cgroup.controllers", "cgroup.events"))
+
+
+def processes(path: str) -> set[int]:
+    """Everybody in the group and the groups below, as far as this process sees them."""
+    found: set[int] = set()
+    for folder, _, _ in os.walk(path):
+        try:
+            with open(f"{folder}/cgroup.procs") as lines:
+                found.update(map(int, lines))
+        except OSError:
+            continue  # removed meanwhile, or its threads are counted elsewhere
+    return found - {0}

@@ -57,6 +57,11 @@ class ZdsLink:
         self.ended = trio.Event()
         self.why = ""
 
+    @property
+    def pid(self) -> int:
+        """Of the ztunnel; 0 where it is not to be seen from here."""
+        return self._socket.peer().pid
+
     def end(self, why: str) -> None:
         """Wake everybody who waits for this ztunnel; the first reason stays."""
         if not self.ended.is_set():

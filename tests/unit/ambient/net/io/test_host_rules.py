@@ -42,7 +42,7 @@ def test_nft_reads_the_sets_and_rules_that_we_wrote(node: Netns) -> None:
     assert 'elements = { 10.244.1.2 comment "uid-a" }' in text
     assert 'elements = { fd00::2 comment "uid-b" }' in text
     assert "type nat hook postrouting priority srcnat - 1; policy accept;" in text
-    assert "meta skuid 1000" in text
+    assert "meta skuid 1000 meta mark & 0x00000fff != 0x00000539" in text, "no tunnel is a kubelet"
     assert (
         "ip daddr @istio-inpod-probes-v4 counter packets 0 bytes 0 snat ip to 169.254.7.127" in text
     )
