@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,3 +54,23 @@ def test_every_alert_says_how_bad_it_is_and_where_to_look() -> None:
     for rule in alerts():
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert set(rule["annotations"]) >= {"summary", "runbook"}
+
+
+def test_every_alert_has_its_section_of_the_playbook() -> None:
+    for rule in alerts():
+        path, _, anchor = rule["annotations"]["playbook"].partition("#")
+        heads = re.findall(r"^## (.+)$", Path(path).read_text(), re.MULTILINE)
+        assert anchor in {head.lower().replace(" ", "-") for head in heads}, rule["alert"]
+
+
+def test_the_commands_of_runbooks_exist() -> None:
+    """As the reference, which is made from the code, has them."""
+    reference = Path("docs/ambientctl-reference.md").read_text()
+    for rule in alerts():
+        words = rule["annotations"]["runbook"].split()
+        if words[0] != "ambientctl":
+            continue
+        name = " ".join(itertools.takewhile(lambda word: word[0].isalpha(), words))
+        section = reference.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert section, name
+        assert all(one in section for one in words if one.startswith("--")), words
