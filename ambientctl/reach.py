@@ -43,10 +43,17 @@ async def ask(
     """The body of a 200. Raises MeshError with the program's words otherwise, UnavailableError
     where it cannot be reached.
     """
+    return (await ask_dated(kube, at, path, method=method, limit_s=limit_s))[0]
+
+
+async def ask_dated(
+    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S
+) -> tuple[bytes, str]:
+    """The same, with the answer's Date: the program's clock."""
     try:
         with trio.fail_after(limit_s):
             async with forwarded(kube, at.namespace, at.pod, at.port) as stream:
-                status, body = await _exchange(stream, method, path)
+                status, body, date = await _exchange(stream, method, path)
     except (trio.TooSlowError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
         silent = isinstance(error, trio.TooSlowError)
         reason = f"no answer within {limit_s:g} s" if silent else str(error) or "no answer"
@@ -56,14 +63,18 @@ async def ask(
     if status != 200:
         text = body[:500].decode(errors="replace").strip()
         raise MeshError(f"{at}{path} answers {status}: {text}")
-    return body
+    return body, date
 
 
 async def ask_json(
     kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S
 ) -> Any:
     """The same, decoded. Raises MeshError where it is no JSON."""
-    body = await ask(kube, at, path, method=method, limit_s=limit_s)
+    return decoded(await ask(kube, at, path, method=method, limit_s=limit_s), at, path)
+
+
+def decoded(body: bytes, at: PodPort, path: str) -> Any:
+    """An answer in JSON. Raises MeshError where it is none."""
     try:
         return json.loads(body)
     except ValueError as error:
@@ -72,25 +83,27 @@ async def ask_json(
         ) from error
 
 
-async def _exchange(stream: PodStream, method: str, path: str) -> tuple[int, bytes]:
+async def _exchange(stream: PodStream, method: str, path: str) -> tuple[int, bytes, str]:
+    """Status, body and date."""
     connection = h11.Connection(h11.CLIENT)
     headers = [("Host", "localhost"), ("Connection", "close"), ("Content-Length", "0")]
     request = h11.Request(method=method, target=path, headers=headers)
     await stream.send_all((connection.send(request) or b"") + _end(connection))
-    status, body = 0, bytearray()
+    status, body, date = 0, bytearray(), ""
     while True:
         event = connection.next_event()
         match event:
             case h11.NEED_DATA:
                 connection.receive_data(await stream.receive_some(READ_BYTES))
-            case h11.Response(status_code=code):
+            case h11.Response(status_code=code, headers=told):
                 status = code
+                date = next((v.decode("latin-1") for name, v in told if name == b"date"), "")
             case h11.Data(data=data):
                 body += data
                 if len(body) > MAX_BODY_BYTES:
                     raise h11.RemoteProtocolError("the answer is too long")
             case h11.EndOfMessage() | h11.ConnectionClosed():
-                return status, bytes(body)
+                return status, bytes(body), date
             case _:
                 continue  # 1xx
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from ambientctl.check.clocks import MAX_SKEW
 from ambientctl.check.facts import Facts, named, of_kind
 from ambientctl.check.result import Result, error, ok, skipped, warning
 from istiod_lite.core.analysis.definitions import GATEWAY_API, GATEWAY_VERSION, MESH
@@ -15,8 +16,6 @@ MIN_KUBERNETES: Final = (1, 27)
 """docs/install.md."""
 MIN_KERNEL: Final = (5, 4)
 """docs/install.md: nftables sets and maps that the rules use."""
-MAX_SKEW: Final = timedelta(seconds=5)
-"""Certificates begin two minutes in the past; leases and tokens are less patient."""
 LEASE_LATE: Final = timedelta(seconds=60)
 """Kubelets renew every 10 s; a node is lost after 40 s (Kubernetes' defaults)."""
 KUBERNETES, GATEWAYS, NODES, PLUGIN = "kubernetes", "gateway-api", "nodes", "network-plugin"

@@ -13,6 +13,7 @@ from rich.console import Console
 from ambient.api.errors import MeshError
 from ambientctl.check import cluster as cluster_checks
 from ambientctl.check import configuration, mesh
+from ambientctl.check.clocks import clocks
 from ambientctl.check.facts import Facts, gather
 from ambientctl.check.reachability import reachability
 from ambientctl.check.result import SYMBOLS, Result, State
@@ -90,6 +91,7 @@ def results_of(facts: Facts, *, before: bool) -> Iterator[Result]:
     yield from mesh.control_plane(facts)
     yield from mesh.daemon_sets(facts)
     yield from mesh.tunnels(facts)
+    yield from clocks(mesh.CONTROL, facts.clocks, facts.server_clock, facts.nodes_of)
     yield from mesh.certificates(facts)
     yield from reachability(facts)
     yield from configuration.configuration(facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
@@ -17,10 +17,11 @@ from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.io.client import KubeClient
 from ambientctl.analyze.reading import Reading, read_cluster
+from ambientctl.check.clocks import Told, ahead
 from ambientctl.check.probing import Probing, probe_all
 from ambientctl.control_plane import SELECTOR as ISTIOD
 from ambientctl.control_plane import Proxy, proxies
-from ambientctl.reach import TUNNELS, ask, ask_json, port_of, running_pods
+from ambientctl.reach import TUNNELS, PodPort, ask_dated, decoded, port_of, running_pods
 from ambientctl.ztunnel_config.dump import Dump
 
 T = TypeVar("T")
@@ -41,6 +42,9 @@ DAEMON_SET_PLUGINS: Final = ("kube-system", "calico-system", "cilium", "kube-fla
 """Namespaces in which network plugins are installed."""
 
 
+NONE: Final = timedelta()
+
+
 class Facts(msgspec.Struct, kw_only=True):
     """One cluster at one moment."""
 
@@ -49,7 +53,7 @@ class Facts(msgspec.Struct, kw_only=True):
     system: str
     server: str = ""
     server_version: str = ""
-    server_time: datetime | None = None
+    server_clock: Told | None = None
     reading: Reading
     access: dict[str, bool] = {}
     """``verb resource`` to whether we may."""
@@ -66,8 +70,22 @@ class Facts(msgspec.Struct, kw_only=True):
     """Node agent's pod to what ``/readyz`` says."""
     nodes_of: dict[str, str] = {}
     """Pod to its node."""
+    clocks: dict[str, Told] = {}
+    """Pod to the clock of the program in it."""
     probing: Probing | None = None
     """What tunnels reached; None where nobody tried."""
+
+    def now_at(self, pod: str) -> datetime:
+        """By the clock of the program in a pod; by the API server's where it tells none."""
+        if self.server_clock is None:
+            return self.now
+        told = self.clocks.get(pod)
+        return self.server_clock.moment + (ahead(told, self.server_clock) if told else NONE)
+
+    @property
+    def server_time(self) -> datetime | None:
+        """By the API server's clock."""
+        return self.server_clock.moment if self.server_clock else None
 
 
 WANTED: Final = (
@@ -95,13 +113,13 @@ async def gather(kube: KubeClient, system: str, *, before: bool, probe: bool = F
 
     Raises UnavailableError where the API server is away, or SettingsError.
     """
-    version, moment = await server(kube)
+    version, clock = await server(kube)
     facts = Facts(
         now=datetime.now(UTC),
         system=system,
         server=kube.server,
         server_version=version,
-        server_time=moment,
+        server_clock=clock,
         reading=await read_cluster(kube, system),
     )
     async with trio.open_nursery() as nursery:
@@ -118,11 +136,33 @@ async def gather(kube: KubeClient, system: str, *, before: bool, probe: bool = F
     return facts
 
 
-async def server(kube: KubeClient) -> tuple[str, datetime | None]:
+async def server(kube: KubeClient) -> tuple[str, Told | None]:
     """The API server's version, and its clock where it tells it."""
+    before = datetime.now(UTC)
     body, headers = await kube.get_with_headers("/version")
-    date = headers.get("date")
-    return str(body.get("gitVersion", "")), parsedate_to_datetime(date) if date else None
+    return str(body.get("gitVersion", "")), told_by(headers.get("date", ""), before)
+
+
+def told_by(date: str, before: datetime) -> Told | None:
+    """The clock in an answer that has just come; None where there is none, or no date."""
+    after = datetime.now(UTC)
+    try:
+        moment = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return Told(moment, before, after) if moment.tzinfo else None
+
+
+async def _ask_dated(
+    kube: KubeClient, facts: Facts, at: PodPort, path: str, limit_s: float
+) -> bytes:
+    """An answer; the clock in it is noted."""
+    before = datetime.now(UTC)
+    body, date = await ask_dated(kube, at, path, limit_s=limit_s)
+    told = told_by(date, before)
+    if told is not None:
+        facts.clocks[at.pod] = told
+    return body
 
 
 async def _may(kube: KubeClient, facts: Facts, wanted: tuple[str, str, str]) -> None:
@@ -184,7 +224,7 @@ async def _ask_all(
         at = port_of(pod, page[0])
         facts.nodes_of[at.pod] = str(pod["spec"].get("nodeName") or "")
         try:
-            body = await ask(kube, at, page[1], limit_s=ANSWER_S)
+            body = await _ask_dated(kube, facts, at, page[1], ANSWER_S)
             into[at.pod] = body.decode(errors="replace").strip()
         except MeshError as error:
             into[at.pod] = error
@@ -199,8 +239,8 @@ async def _tunnels(kube: KubeClient, facts: Facts) -> None:
         at = port_of(pod, ADMIN_PORT)
         facts.nodes_of[at.pod] = str(pod["spec"].get("nodeName") or "")
         try:
-            dump = await ask_json(kube, at, "/config_dump", limit_s=DUMP_S)
-            facts.tunnels[at.pod] = Dump(dump)
+            body = await _ask_dated(kube, facts, at, "/config_dump", DUMP_S)
+            facts.tunnels[at.pod] = Dump(decoded(body, at, "/config_dump"))
         except MeshError as error:
             facts.tunnels[at.pod] = error
 

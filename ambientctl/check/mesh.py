@@ -161,7 +161,7 @@ def certificates(facts: Facts) -> Iterator[Result]:
         if not isinstance(dump, Dump):
             continue
         for one in dump.certificates:
-            problem = _certificate(one, facts)
+            problem = _certificate(one, facts, pod)
             if problem is None:
                 good += 1
                 continue
@@ -174,7 +174,7 @@ def certificates(facts: Facts) -> Iterator[Result]:
         yield ok(CERTIFICATES, "workloads", f"all {good} are valid")
 
 
-def _certificate(one: Mapping[str, Any], facts: Facts) -> tuple[str, str] | None:
+def _certificate(one: Mapping[str, Any], facts: Facts, tunnel: str) -> tuple[str, str] | None:
     """What is wrong with a certificate, and what to do."""
     state = str(one.get("state", ""))
     logs = f"kubectl -n {facts.system} logs -l app=istiod --tail 50 | grep csr"
@@ -183,7 +183,7 @@ def _certificate(one: Mapping[str, Any], facts: Facts) -> tuple[str, str] | None
     chain = one.get("certChain") or []
     if not chain:
         return None  # being fetched
-    now = facts.server_time or facts.now
+    now = facts.now_at(tunnel)
     ends, begins = _moment(chain[0].get("expirationTime")), _moment(chain[0].get("validFrom"))
     if ends is not None and ends <= now:
         why = f" ({one['lastError']})" if one.get("lastError") else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -198,6 +199,7 @@ class _Connection:
         headers = [
             ("Content-Type", response.content_type),
             ("Content-Length", str(len(body))),
+            *([] if any(name == "Date" for name, _ in response.headers) else [_date()]),
             *response.headers,
         ]
         wire = self._h11.send(h11.Response(status_code=response.status, headers=headers)) or b""
@@ -220,6 +222,11 @@ class _Connection:
                 await self._stream.send_eof()
             while await self._stream.receive_some(READ_BYTES):
                 pass
+
+
+def _date() -> tuple[str, str]:
+    """Who has a clock tells it (RFC 9110, 6.6.1); checks compare those of a mesh."""
+    return "Date", formatdate(usegmt=True)
 
 
 def _peer_ip(stream: trio.abc.Stream) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -217,6 +219,35 @@ def test_clock_skew_of_a_node(healthy):
     assert "time service" in one["remedy"]
     healthy.lease(2, timedelta(seconds=-90))
     assert "last heard of: node-2" in healthy.only()[1]["text"]
+
+
+def dated(body, ahead):
+    """An answer of a program whose clock is ahead."""
+    date = format_datetime(datetime.now(UTC) + ahead, usegmt=True)
+
+    def page(_):
+        return Response(200, body, headers=(("Date", date),))
+
+    return page
+
+
+def test_clock_skew_of_programs(healthy):
+    assert "✔ clock: 5 agree with the API server's" in healthy.run("check").out
+    dump = json.dumps(times(begins=timedelta(minutes=-1)) | {"workloadState": SERVED[2]})
+    pages = {"/config_dump": dated(dump, timedelta(seconds=-600)), "/probe": probed}
+    healthy.run.program("istio-system/ztunnel-2", 15000, pages)
+    pages = {"/readyz": dated("ready\n", timedelta(seconds=600))}
+    healthy.run.program("istio-system/istio-cni-node-1", 8000, pages)
+    _, found = healthy.found()
+    texts = " ".join(one["text"] for one in found)
+    for told in (r"istio-cni-node-1 on node node-1 is (\d+) s ahead of the API server",
+                 r"ztunnel-2 on node node-2 is (\d+) s behind the API server"):  # fmt: skip
+        skew = re.search(f"clock skew: {told}", texts)
+        assert skew, texts
+        assert 500 <= int(skew[1]) <= 600  # a slow answer leaves a part of it open
+    # By its own clock the tunnel's new certificate is not valid yet, and by ours it is.
+    assert re.search("is not valid before .*: clocks differ", texts)
+    assert all("chronyc" in one["remedy"] for one in found if "clock skew" in one["text"])
 
 
 def test_clock_skew_shows_in_certificates_too(healthy):
