@@ -176,7 +176,8 @@ MATRIX: Final[dict[str, Support]] = {
         "with targetRefs, for the few patches that are understood",
         (
             Row("rate limiting, local and global", NO, YES),
-            Row("other patches", NO, NO, "there is no Envoy; the waypoint names what it left out"),
+            Row("longest body (buffer)", NO, YES),
+            Row("other patches", NO, NO, "there is no Envoy; the object's condition names them"),
         ),
     ),
     "Sidecar": Support("networking.istio.io", "never: there are no sidecars", ()),

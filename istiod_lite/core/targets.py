@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from ambient.kube.core import objects
 from ambient.kube.core.resources import GATEWAY_GROUP, NETWORKING_GROUP
+from istiod_lite.core.envoy_filters import UNDERSTOOD
 from istiod_lite.core.facts import ObjectKey, ObjectRef
 from istiod_lite.core.statuses import WAYPOINT_ACCEPTED, Condition
 from istiod_lite.core.waypoints import CONTROLLER_NAME, is_waypoint
@@ -57,6 +58,17 @@ def condition(policy: Attached, found: list[Outcome]) -> Condition:
     text = "; ".join(f"{one.target}: {one.text}" for one in failed)
     if len(failed) < len(found):
         return Condition(WAYPOINT_ACCEPTED, True, "PartiallyInvalid", text)
+    return Condition(WAYPOINT_ACCEPTED, False, INVALID, text)
+
+
+def of_patches(found: Condition, spec: Mapping[str, Any], void: list[str]) -> Condition:
+    """What an EnvoyFilter's status says where waypoints do not follow some of its patches."""
+    if not void or not found.met:
+        return found
+    text = f"no effect: {', '.join(void)}; waypoints understand {UNDERSTOOD} only"
+    some = len(void) < len(spec.get("configPatches") or ())
+    if some:
+        return Condition(WAYPOINT_ACCEPTED, True, "PartiallyInvalid", f"{found.message}; {text}")
     return Condition(WAYPOINT_ACCEPTED, False, INVALID, text)
 
 

@@ -15,6 +15,7 @@ from ambient.kube.core.networking_objects import ServiceEntry, WorkloadEntrySpec
 from istiod_lite.core import (
     conditions,
     endpoint_slices,
+    envoy_filters,
     network_gateways,
     pods,
     route_status,
@@ -293,8 +294,14 @@ class Translating:
         if policy is None or not policy.spec.targets:
             return
         found = list(targets.outcomes(policy, self._world))
-        self._store.put_status(ref, (targets.condition(policy, found),))
-        failed = (one.text for one in found if one.reason != targets.ACCEPTED)
+        condition = targets.condition(policy, found)
+        failed = [one.text for one in found if one.reason != targets.ACCEPTED]
+        config = self._world.inputs.configs.get(f"{ref.kind}/{ref.key}")
+        if ref.kind == "EnvoyFilter" and config is not None:
+            void = list(envoy_filters.without_effect(config.object.get("spec")))
+            condition = targets.of_patches(condition, config.object["spec"], void)
+            failed += [f"{one} has no effect" for one in void]
+        self._store.put_status(ref, (condition,))
         self._store.remark(ref.kind, ref.key, failed)
 
     def _route(self, ref: ObjectRef) -> None:

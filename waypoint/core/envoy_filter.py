@@ -1,4 +1,4 @@
-"""EnvoyFilter, as far as waypoints follow it: local and global rate limits.
+"""EnvoyFilter, as far as waypoints follow it: local and global rate limits, limits of bodies.
 
 The same patches that users write for Envoy: the filters themselves (HTTP_FILTER), and what routes
 (HTTP_ROUTE) and ports (VIRTUAL_HOST) say of them.
@@ -20,6 +20,7 @@ from waypoint.core.objects import (
     Problem,
     UnusableError,
     field_of,
+    integer,
     mapping,
     sequence,
     string,
@@ -34,6 +35,9 @@ from waypoint.core.rate_limit_config import (
 
 LOCAL: Final = "envoy.filters.http.local_ratelimit"
 GLOBAL: Final = "envoy.filters.http.ratelimit"
+BUFFER: Final = "envoy.filters.http.buffer"
+MAX_BUFFER: Final = 64 << 20
+"""Bodies are held whole up to their limit: what one request may cost (our own choice)."""
 _PORT: Final = re.compile(r"(?:inbound\|http\||inbound-vip\|)?(\d+)(?:\|.*)?")
 
 
@@ -64,7 +68,7 @@ class SpotRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an EnvoyFilter concerns rates."""
+    """What of an EnvoyFilter limits requests; ``bodies``: the most bytes of one (None: any)."""
 
     namespace: str
     name: str
@@ -72,10 +76,11 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     local: tuple[tuple[Spot, LocalLimit], ...] = ()
     counted: tuple[GlobalLimit, ...] = ()
     rules: tuple[SpotRules, ...] = ()
+    bodies: tuple[tuple[Spot, int | None], ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The rate limits of one destination."""
+    """The limits of one destination."""
 
     found: tuple[RateLimits, ...] = ()
 
@@ -92,6 +97,19 @@ class Limits(msgspec.Struct, frozen=True):
         ]
         most = max((spot.rank for spot, _ in covering), default=0)
         return [(spot, limit) for spot, limit in covering if spot.rank == most]
+
+    def body(self, port: int, route: str) -> int | None:
+        """The most bytes of a request's body: what the route says, else the port, else all."""
+        covering = [
+            (place.rank, size)
+            for one in self.found
+            for place, size in one.bodies
+            if place.covers(port, route)
+        ]
+        most = max((rank for rank, _ in covering), default=0)
+        sizes = [size for rank, size in covering if rank == most]
+        known = [size for size in sizes if size is not None]
+        return min(known) if known and len(known) == len(sizes) else None
 
     def counted(self) -> Iterable[GlobalLimit]:
         """Those that a service counts."""
@@ -129,7 +147,8 @@ def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem
         field = f"spec.configPatches[{index}]"
         try:
             if not reader.take(mapping(raw, field), field):
-                reader.problem(UnusableError(field, "waypoints understand rate limits only"))
+                known = "rate limits and limits of bodies"
+                reader.problem(UnusableError(field, f"waypoints understand {known} only"))
         except UnusableError as bad:
             reader.problem(bad)
     found = RateLimits(
@@ -139,6 +158,7 @@ def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem
         local=tuple(reader.local),
         counted=tuple(reader.counted),
         rules=tuple(reader.rules),
+        bodies=tuple(reader.bodies),
     )
     return found, reader.problems
 
@@ -149,6 +169,7 @@ class _Patches:
         self.local: list[tuple[Spot, LocalLimit]] = []
         self.counted: list[GlobalLimit] = []
         self.rules: list[SpotRules] = []
+        self.bodies: list[tuple[Spot, int | None]] = []
         self.problems: list[Problem] = []
 
     def problem(self, bad: UnusableError) -> None:
@@ -176,6 +197,8 @@ class _Patches:
             self.local.append((Spot(), read_local(config, f"{self._name}:{field}", field)))
         elif name == GLOBAL:
             self.counted.append(read_global(config, field))
+        elif name == BUFFER:
+            self.bodies.append((Spot(), _most_bytes(config, field)))
         else:
             return False
         return True
@@ -187,6 +210,12 @@ class _Patches:
             config = _unwrapped(per_filter[LOCAL], field)
             self.local.append((spot, read_local(config, f"{self._name}:{field}", field)))
             taken = True
+        if BUFFER in per_filter:
+            config = _unwrapped(per_filter[BUFFER], field)
+            off = config.get("disabled") is True
+            own = mapping(config.get("buffer"), f"{field}.buffer")
+            self.bodies.append((spot, None if off else _most_bytes(own, f"{field}.buffer")))
+            taken = True
         route = mapping(value.get("route"), f"{field}.route")
         raw = field_of(route, "rate_limits") or field_of(value, "rate_limits")
         if raw is not None:
@@ -195,6 +224,14 @@ class _Patches:
             self.rules.append(SpotRules(spot=spot, rules=rules, beside=beside))
             taken = True
         return taken
+
+
+def _most_bytes(config: Json, field: str) -> int:
+    where = f"{field}.max_request_bytes"
+    size = integer(field_of(config, "max_request_bytes"), where)
+    if not 0 < size <= MAX_BUFFER:
+        raise UnusableError(where, f"needs 1 to {MAX_BUFFER} bytes, found {size}")
+    return size
 
 
 def _unwrapped(raw: Any, field: str) -> Json:

@@ -10,6 +10,7 @@ import trio
 from waypoint.core.dispatch import Destination
 from waypoint.core.entry import Caller, enter
 from waypoint.core.envoy_filter import Limits
+from waypoint.core.ext_authz import TOO_LARGE
 from waypoint.core.fault import DELAY_FLAG
 from waypoint.core.filters import HeaderEdits, HeaderFilter, Pairs
 from waypoint.core.grpc import is_grpc, trailers_only
@@ -148,6 +149,10 @@ class Exchange:
         cluster = decided.upstream.cluster if decided.upstream is not None else ""
         to = Called(str(self._to.key), self._to.address.port, route, cluster)
         found = await self._service.limiter.admit(limits, to, seen)
+        most = limits.body(to.port, route)
+        held = most is not None and found.reply is None and request.has_body
+        if held and not await self._hold(request, most or 0):
+            decided = replace(decided, reply=TOO_LARGE, upstream=None)
         for name, value in found.request:
             request.headers.set(name, value)
         if found.reply is not None:
@@ -157,6 +162,23 @@ class Exchange:
             decided = replace(decided, filters=(*decided.filters, more))
         self._record.decided = decided
         return decided
+
+    async def _hold(self, request: Request, most: int) -> bool:
+        """Read the whole body before any of it is sent on; False where it is too long."""
+        body = self._client.body
+        if (request.content_length or 0) > most:
+            return False
+        if self._client.head.expect_continue:  # nobody else can say so as long as we hold it
+            request.headers.remove("expect")
+            self._client.begin(Response(100, Headers()))
+            await self._client.flush()
+        body.keep(most)
+        while not body.complete and body.received <= most:
+            await body.next()
+        if body.received > most:
+            return False
+        request.content_length = body.received  # as Envoy, which knows it by now
+        return True
 
     async def _reply(self, reply: Reply) -> None:
         """Answer by ourselves, through the filters that the request has passed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from istiod_lite.core import envoy_filters
 from istiod_lite.core.validation.report import Field
 from istiod_lite.core.validation.security import targets
 
@@ -90,12 +91,12 @@ def _metrics(metrics: Field) -> None:
 
 
 def envoy_filter(spec: Field) -> None:
-    """Only rate limits are understood; other patches are no mistake, but have no effect here."""
+    """Patches that waypoints do not follow are no mistake, but have no effect here."""
     spec.known({"workloadSelector", "targetRefs", "configPatches", "priority"})
     targets(spec)
     for patch in spec["configPatches"].items():
         patch.known({"applyTo", "match", "patch"})
         patch["applyTo"].required("say what is patched")
         patch["patch"]["operation"].required("say how")
-        if "ratelimit" not in str(patch["patch"]["value"].value).replace("_", ""):
-            patch.warn("has no effect: waypoints understand patches with rate limits only")
+        if not envoy_filters.is_followed(patch.value):
+            patch.warn(f"has no effect: waypoints understand {envoy_filters.UNDERSTOOD} only")

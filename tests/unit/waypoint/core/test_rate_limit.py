@@ -234,3 +234,14 @@ def test_a_route_has_its_own_rules_or_those_of_its_port(route, names):
 def test_patches_without_effect_are_named(patch, field):
     _, problems = limits(patch)
     assert [one.field for one in problems] == [field]
+
+
+def test_limits_of_bodies():
+    buffer = "envoy.filters.http.buffer"
+    wide = http_filter({"max_request_bytes": 100}, buffer)
+    port = on_route({"typed_per_filter_config": {buffer: {"buffer": {"maxRequestBytes": 50}}}})
+    route = on_route({"typed_per_filter_config": {buffer: {"disabled": True}}}, name="up")
+    found, _ = limits(wide, port, route)
+    assert [found.body(80, ""), found.body(9080, ""), found.body(9080, "up")] == [100, 50, None]
+    assert limits(wide, http_filter({"max_request_bytes": 7}, buffer))[0].body(80, "") == 7
+    assert limits(http_filter({"max_request_bytes": 0}, buffer))[0].body(80, "") is None

@@ -129,3 +129,39 @@ async def test_a_service_that_fails(deny, status):
         made.configure(rates(*patches))
         caller = await made.caller()
         assert (await caller.get(x_team="blue")).status == status
+
+
+def bodies(most):
+    spec = {"name": "envoy.filters.http.buffer", "typed_config": {"max_request_bytes": most}}
+    return {"applyTo": "HTTP_FILTER", "patch": {"operation": "INSERT_BEFORE", "value": spec}}
+
+
+@pytest.mark.parametrize(
+    ("size", "chunked", "status"),
+    [(10, False, 200), (11, False, 413), (10, True, 200), (11, True, 413)],
+)
+async def test_a_limit_of_bodies(size, chunked, status):
+    async with rig() as made:
+        made.configure(rates(bodies(10)))
+        caller = await made.caller()
+        more = {"transfer_encoding": "chunked"} if chunked else {}
+        got = await caller.get("/", "POST", body=b"x" * size, **more)
+        assert got.status == status
+        if status == 200:
+            # What came in chunks goes on with its length, which is known by now.
+            assert (got.json["size"], got.json["headers"]["content-length"]) == (size, str(size))
+        else:
+            assert got.body == b"Payload Too Large"
+        assert (await caller.get()).status == 200
+
+
+async def test_a_client_that_waits_is_told_to_send_the_body_that_we_hold():
+    async with rig() as made:
+        made.configure(rates(bodies(10)))
+        stream = await made.open()
+        await stream.send_all(
+            b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+        )
+        assert await stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await stream.send_all(b"abc")
+        assert b'"size": 3' in await stream.receive_some()
