@@ -16,7 +16,6 @@ from ambient.hbone.core.frames import (
     HEAD,
     ErrorCode,
     Frame,
-    rst_stream,
 )
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.streams import LinkListener, Streams
@@ -227,8 +226,7 @@ class Http2(Streams[HttpStream]):
 
     def refuse(self, stream: HttpStream, reason: str) -> None:
         """Reset a stream whose peer broke the rules of HTTP."""
-        self.out += rst_stream(stream.id, ErrorCode.PROTOCOL_ERROR)
-        self._fail(stream, BrokenRulesError(reason, ErrorCode.PROTOCOL_ERROR))
+        self.blame(stream, BrokenRulesError(reason, ErrorCode.PROTOCOL_ERROR))
 
     def closed(self, stream: HttpStream) -> None:
         """See ``Streams``."""
@@ -262,10 +260,10 @@ class Http2(Streams[HttpStream]):
         try:
             head = read_request(fields, end=end)
         except MalformedError:
-            self.out += rst_stream(stream_id, ErrorCode.PROTOCOL_ERROR)
+            self.blame_id(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
         except TooLargeError:
-            self.out += rst_stream(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+            self.blame_id(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
             return
         stream.head = head
         stream.remote_ended = end

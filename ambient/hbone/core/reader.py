@@ -186,12 +186,9 @@ class FrameReader:
         self._left = length - padding
         self._padding = max(0, padding - 1)  # the length byte itself is already behind us
         self._ends_stream = stream_id if flags & END_STREAM else 0
-        if not length:
-            if self._ends_stream:
-                self._handler.data_ends(stream_id)
-            else:
-                self._handler.data_is_empty()
-        elif not self._left and not self._padding and self._ends_stream:
+        if not self._left and not self._ends_stream:
+            self._handler.data_is_empty()  # padding is nothing
+        elif not self._left and not self._padding:
             self._handler.data_ends(stream_id)
 
     def _take_payload(self, data: memoryview, position: int, size: int) -> int:

@@ -68,8 +68,9 @@ class Streams(Link, Generic[S]):
         """We sent the final GOAWAY (server) or the peer did (client): no new streams."""
         self._failed = False
         # A stream that is reset before its answer cost us a dial ("rapid reset"); empty DATA costs
-        # the peer nothing. Both limits are our own choice.
+        # the peer nothing, and PRIORITY means nothing. The limits are our own choice.
         self._reset_gate = FloodGate(burst=400, per_second=100)
+        self._priority_gate = FloodGate(burst=1000, per_second=100)
         self._empty_gate = FloodGate(burst=100, per_second=10)
 
     def headers(self, stream_id: int, block: bytes, *, end_stream: bool) -> None:
@@ -191,8 +192,20 @@ class Streams(Link, Generic[S]):
         if stream_id == 0 or self._is_idle(stream_id):
             raise ProtocolError(f"DATA on stream {stream_id}, which was never opened")
         if stream is not None:
-            self.out += rst_stream(stream_id, ErrorCode.STREAM_CLOSED)
             self._fail(stream, HboneStreamError("DATA after the end", ErrorCode.PROTOCOL_ERROR))
+            self.blame_id(stream_id, ErrorCode.STREAM_CLOSED)
+
+    def blame(self, stream: S, error: HboneStreamError) -> None:
+        """Reset a stream whose peer broke a rule. Raises FloodError."""
+        self._fail(stream, error)
+        self.blame_id(stream.id, error.code)
+
+    def blame_id(self, stream_id: int, code: int) -> None:
+        """The same, where there is no stream yet. Who has us reset streams has reset them
+        ("made you reset"): raises FloodError where they are too many."""
+        self.out += rst_stream(stream_id, code)
+        if not self.client and not self._reset_gate.admits(self.now_s):
+            raise FloodError("too many streams reset before their answer")
 
     def data_is_empty(self) -> None:
         """Costs the peer nothing and us a little: bounded."""
@@ -222,9 +235,7 @@ class Streams(Link, Generic[S]):
             return False  # above the last stream of our GOAWAY: the peer knows it was not taken
         self._highest_peer_id = stream_id
         if len(self.streams) >= self.limits.max_streams:
-            self.out += rst_stream(stream_id, ErrorCode.REFUSED_STREAM)
-            if not self._reset_gate.admits(self.now_s):
-                raise FloodError("too many streams over the advertised limit")
+            self.blame_id(stream_id, ErrorCode.REFUSED_STREAM)
             return False
         return True
 
@@ -248,8 +259,12 @@ class Streams(Link, Generic[S]):
             case Frame.PUSH_PROMISE:
                 raise ProtocolError("PUSH_PROMISE, though push is off")
             case _:
-                if not stream_id or len(payload) != 5:
+                if not stream_id:
+                    raise ProtocolError("PRIORITY on no stream")
+                if len(payload) != 5:
                     raise FrameSizeError("bad PRIORITY frame")
+                if not self._priority_gate.admits(self.now_s):
+                    raise FloodError("too many PRIORITY frames")
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         first = not self.settled
@@ -284,8 +299,7 @@ class Streams(Link, Generic[S]):
         stream.send_window += increment
         if not increment or stream.send_window > MAX_WINDOW:
             code = ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR
-            self.out += rst_stream(stream_id, code)
-            self._fail(stream, HboneStreamError("the peer sent a bad WINDOW_UPDATE", code))
+            self.blame(stream, HboneStreamError("the peer sent a bad WINDOW_UPDATE", code))
         elif stream in self._blocked:
             del self._blocked[stream]
             stream.sink.writable()
@@ -303,8 +317,10 @@ class Streams(Link, Generic[S]):
         self._fail(stream, HboneStreamError.reset_by_peer(U32.unpack(payload)[0]))
 
     def _on_go_away(self, stream_id: int, payload: bytes) -> None:
-        if stream_id or len(payload) < 8:
-            raise ProtocolError("bad GOAWAY frame")
+        if stream_id:
+            raise ProtocolError("GOAWAY on a stream")
+        if len(payload) < 8:
+            raise FrameSizeError("GOAWAY without 8 bytes")
         if not self.client:
             return  # we open no streams; its own ones go on
         last, code = U32.unpack_from(payload)[0] & ID_MASK, U32.unpack_from(payload, 4)[0]

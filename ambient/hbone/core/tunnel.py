@@ -18,7 +18,7 @@ from ambient.hbone.core.connect import (
     response_fields,
 )
 from ambient.hbone.core.errors import HboneStreamError, ProtocolError
-from ambient.hbone.core.frames import ErrorCode, rst_stream
+from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.header_block import encode
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.stream import Stream
@@ -85,10 +85,11 @@ class Tunnel(Streams[Stream]):
                     raise MalformedHeadError("trailers without END_STREAM")
                 self.data_ends(stream_id)
         except MalformedHeadError as error:
-            self.out += rst_stream(stream_id, ErrorCode.PROTOCOL_ERROR)
-            if stream is not None:
-                code = ErrorCode.PROTOCOL_ERROR
-                self._fail(stream, HboneStreamError(f"malformed headers: {error}", code))
+            code = ErrorCode.PROTOCOL_ERROR
+            if stream is None:
+                self.blame_id(stream_id, code)
+            else:
+                self.blame(stream, HboneStreamError(f"malformed headers: {error}", code))
 
     def _new_request(
         self, stream_id: int, fields: list[tuple[bytes, bytes]], *, end_stream: bool

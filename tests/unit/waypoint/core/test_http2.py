@@ -127,12 +127,19 @@ DONE = headers(1)
         (OPEN + raw(3, 0, 1, b"x" * 3), SIZE),
         (OPEN + raw(8, 0, 1, b"x" * 3), SIZE),
         (raw(4, 1, 0, b"x" * 6), SIZE),
+        (raw(2, 0, 1, b"x" * 4), SIZE),
+        (raw(7, 0, 0, b"x" * 7), SIZE),
         # 4.3: header compression
         (headers(raw=b"\x80"), COMPRESSION),
         (headers(raw=b"\x7f\xff\xff\xff\xff\xff\xff"), COMPRESSION),
         (headers(flags=()) + PriorityFrame(1).serialize(), PROTOCOL),
         (headers(flags=()) + headers(3), PROTOCOL),
         (headers(flags=()) + raw(0xFA, 0, 1, b""), PROTOCOL),
+        (headers(flags=()) + ContinuationFrame(3, b"", flags=["END_HEADERS"]).serialize(),
+         PROTOCOL),
+        (headers(raw=b"\x3f\xff\xff\x03" + block(GET)), COMPRESSION),  # a table above ours
+        (headers(raw=block(GET) + b"\x20"), COMPRESSION),  # its size changes at the start only
+        (headers(raw=b"\x82\x87\x84\x41\x84\xff\xff\xff\xff"), COMPRESSION),  # Huffman's EOS
         (ContinuationFrame(1, b"").serialize(), PROTOCOL),
         # 5.1: stream states
         (data(1), PROTOCOL),
@@ -140,6 +147,8 @@ DONE = headers(1)
         (WindowUpdateFrame(1, 1).serialize(), PROTOCOL),
         (headers(2), PROTOCOL),
         (raw(1, 5, 0, block(GET)), PROTOCOL),
+        (DONE + data(5), PROTOCOL),
+        (raw(2, 0, 0, b"x" * 5), PROTOCOL),
         # 6.1 DATA, 6.2 HEADERS
         (raw(0, 0, 0, b"x"), PROTOCOL),
         (OPEN + raw(0, 8, 1, b"\x05abc"), PROTOCOL),
@@ -155,6 +164,8 @@ DONE = headers(1)
         (raw(7, 0, 1, b"x" * 8), PROTOCOL),
         (raw(8, 0, 0, b"\0\0\0\0"), PROTOCOL),
         (raw(8, 0, 0, b"\x7f\xff\xff\xff"), FLOW),
+        (OPEN + WindowUpdateFrame(1, 0x7FFF0000).serialize()
+         + raw(4, 0, 0, b"\0\x04\x7f\xff\xff\xff"), FLOW),  # 6.9.2
         (raw(5, 4, 1, b"\0\0\0\x02" + block(GET)), PROTOCOL),
         (raw(9, 4, 0), PROTOCOL),
         # floods: frames that cost the sender less than us
@@ -163,6 +174,18 @@ DONE = headers(1)
         (PingFrame(0, b"x" * 8).serialize() * 200, CALM),
         (SettingsFrame(0).serialize() * 50, CALM),
         (OPEN + data(1, b"") * 200, CALM),
+        (OPEN + data(1, b"", pad=200) * 200, CALM),
+        (PriorityFrame(1).serialize() * 2000, CALM),
+        (raw(4, 0, 0, b"\0\x04\0\0\0\x01" * 2000), CALM),
+        # "made you reset" (CVE-2025-8671): what the peer makes us reset, it has reset
+        (b"".join(headers(n, GET[:2]) for n in range(1, 1001, 2)), CALM),
+        (b"".join(headers(n, POST, ("END_HEADERS",)) + raw(8, 0, n, b"\0\0\0\0")
+                  for n in range(1, 1001, 2)), CALM),
+        (b"".join(headers(n, POST, ("END_HEADERS",)) + raw(8, 0, n, b"\x7f\xff\xff\xff")
+                  for n in range(1, 1001, 2)), CALM),
+        (b"".join(headers(n) + data(n) for n in range(1, 1001, 2)), CALM),
+        (b"".join(headers(n, [*POST, ("content-length", "1")], ("END_HEADERS",)) + data(n, b"xx")
+                  for n in range(1, 1001, 2)), CALM),
         (headers(flags=()) + ContinuationFrame(1, b"").serialize() * 20, CALM),
         (headers(1, [*GET, *[("x-a", "b" * 3900)] * 100]), CALM),
     ],
@@ -193,6 +216,9 @@ def test_a_server_ends_connections(frames, code):
          + data(1, b"xx", ("END_STREAM",)), {1: PROTOCOL}),
         (OPEN + headers(1, [("x-a", "b")], ("END_HEADERS",)), {1: PROTOCOL}),  # trailers go on
         (OPEN + headers(1, [(":path", "/")]), {1: PROTOCOL}),
+        (OPEN + headers(1, [("X-A", "b")]), {1: PROTOCOL}),
+        (OPEN + headers(1, [("transfer-encoding", "chunked")]), {1: PROTOCOL}),
+        (OPEN + data(1, b"", ("END_STREAM",)) + headers(1, [("x-a", "b")]), {1: PROTOCOL}),
         (DONE + headers(1, [("x-a", "b")]), {1: PROTOCOL}),
         (headers(1, [*GET, *[("x-a", "")] * 101]), {1: CALM}),
         (headers(1, [*GET, ("x-a", "b" * 62_000)]), {1: CALM}),
@@ -332,6 +358,11 @@ def test_a_client_refuses_broken_responses(frames):
         (headers(3, OK), PROTOCOL),
         (raw(5, 4, 1, b"\0\0\0\x02" + block(GET)), PROTOCOL),
         (raw(4, 0, 0, b"\0\x02\0\0\0\x01"), PROTOCOL),
+        # floods of an endpoint
+        (headers(1, OK, flags=()) + ContinuationFrame(1, b"").serialize() * 20, CALM),
+        (PingFrame(0, b"x" * 8).serialize() * 200, CALM),
+        (SettingsFrame(0).serialize() * 50, CALM),
+        (headers(1, [*OK, *[("x-a", "b" * 3900)] * 100]), CALM),
     ],
 )
 def test_a_client_ends_connections(frames, code):
