@@ -100,6 +100,7 @@ def test_policies_combine(policies, facts, allowed):
         (operation(paths=["*"]), {}, True),
         (operation(paths=["/a/{*}/c"]), {"target": "/a/b/c"}, True),
         (operation(paths=["/a/{*}/c"]), {"target": "/a/b/b/c"}, False),
+        (operation(paths=["/a/{*}/c"]), {"target": "/a/b=*é/c"}, True),  # unlike Envoy: any segment
         (operation(paths=["/a/{**}"]), {"target": "/a/b/c"}, True),
         (operation(paths=["/a/{**}/z"]), {"target": "/a/b/c/z"}, True),
         (operation(notPaths=["/admin*"]), {"target": "/admin"}, False),
