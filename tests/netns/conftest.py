@@ -1,12 +1,31 @@
 """Fixtures of the tests in network namespaces."""
 
+import functools
 import os
 
 import pytest
 
+from ambient.net.io import bpf_compiler
 from tests.bpf import mount_bpf_fs, unavailable
 from tests.netns import backends
 from tests.netns.lan import Lan
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_source_compiled_once():
+    """The same code each time, for a second of CPU."""
+    compile_c = bpf_compiler.compile_c
+
+    @functools.cache
+    def compiled(compiler, source, names, places):
+        return compile_c(source, names, dict(places))
+
+    def of_this_compiler(source, names, places):
+        return compiled(bpf_compiler._COMMAND, source, names, tuple(places.items()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpf_compiler, "compile_c", of_this_compiler)
+        yield
 
 
 @pytest.fixture
