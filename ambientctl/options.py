@@ -38,3 +38,12 @@ def seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     if found is None:
         raise click.BadParameter(f"{value!r} is no span of time; write 90s, 10m or 2h")
     return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+redirection_option = click.option(
+    "--redirection",
+    type=click.Choice(["nftables", "ebpf", "auto"]),
+    default="nftables",
+    show_default=True,
+    help="What redirects pods; where a node cannot have eBPF it uses nftables.",
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import msgspec
 from rich.console import Console
@@ -14,6 +16,7 @@ from ambientctl.demo.story import STORY, echo_connection
 from ambientctl.local.mesh import LocalMesh
 from ambientctl.local.report import Report as Progress
 from ambientctl.local.up import UpOptions, down, up
+from ambientctl.options import redirection_option
 
 
 class Report(msgspec.Struct):
@@ -27,14 +30,15 @@ class Report(msgspec.Struct):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 @click.option("--keep", is_flag=True, help="Leave the mesh running afterwards.")
 @click.option("--name", default="demo", show_default=True, help="Name of the local mesh.")
+@redirection_option
 @click.option("--rootless", is_flag=True, help="Use a user namespace even as root.")
-def demo(as_json: bool, keep: bool, name: str, rootless: bool) -> None:
+def demo(as_json: bool, keep: bool, name: str, **wanted: Any) -> None:
     """Start a mesh on this machine and show, step by step, what it does.
 
     Exit status 1 if any check failed.
     """
     console = Console(stderr=True, quiet=as_json, highlight=False)
-    options = UpOptions(name=name, sample="bookinfo", rootless=rootless)
+    options = UpOptions(name=name, sample="bookinfo", **wanted)
     with console.status("starting the mesh") as status:
         narrator = Narrator(console, status)
         outcomes = run(lambda: tell(options, keep, narrator))

@@ -27,6 +27,7 @@ from ambientctl.local.mesh import LocalMesh
 from ambientctl.local.mesh_status import MeshStatus
 from ambientctl.local.report import Report
 from ambientctl.local.up import Progress, UpOptions, down, up
+from ambientctl.options import redirection_option
 
 FOLLOW_LOOK_S = 0.2
 """How often ``logs -f`` looks for more."""
@@ -55,6 +56,7 @@ def local() -> None:
 )
 @name_option
 @click.option("--bare", is_flag=True, help="Without the mesh: `ambientctl install` brings it.")
+@redirection_option
 @click.option("--rootless", is_flag=True, help="As root: use a user namespace all the same.")
 @click.option(
     "--api-port",
@@ -233,11 +235,13 @@ def _show(status: MeshStatus, console: Console) -> None:
     kind = "in a user namespace" if status.rootless else "as root"
     console.print(f"mesh [bold]{status.name}[/]: {state}, {kind}, process {status.pid}")
     nodes = Table(box=None, pad_edge=False)
-    for column in ("NODE", "ADDRESS", "PODS", "READY", "CNI CHAIN"):
+    for column in ("NODE", "ADDRESS", "PODS", "READY", "CNI CHAIN", "REDIRECTION"):
         nodes.add_column(column)
     for node in status.nodes:
         ready = "yes" if node.ready else "no"
-        nodes.add_row(node.name, node.address, node.pod_range, ready, " ".join(node.cni_chain))
+        by = f"ebpf ({node.ebpf_pods} pods)" if node.redirection == "ebpf" else node.redirection
+        chain = " ".join(node.cni_chain)
+        nodes.add_row(node.name, node.address, node.pod_range, ready, chain, by)
     console.print(nodes)
     pods = Table(box=None, pad_edge=False)
     for column in ("NAMESPACE", "POD", "READY", "STATUS", "MESH", "ADDRESS", "NODE", "RESTARTS"):

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,9 @@ from typing import Final
 import msgspec
 
 from ambient.api.errors import MeshError
+from ambientctl.local import namespaces
 from ambientctl.local.layout import (
+    BPF_FS,
     CONTAINER_PATH,
     FABRIC_ADDRESS,
     FABRIC_BRIDGE,
@@ -68,6 +71,10 @@ def _route_here() -> None:
 async def _start_node(runtime: Runtime, layout: NodeLayout) -> Process:
     for folder in ("run/node-proc", "etc/cni/net.d", "opt/cni/bin", "var/lib/cni"):
         (layout.root / folder).mkdir(parents=True, exist_ok=True)
+    bpf = layout.host_path(BPF_FS)
+    bpf.mkdir(parents=True)
+    with contextlib.suppress(OSError):  # the node agent says what follows from that
+        namespaces.mount("bpf", str(bpf), "bpf")
     holder = await runtime.start(
         ProcessSpec(
             env={"PAUSE_NAME": layout.name},

@@ -28,6 +28,7 @@ MAX_NODES: Final = 20
 
 RUN: Final = Path("/run/ambient")
 """Inside the mesh only: a private tmpfs covers /run there."""
+BPF_FS: Final = "/sys/fs/bpf"
 DEBIAN_CNI: Final = Path("/usr/lib/cni")
 VENV_BIN: Final = Path(sys.prefix) / "bin"
 PROJECT: Final = Path(__file__).resolve().parents[2]
@@ -86,12 +87,15 @@ class NodeLayout(msgspec.Struct, frozen=True):
         """Where the node's ``path`` really is; /sys and /dev are the machine's own.
 
         Its /proc is the list of the node's processes: the machine's has those of all nodes, and no
-        control groups that would name their pods.
+        control groups that would name their pods. Its BPF file system is its own too, since the
+        agents of two nodes must not share one.
         """
         clean = os.path.normpath("/" + path.lstrip("/"))  # "//" would stay as it is
         if clean == "/proc":
             return self.process_list
         top = clean.split("/", 2)[1]
+        if clean == BPF_FS or clean.startswith(BPF_FS + "/"):
+            return self.root / clean.lstrip("/")
         if top in ("proc", "sys", "dev"):
             return Path(clean)
         if clean == "/var/run" or clean.startswith("/var/run/"):
@@ -109,6 +113,8 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     sample: str
     bare: bool = False
     """A cluster without the mesh."""
+    redirection: str = "nftables"
+    """``REDIRECTION_BACKEND`` of the node agents."""
     rootless: bool
     api_port: int
     """On the host's loopback."""

@@ -9,8 +9,9 @@ from typing import Any, Final
 import yaml
 
 from ambient.api.errors import MeshError
-from ambientctl.local.layout import MANIFESTS
+from ambientctl.local.layout import BPF_FS, MANIFESTS
 
+NODE_AGENT: Final = "istio-cni-node"
 KUSTOMIZATION: Final = "kustomization.yaml"
 
 
@@ -23,10 +24,10 @@ def cluster_manifests() -> list[dict[str, Any]]:
     return read(MANIFESTS / "local" / "kube-system.yaml")
 
 
-def mesh_manifests() -> list[dict[str, Any]]:
+def mesh_manifests(redirection: str = "nftables") -> list[dict[str, Any]]:
     """Namespaces and definitions first, programs last: roles, accounts and the webhook, which are
-    those of a cluster, are there before anybody needs them. Raises MeshError that names an
-    unreadable file.
+    those of a cluster, are there before anybody needs them. ``redirection`` is the node agents'
+    setting. Raises MeshError that names an unreadable file.
     """
     files = [
         *sorted((MANIFESTS / "crds").glob("*.yaml")),
@@ -35,7 +36,21 @@ def mesh_manifests() -> list[dict[str, Any]]:
         *sorted((MANIFESTS / "local").glob("*.yaml")),
     ]
     found = [document for path in files for document in read(path)]
+    if redirection != "nftables":
+        for one in found:
+            if one["kind"] == "DaemonSet":
+                _redirect_by(redirection, one)
     return sorted(found, key=lambda one: (one["kind"] in _LAST) - (one["kind"] in _FIRST))
+
+
+def _redirect_by(redirection: str, program: dict[str, Any]) -> None:
+    """ztunnel and the node agent share a BPF file system, and the agent knows what it is for."""
+    pod = program["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    if program["metadata"]["name"] == NODE_AGENT:
+        container["env"].append({"name": "REDIRECTION_BACKEND", "value": redirection})
+    container["volumeMounts"].append({"name": "bpf-fs", "mountPath": BPF_FS})
+    pod["volumes"].append({"name": "bpf-fs", "hostPath": {"path": BPF_FS}})
 
 
 def sample_names() -> list[str]:

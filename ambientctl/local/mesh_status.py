@@ -14,6 +14,10 @@ class NodeStatus(msgspec.Struct, frozen=True):
     ready: bool
     cni_chain: list[str]
     """Types of the plugins that attach the next pod, in order."""
+    redirection: str
+    """``ebpf`` where its programs are in place, else ``nftables``."""
+    ebpf_pods: int
+    """Pods of the mesh that eBPF redirects; the others have nftables."""
 
 
 class PodStatus(msgspec.Struct, frozen=True):

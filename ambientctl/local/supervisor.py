@@ -30,6 +30,7 @@ from ambient.kube.core.resources import (
     SERVICES,
     KubeObject,
 )
+from ambient.net.io import bpf_flows
 from ambientctl.console import only_mesh_error
 from ambientctl.local import dns, fabric, readiness, service_proxy
 from ambientctl.local.cluster_api import ClusterApi
@@ -104,7 +105,9 @@ class Supervisor:
         cluster.launch = partial(launch, self._runtime, control)
         nursery.start_soon(control.serve, self._folder.bind_control(SOCKET_NAME))
         self._stage("manifests", self._config.sample)
-        manifests = cluster_manifests() if self._config.bare else mesh_manifests()
+        manifests = (
+            cluster_manifests() if self._config.bare else mesh_manifests(self._config.redirection)
+        )
         if self._config.sample != "none":
             manifests += sample_manifests(self._config.sample)
         for manifest in manifests:
@@ -199,7 +202,17 @@ class Supervisor:
         except cni.CniError:
             chain = []
         ready = node is not None and readiness.condition(node, "Ready")
-        return NodeStatus(layout.name, layout.address, layout.pod_range, ready, chain)
+        bpf = layout.host_path(bpf_flows.FOLDER)
+        placed = any(bpf.glob(f"{bpf_flows.LINKS}/*"))
+        return NodeStatus(
+            name=layout.name,
+            address=layout.address,
+            pod_range=layout.pod_range,
+            ready=ready,
+            cni_chain=chain,
+            redirection="ebpf" if placed else "nftables",
+            ebpf_pods=len(list(bpf.glob(f"{bpf_flows.POD_LINKS}/*"))),
+        )
 
     def _pod_status(self, pod: KubeObject) -> PodStatus:
         metadata, status = pod["metadata"], pod.get("status") or {}

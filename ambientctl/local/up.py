@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import trio
@@ -36,6 +36,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``none`` or a file of manifests/samples."""
     bare: bool = False
     """A cluster without the mesh, to install it as on any other."""
+    redirection: Literal["nftables", "ebpf", "auto"] = "nftables"
+    """How pods are redirected; a node that cannot have eBPF uses nftables."""
     rootless: bool = False
     """Use a user namespace although the caller is root."""
     api_port: int = 0
@@ -64,6 +66,7 @@ async def up(options: UpOptions, progress: Progress = lambda _: None) -> LocalMe
             nodes=options.nodes,
             sample=options.sample,
             bare=options.bare,
+            redirection=options.redirection,
             rootless=options.rootless or os.getuid() != 0,
             api_port=listener.getsockname()[1],
             api_fd=listener.fileno(),
@@ -96,6 +99,11 @@ async def down(name: str = "default") -> bool:
 def _check(options: UpOptions) -> None:
     if not 1 <= options.nodes <= MAX_NODES:
         raise UsageError(f"{options.nodes} nodes cannot be meant", hint=f"from 1 to {MAX_NODES}")
+    if options.bare and options.redirection != "nftables":
+        raise UsageError(
+            "a cluster without the mesh has nothing that redirects",
+            hint="ambientctl install --set cni.redirectionBackend=ebpf",
+        )
     known = ["none", *sample_names()]
     if options.sample not in known:
         raise UsageError(f"unknown sample {options.sample!r}", hint=f"one of {', '.join(known)}")

@@ -22,6 +22,10 @@ FOLDER: Final = f"{BPF_FS}/ambient"
 """Where the node agent pins what it makes."""
 MAPS: Final = "maps-1"
 """Folder of the maps in it; another number where the form of one changes."""
+LINKS: Final = "links"
+"""Folder of the programs' links at the root of the cgroups, there once redirection is possible."""
+POD_LINKS: Final = "pods"
+"""Folder of the redirected pods' own links."""
 SLOTS: Final = 4
 """Of redirect.c: how many tunnels may have listeners in a pod at the same time."""
 SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h

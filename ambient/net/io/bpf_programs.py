@@ -241,7 +241,7 @@ def _put_in_place(
     top: Path, maps: dict[str, Map], code: Mapping[str, bytes], version: str, proc_dir: str
 ) -> None:
     """Each program into its link. Redirecting comes last: what it needs is there by then."""
-    ours, links = top / f"programs-{version}", top / "links"
+    ours, links = top / f"programs-{version}", top / bpf_flows.LINKS
     for folder in (ours, links):
         folder.mkdir(exist_ok=True)
     root = cgroup2.open_root(proc_dir)

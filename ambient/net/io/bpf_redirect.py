@@ -21,7 +21,7 @@ from ambient.net.core.bpf_pods import Flag, Network, PodValue
 from ambient.net.core.rules import Options
 from ambient.net.io import net_settings
 from ambient.net.io.bpf import AttachType, BpfError, Link, Map
-from ambient.net.io.bpf_flows import SLOTS, netns_cookie
+from ambient.net.io.bpf_flows import POD_LINKS, SLOTS, netns_cookie
 from ambient.net.io.bpf_programs import Programs
 from ambient.net.io.netlink import Netlink
 from ambient.net.io.netns import Netns
@@ -41,7 +41,7 @@ class PodMaps:
         self._pods = maps["PODS"]
         self._own = maps["OWN"]
         self._listeners = maps["LISTENERS"]
-        self.links: Final = folder / "pods"
+        self.links: Final = folder / POD_LINKS
         self.links.mkdir(exist_ok=True)
         self._known: dict[int, set[bytes]] = {}
         for key in self._own.keys():  # noqa: SIM118 - a map of the kernel's, not a mapping
