@@ -34,6 +34,8 @@ class ProxyTunnel(msgspec.Struct, frozen=True):
     """``tunnel`` of a DestinationRule: whither its endpoints, which are proxies, shall connect."""
 
     to: HostPort
+    post: bool = False
+    """By POST, with the bytes in chunks, for proxies that know no CONNECT."""
 
 
 class OpeningRefusedError(OSError):
@@ -55,13 +57,13 @@ def read_tunnel(raw: Json | None) -> ProxyTunnel | None:
     if raw is None:
         return None
     protocol = string(raw.get("protocol"), "tunnel.protocol", "CONNECT")
-    if protocol != "CONNECT":
-        raise UnusableError("tunnel.protocol", f"{protocol!r} is not supported: write CONNECT")
+    if protocol not in ("CONNECT", "POST"):
+        raise UnusableError("tunnel.protocol", f"{protocol!r} is neither CONNECT nor POST")
     host = string(raw.get("targetHost"), "tunnel.targetHost")
     port = integer(raw.get("targetPort"), "tunnel.targetPort")
     if not host or not 0 < port <= 65535 or any(char <= " " for char in host):
         raise UnusableError("tunnel", "needs targetHost and targetPort")
-    return ProxyTunnel(HostPort(host, port))
+    return ProxyTunnel(HostPort(host, port), protocol == "POST")
 
 
 def header(version: int, ends: Ends | None) -> bytes:
@@ -75,6 +77,11 @@ def header(version: int, ends: Ends | None) -> bytes:
 def connect_request(tunnel: ProxyTunnel) -> bytes:
     """RFC 9110, section 9.3.6."""
     return f"CONNECT {tunnel.to} HTTP/1.1\r\nhost: {tunnel.to}\r\n\r\n".encode()
+
+
+def post_request(tunnel: ProxyTunnel) -> bytes:
+    """As Envoy's ``use_post``."""
+    return (f"POST / HTTP/1.1\r\nhost: {tunnel.to}\r\ntransfer-encoding: chunked\r\n\r\n").encode()
 
 
 def check_answer(head: bytes) -> None:

@@ -35,6 +35,7 @@ from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 from waypoint.io.credentials import Credentials
 from waypoint.io.duplex import Duplex, drop_now
 from waypoint.io.plain_stream import PlainStream
+from waypoint.io.post_tunnel import open_tunnel
 from waypoint.io.tls_origination import context_of, secure
 from waypoint.io.upstream_stream import UpstreamResetError
 
@@ -102,7 +103,9 @@ class Dialler:
                     await opened.send_all(header(version, opening.ends))
                 if tls is not None:
                     found = await secure(opened, tls, context, _server_name(target))
-                if through is not None:
+                if through is not None and through.post:
+                    found = await open_tunnel(found, through)
+                elif through is not None:
                     await _connect_through(found, through)
                 return found
             except (MeshError, OSError, UnusableError, trio.BrokenResourceError) as error:

@@ -273,8 +273,7 @@ def _traffic_policy(policy: Field) -> None:
     if policy["tunnel"].given:
         policy["tunnel"]["targetHost"].required("the proxy has to know whither")
         policy["tunnel"]["targetPort"].port()
-        if policy["tunnel"]["protocol"].one_of(("CONNECT", "POST")) == "POST":
-            policy["tunnel"]["protocol"].warn("waypoints cannot do that", "write CONNECT")
+        policy["tunnel"]["protocol"].one_of(("CONNECT", "POST"))
     for one in policy["portLevelSettings"].items():
         one["port"]["number"].port()
         _settings(one)

@@ -15,6 +15,7 @@ from waypoint.core.opening import (
     check_answer,
     connect_request,
     header,
+    post_request,
     read_proxy_protocol,
     read_tunnel,
 )
@@ -37,6 +38,9 @@ def test_a_tunnel():
     assert read_tunnel(None) is None
     tunnel = read_tunnel({"targetHost": "api.example.com", "targetPort": 443})
     assert tunnel == ProxyTunnel(HostPort("api.example.com", 443))
+    by_post = read_tunnel({"targetHost": "a", "targetPort": 443, "protocol": "POST"})
+    assert by_post == ProxyTunnel(HostPort("a", 443), post=True)
+    assert post_request(by_post).startswith(b"POST / HTTP/1.1\r\nhost: a:443\r\n")
     assert connect_request(tunnel) == (
         b"CONNECT api.example.com:443 HTTP/1.1\r\nhost: api.example.com:443\r\n\r\n"
     )
@@ -49,7 +53,7 @@ def test_a_tunnel():
         {"targetHost": "a"},
         {"targetHost": "a\r\nx: y", "targetPort": 1},
         {"targetHost": "a", "targetPort": 70_000},
-        {"targetHost": "a", "targetPort": 1, "protocol": "POST"},
+        {"targetHost": "a", "targetPort": 1, "protocol": "PUT"},
     ],
 )
 def test_tunnels_that_cannot_be(raw):

@@ -231,7 +231,7 @@ def test_warm_up():
         ({"tls": {"mode": "ODD"}}, "spec.trafficPolicy.tls.mode"),
         ({"tls": {"mode": "MUTUAL"}}, "spec.trafficPolicy.tls"),
         ({"tunnel": {"targetHost": "x"}}, "spec.trafficPolicy.tunnel"),
-        ({"tunnel": {"targetHost": "x", "targetPort": 1, "protocol": "POST"}},
+        ({"tunnel": {"targetHost": "x", "targetPort": 1, "protocol": "PUT"}},
          "spec.trafficPolicy.tunnel.protocol"),
         ({"tunnel": {"targetHost": "x", "targetPort": 1}}, None),
         ({"proxyProtocol": {"version": "V1"}}, None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+import h11
 import pytest
 import trio
 import trustme
@@ -121,6 +122,61 @@ async def test_a_raw_connection_goes_through_a_forward_proxy(hbone):
             text += await stream.receive_some()
         assert text == b"greeting hello"
     assert seen == [b"CONNECT api.example.com:443 HTTP/1.1\r\nhost: api.example.com:443\r\n\r\n"]
+
+
+def post_proxy(answer):
+    """A forward proxy that takes POST; its other end echoes and greets, and ends when we do."""
+
+    async def serve(stream):
+        http = h11.Connection(h11.SERVER)
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(await stream.receive_some())
+                continue
+            if isinstance(event, h11.Request):
+                assert (event.method, dict(event.headers)[b"host"]) == (
+                    b"POST",
+                    b"api.example.com:443",
+                )
+                out = http.send(h11.Response(status_code=answer, headers=[("a", "b")]))
+                out += http.send(h11.Data(data=b"greeting "))
+            elif isinstance(event, h11.Data):
+                out = http.send(h11.Data(data=bytes(event.data)))
+            else:
+                out = http.send(h11.EndOfMessage())
+            await stream.send_all(out)
+            if isinstance(event, h11.EndOfMessage):
+                return
+
+    return serve
+
+
+@pytest.mark.parametrize("answer", [200, 403])
+async def test_a_forward_proxy_that_takes_post(answer):
+    async with rig(apps=False) as made:
+        declare(made, AppProtocol.TCP)
+        for ip in BOTH:
+            await made.app(ip, post_proxy(answer))
+        tunnel = {"targetHost": "api.example.com", "targetPort": 443, "protocol": "POST"}
+        made.configure(rule(tunnel=tunnel))
+        stream = await made.open()
+        if answer != 200:
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+            return
+        big = b"x" * (1 << 20)
+        text = b""
+        async with trio.open_nursery() as nursery:
+
+            async def say():
+                await stream.send_all(big)
+                await stream.send_eof()
+
+            nursery.start_soon(say)
+            while data := await stream.receive_some():
+                text += data
+        assert text == b"greeting " + big
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 403 Forbidden", b"SSH-2.0-OpenSSH"])

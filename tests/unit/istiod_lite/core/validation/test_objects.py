@@ -433,18 +433,6 @@ def test_the_test_annotation_always_refuses():
     assert check(obj("PeerAuthentication", "{}", annotations=always)).problems
 
 
-@pytest.mark.parametrize(
-    ("policy", "field"),
-    [
-        ("tunnel: {targetHost: a.b, targetPort: 443, protocol: POST}", "tunnel.protocol"),
-    ],
-)
-def test_what_waypoints_cannot_do_is_a_warning(policy, field):
-    report = check(obj("DestinationRule", f"{{host: a, trafficPolicy: {{{policy}}}}}"))
-    assert report.problems == []
-    assert [one.field for one in report.warnings] == [f"spec.trafficPolicy.{field}"]
-
-
 def test_what_is_shadowed_or_has_nowhere_to_go_is_a_warning():
     text = "{hosts: [a], http: [{redirect: {uri: /}}, {redirect: {uri: /b}}]}"
     (warning,) = check(obj("VirtualService", text)).warnings
