@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import product
 
 import pytest
 import trio
@@ -32,6 +33,13 @@ HASHES = {
     "query": {"query_parameter": {"name": "user"}},
     "cookie": {"cookie": {"name": "user"}},
 }
+EQUAL, RISING = [1] * 5, [1, 2, 3, 4, 5]
+ALGORITHMS = {
+    "ring": ("RING_HASH", EQUAL),
+    "maglev": ("MAGLEV", EQUAL),
+    "uneven-ring": ("RING_HASH", RISING),
+    "uneven-maglev": ("MAGLEV", RISING),
+}
 EJECTION = {"consecutive_5xx": 3, "max_ejection_percent": 50, "base_ejection_time": "3600s"}
 
 
@@ -41,8 +49,8 @@ class Router(Envoy):
     def __init__(self, folder):
         super().__init__(folder, None, "router")
         routes = []
-        for algorithm, policy in (("ring", "RING_HASH"), ("maglev", "MAGLEV")):
-            self._balanced(algorithm, APPS, lb_policy=policy)
+        for algorithm, (policy, weights) in ALGORITHMS.items():
+            self._balanced(algorithm, APPS, weights, lb_policy=policy)
             for name, hashed in HASHES.items():
                 action = {"cluster": algorithm, "hash_policy": [hashed]}
                 routes.append({"match": {"prefix": f"/{algorithm}/{name}"}, "route": action})
@@ -68,7 +76,7 @@ class Router(Envoy):
         }
         self._listener(PORT, {"name": "hcm", "typed_config": manager})
 
-    def _balanced(self, name, ips, **more):
+    def _balanced(self, name, ips, weights=EQUAL, **more):
         self._cluster(name, APP_PORT, **more)
         self.clusters[-1]["load_assignment"]["endpoints"] = [
             {
@@ -76,9 +84,10 @@ class Router(Envoy):
                     {
                         "endpoint": {
                             "address": {"socket_address": {"address": ip, "port_value": APP_PORT}}
-                        }
+                        },
+                        "load_balancing_weight": weight,
                     }
-                    for ip in ips
+                    for ip, weight in zip(ips, weights, strict=False)
                 ]
             }
         ]
@@ -153,13 +162,16 @@ async def with_apps(test):
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("algorithm", ["ring", "maglev"])
-@pytest.mark.parametrize("kind", list(HASHES))
+@pytest.mark.parametrize(
+    ("algorithm", "kind"),
+    [*product(("ring", "maglev"), HASHES), ("uneven-ring", "header"), ("uneven-maglev", "header")],
+)
 async def test_equal_keys_reach_the_endpoint_that_envoy_chooses(router, algorithm, kind):
+    name, weights = ALGORITHMS[algorithm]
     table = (
-        HashRing(KEYS, [1] * 5, 1024)
-        if algorithm == "ring"
-        else Maglev(KEYS, [1] * 5, DEFAULT_TABLE_SIZE)
+        HashRing(KEYS, weights, 1024)
+        if name == "RING_HASH"
+        else Maglev(KEYS, weights, DEFAULT_TABLE_SIZE)
     )
     policy = {
         "header": {"header": "x-user"},
@@ -168,7 +180,7 @@ async def test_equal_keys_reach_the_endpoint_that_envoy_chooses(router, algorith
     }
 
     async def compare(_, stream):
-        for number in range(60):
+        for number in range(200):
             user = f"user-{number}"
             target, headers = f"/{algorithm}/{kind}", {}
             if kind == "header":

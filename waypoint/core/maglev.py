@@ -36,7 +36,9 @@ def _build(keys: tuple[str, ...], weights: tuple[float, ...], size: int) -> arra
     ejected and comes back must not cost that twice."""
     if len(keys) == 1:
         return array("L", [0])
-    heaviest = max(weights)
+    total = sum(weights)
+    parts = [weight / total for weight in weights]  # rounded as Envoy rounds: who comes first may
+    heaviest = max(parts)  # depend on the last bit
     order = sorted(range(len(keys)), key=lambda index: keys[index])
     places = [xxhash.xxh64_intdigest(key.encode()) % size for key in keys]
     skips = [xxhash.xxh64_intdigest(key.encode(), seed=1) % (size - 1) + 1 for key in keys]
@@ -46,7 +48,7 @@ def _build(keys: tuple[str, ...], weights: tuple[float, ...], size: int) -> arra
     while True:
         turn += 1
         for index in order:
-            if turn * weights[index] < targets[index]:
+            if turn * parts[index] < targets[index]:
                 continue
             targets[index] += heaviest
             place, skip = places[index], skips[index]
