@@ -78,12 +78,27 @@ def decision(provider: ExtAuthz, raw: bytes) -> Decision:
         return failed(provider)
     if answer.status.code == 0:
         return _allowed(answer)
+    if answer.HasField("error_response"):
+        return _failed(provider, answer.error_response)
     denied = answer.denied_response
     status = denied.status.code if denied.HasField("status") else 403
     if status not in _STATUSES:
         status = 403
     put, add = _options(denied.headers)
     return denial(status, (*put, *add), denied.body)
+
+
+def _failed(provider: ExtAuthz, error: Any) -> Decision:
+    """A provider that says itself that it could not decide: its words, and our ``statusOnError``
+    where it names no status."""
+    found = failed(provider)
+    if found.refusal is None:
+        return found
+    status = error.status.code if error.status.code in _STATUSES else found.refusal.status
+    put, add = _options(error.headers)
+    said = denial(status, (*put, *add), error.body).refusal
+    assert said is not None
+    return Decision(refusal=said._replace(details=found.refusal.details))
 
 
 def _allowed(answer: external_auth_pb2.CheckResponse) -> Decision:
