@@ -117,11 +117,18 @@ def objects(
             if lookup(values, f"components.{switch}"):
                 files += component_files(folder)
     texts = (template.render(path.read_text(), values, namespace) for path in files)
-    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+    return _documents(texts)
 
 
 def definitions() -> list[dict[str, Any]]:
     """The CustomResourceDefinitions, Gateway API's among them."""
     files = sorted((FOLDER / "crds").glob("*.yaml"))
-    texts = (path.read_text() for path in files)
-    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+    return _documents(path.read_text() for path in files)
+
+
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's is eight times faster."""
+
+
+def _documents(texts: Iterable[str]) -> list[dict[str, Any]]:
+    return [one for text in texts for one in yaml.load_all(text, _LOADER) if one]
