@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
 from waypoint.core.local_reply import BAD_PATH, MISSING_HOST, NO_ROUTE, UPGRADE_REQUIRED
@@ -14,13 +12,22 @@ STRIPPED = ("x-forwarded-client-cert", "x-envoy-peer-metadata", "x-envoy-peer-me
 """A client must not say these for itself, and an application must not see them."""
 
 
-class Caller(NamedTuple):
-    """Who calls, and which address. ``told_by`` is our own identity where the application is to
-    learn the client's (annotation ``ambient.istio.io/xfcc-include-client-identity``)."""
+class Caller:
+    """Who calls, and which address: the same for all requests of a connection.
 
-    peer: Peer
-    local: HostPort
-    told_by: Identity | None = None
+    ``told_by`` is our own identity where the application is to learn the client's (annotation
+    ``ambient.istio.io/xfcc-include-client-identity``).
+    """
+
+    __slots__ = ("certificate", "ip", "local", "peer")
+
+    def __init__(self, peer: Peer, local: HostPort, told_by: Identity | None = None) -> None:
+        self.peer = peer
+        self.local = local
+        self.ip = str(peer.ip)
+        known = told_by is not None and peer.identity is not None
+        self.certificate = f"By={told_by};URI={peer.identity}" if known else ""
+        """The x-forwarded-client-cert."""
 
 
 def enter(
@@ -51,10 +58,9 @@ def enter(
     if "x-forwarded-proto" not in headers:
         headers.add("x-forwarded-proto", "http")
     if "x-forwarded-for" not in headers:
-        headers.add("x-forwarded-for", str(caller.peer.ip))
-    if caller.told_by is not None and caller.peer.identity is not None:
-        certificate = f"By={caller.told_by};URI={caller.peer.identity}"
-        headers.add("x-forwarded-client-cert", certificate)
+        headers.add("x-forwarded-for", caller.ip)
+    if caller.certificate:
+        headers.add("x-forwarded-client-cert", caller.certificate)
     return Request(
         method=head.method,
         target=target,

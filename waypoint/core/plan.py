@@ -100,10 +100,9 @@ def plan(
     own: Self | None = None,
 ) -> Plan:
     """Judge, route and edit a request (in place); ``own`` are the waypoint's names."""
-    verdict = decide(program.policies(to.service), request)
-    route = None
-    if to.service is not None:
-        route = program.table(to.service, to.address.port).select(request)
+    chain = program.chain(to)
+    verdict = decide(chain.policies, request)
+    route = chain.routes.select(request) if chain.routes is not None else None
     if not verdict.allowed:
         return Plan(verdict=verdict, route=route, reply=denied(verdict.detail))
     if to.workload is not None:

@@ -6,7 +6,7 @@ A request takes its program once and keeps it to the end, so a change never tear
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,8 @@ from waypoint.core.destination_rule import (
     traffic_for,
 )
 from waypoint.core.directory import Directory
+from waypoint.core.dispatch import Destination
+from waypoint.core.envoy_filter import Limits
 from waypoint.core.gateway_stream import GatewayStreams, compile_gateway_streams
 from waypoint.core.grpc_route import compile_grpc_route
 from waypoint.core.host import Target, candidates
@@ -30,6 +32,7 @@ from waypoint.core.mesh_settings import MeshSettings
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.place import Place
 from waypoint.core.policies import POLICY_KINDS, Policies, PolicyPart, compile_part
+from waypoint.core.request_authentication import Authentication
 from waypoint.core.routes import Backend, Forward, Route, RouteTable
 from waypoint.core.stream_route import StreamRoute
 from waypoint.core.traffic_policy import ClusterSettings
@@ -52,6 +55,8 @@ KINDS: Final = (
 
 
 VIRTUAL_SERVICE: Final = "VirtualService"
+KNOWN_CHAINS: Final = 4096
+"""Services are replaced when the mesh changes: what was known of old ones is forgotten then."""
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -60,6 +65,19 @@ class Compiled(msgspec.Struct, frozen=True):
     config: ConfigObject
     part: Part | None
     problems: tuple[Problem, ...]
+
+
+class FilterChain(NamedTuple):
+    """What a configuration has for one destination: looked up once, used by every request.
+
+    ``routes`` is None for a pod's own address.
+    """
+
+    service: Service | None
+    policies: PolicySet
+    authentication: Authentication
+    limits: Limits
+    routes: RouteTable | None
 
 
 class Program:
@@ -88,6 +106,7 @@ class Program:
         self._settings: dict[tuple[NamespacedHostname, int, str], ClusterSettings] = {}
         self.resolved: dict[tuple[int, int], tuple[int, Backend | None, object]] = {}
         """What backends lead to, by their ids; kept by ``plan.resolve``."""
+        self._chains: dict[tuple[int, int], FilterChain] = {}
         self._defaults: dict[tuple[NamespacedHostname, int], Route] = {}
         self._endpoints: dict[
             tuple[NamespacedHostname, int, str], tuple[int, tuple[Target, ...]]
@@ -122,6 +141,25 @@ class Program:
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is not enforced as written."""
         return tuple(p for compiled in self.objects.values() for p in compiled.problems)
+
+    def chain(self, to: Destination) -> FilterChain:
+        """What requests to a destination pass: the same object as long as its service is."""
+        service = to.service
+        key = (id(service), to.address.port)
+        found = self._chains.get(key)
+        if found is not None and found.service is service:
+            return found
+        if len(self._chains) >= KNOWN_CHAINS:
+            self._chains.clear()
+        guards = self.guards
+        found = self._chains[key] = FilterChain(
+            service,
+            guards.authorization(service),
+            guards.authentication(service),
+            guards.limits(service),
+            self.table(service, to.address.port) if service is not None else None,
+        )
+        return found
 
     def table(self, service: Service, port: int) -> RouteTable:
         """The routes of a service port."""

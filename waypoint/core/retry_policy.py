@@ -200,8 +200,13 @@ _ASKED: Final = frozenset(ASKED)
 def asked_for(policy: RetryPolicy, headers: Headers) -> RetryPolicy:
     """The policy with what the client asked for; takes those headers out. Unknown words are
     ignored, as by Envoy."""
-    if not any(name in _ASKED for name, _ in headers.items):
-        return policy
+    for name, _ in headers.items:
+        if name in _ASKED:
+            return _as_asked(policy, headers)
+    return policy
+
+
+def _as_asked(policy: RetryPolicy, headers: Headers) -> RetryPolicy:
     asked = {name: value for name in ASKED if (value := headers.get(name)) is not None}
     headers.remove(*ASKED)
     on = policy.on

@@ -26,7 +26,7 @@ from waypoint.core.retry_policy import DEFAULT_ON, NONE, asked_for
 from waypoint.core.timeouts import Timeouts, timeouts_of
 from waypoint.io.attempt import Attempt, Outcome
 from waypoint.io.downstream import Downstream
-from waypoint.io.fiber import Limit, in_task
+from waypoint.io.fiber import Limit, in_task, now_s
 from waypoint.io.mirror import start_mirrors
 from waypoint.io.service import Service
 
@@ -124,7 +124,7 @@ class Attempts:
 
     def _start_clock_at_the_end_of_the_request(self, timeout: float) -> None:
         def start() -> None:
-            self._limit.deadline = trio.current_time() + timeout
+            self._limit.deadline = now_s() + timeout
 
         body = self._client.body
         if body.complete:
@@ -156,14 +156,14 @@ class Attempts:
 
     def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
         policy, tries = self._tries.policy, self._tries
-        now_s = self._begun_s = trio.current_time()
+        at_s = self._begun_s = now_s()
         visit, allowed = self._decided.visit, upstream.allowed
         host = None
         if visit is not None and not tries.tried:
-            host = cluster.host_at(visit.address, now_s)
+            host = cluster.host_at(visit.address, at_s)
         if host is None or (allowed is not None and host.key not in allowed):
             host = cluster.pick(
-                now_s,
+                at_s,
                 self._hash.value if self._hash is not None else None,
                 tried=tries.tried if policy.avoid_tried else (),
                 allowed=allowed,
@@ -192,17 +192,17 @@ class Attempts:
                 with self._this:
                     outcome = await self._attempt.run(host, judge)
         if outcome is None:
-            self._noticed(cluster, host, cluster.failed(host, trio.current_time(), timeout=True))
+            self._noticed(cluster, host, cluster.failed(host, now_s(), timeout=True))
         elif outcome.reset is not None and outcome.reset not in BY_US:
-            self._noticed(cluster, host, cluster.failed(host, trio.current_time()))
+            self._noticed(cluster, host, cluster.failed(host, now_s()))
         return outcome
 
     def _judge(self, cluster: Cluster, host: Host, response: Response) -> bool:
         """The head of a response: the client's, unless another try is worth it."""
-        now_s = trio.current_time()
+        at_s = now_s()
         if cluster.detector is not None:
             status = http_status(response)
-            self._noticed(cluster, host, cluster.answered(host, status, now_s))
+            self._noticed(cluster, host, cluster.answered(host, status, at_s))
         if self._client.body.replayable:
             self._last = self._tries.after_response(
                 response.status, response.headers, room=cluster.retry_room(self._retrying)
@@ -216,7 +216,7 @@ class Attempts:
             self._decided.edit(response)
         self._remember(response, host)
         self._service.stamp(response.headers)
-        record.upstream_ms = round((now_s - self._begun_s) * 1000)
+        record.upstream_ms = round((at_s - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
         record.response_headers = response.headers
         record.status, record.details = response.status, "via_upstream"
@@ -271,7 +271,7 @@ class Attempts:
         """The route's time is over: that counts against the endpoint that was asked last."""
         host = cluster.hosts.get(self._tries.tried[-1]) if self._tries.tried else None
         if host is not None:
-            cause = cluster.failed(host, trio.current_time(), timeout=True)
+            cause = cluster.failed(host, now_s(), timeout=True)
             self._noticed(cluster, host, cause)
 
     def _noticed(self, cluster: Cluster, host: Host, cause: Cause | None) -> None:

@@ -22,7 +22,7 @@ from waypoint.core.opening import Ends, Opening
 from waypoint.core.reset import Reset
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.io.duplex import Duplex, Inlet, drop_now, quiet
-from waypoint.io.fiber import in_task
+from waypoint.io.fiber import in_task, now_s
 from waypoint.io.http1_client import Http1Stream
 from waypoint.io.http2_client import Http2Client, Http2Stream
 from waypoint.io.upstream_stream import UpstreamResetError
@@ -50,7 +50,7 @@ class Connection:
         self.inlet = Inlet(stream)
         self.tls = tls
         self.exchanges = 0
-        self.opened_s = self.idle_since_s = trio.current_time()
+        self.opened_s = self.idle_since_s = now_s()
 
 
 class EndpointPool:
@@ -176,13 +176,13 @@ class EndpointPool:
         ):
             return False
         longest_s = pool.max_connection_s
-        age_s = trio.current_time() - connection.opened_s
+        age_s = now_s() - connection.opened_s
         if connection.tls != self._cluster.settings.tls or self._told:
             return False
         return not self._host.gone and (longest_s is None or age_s < longest_s)
 
     def _keep(self, connection: Connection) -> None:
-        connection.idle_since_s = trio.current_time()
+        connection.idle_since_s = now_s()
         self._idle.append(connection)
         self._wake()
 
@@ -197,7 +197,7 @@ class EndpointPool:
             if self._told:
                 self._drop(connection)
                 continue
-            if careful and trio.current_time() - connection.idle_since_s > CAREFUL_S:
+            if careful and now_s() - connection.idle_since_s > CAREFUL_S:
                 self._idle.append(connection)
                 return None
             if quiet(connection.stream) and connection.tls == self._cluster.settings.tls:
@@ -241,7 +241,7 @@ class EndpointPool:
         if pool.max_requests_per_connection:
             room = min(room, pool.max_requests_per_connection - link.exchanges)
         longest_s = pool.max_connection_s
-        if longest_s is not None and trio.current_time() - link.opened_s >= longest_s:
+        if longest_s is not None and now_s() - link.opened_s >= longest_s:
             return 0
         return room
 
@@ -283,7 +283,7 @@ class EndpointPool:
         """Close what is idle for too long, what its server has closed, and all connections to an
         endpoint that has left or is ejected as soon as they are idle."""
         idle_s = self._cluster.settings.pool.http_idle_s
-        too_old = trio.current_time() - (IDLE_S if idle_s is None else idle_s)
+        too_old = now_s() - (IDLE_S if idle_s is None else idle_s)
         leaving = self._host.gone or self._host.monitor.ejected
         good: list[Connection] = []
         dropped: list[Connection] = []

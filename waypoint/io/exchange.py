@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import trio
@@ -22,7 +23,7 @@ from waypoint.core.program import Program
 from waypoint.core.record import Record
 from waypoint.io.attempts import Attempts
 from waypoint.io.downstream import ClientGoneError, Downstream
-from waypoint.io.fiber import Limit, in_task
+from waypoint.io.fiber import Limit, in_task, now_s
 from waypoint.io.rate_limits import Called
 from waypoint.io.service import Service
 
@@ -34,10 +35,11 @@ class Exchanges:
         self._service = service
         self._peer = peer
         self._to = to
+        self._caller = Caller(peer, to.address, service.told_by)
 
-    async def serve(self, client: Downstream) -> None:
+    def serve(self, client: Downstream) -> Awaitable[None]:
         """Serve one exchange. Raises ClientGoneError where the client's connection is lost."""
-        await Exchange(self._service, client, self._peer, self._to).run()
+        return Exchange(self._service, client, self._caller, self._to).run()
 
     def refused(self, bad: BadMessageError) -> tuple[Response, bytes]:
         """Head and body of the answer to bytes that are no request; recorded."""
@@ -51,17 +53,19 @@ class Exchanges:
 class Exchange:
     """One request: each stage either goes on or gives the reply that ends the exchange."""
 
-    def __init__(self, service: Service, client: Downstream, peer: Peer, to: Destination) -> None:
+    def __init__(
+        self, service: Service, client: Downstream, caller: Caller, to: Destination
+    ) -> None:
         self._service = service
         self._client = client
-        self._peer = peer
+        self._caller = caller
         self._to = to
-        self._record = _record(client.head, peer, to)
+        self._record = _record(client.head, caller.peer, to)
 
     async def run(self) -> None:
         """All stages. Raises ClientGoneError."""
         client, record = self._client, self._record
-        begun_s = trio.current_time()
+        begun_s = now_s()
         try:
             with Limit() as limit:
                 client.attend(limit)
@@ -73,7 +77,7 @@ class Exchange:
             raise
         finally:
             record.received += client.body.received
-            record.duration_ms = (trio.current_time() - begun_s) * 1000
+            record.duration_ms = (now_s() - begun_s) * 1000
             self._service.reports.finished(record)
 
     async def _stages(self) -> None:
@@ -92,26 +96,26 @@ class Exchange:
 
     async def _answer(self) -> Reply | None:
         """None where an endpoint has answered; else the reply that the client is owed."""
-        request = self._enter()
+        known_id = "x-request-id" in self._client.head.headers
+        request = self._enter(known_id=known_id)
         if isinstance(request, Reply):
             return request
-        self._service.reports.trace(
-            request, self._record, self._to, known_id="x-request-id" in self._client.head.headers
-        )
+        self._service.reports.trace(request, self._record, self._to, known_id=known_id)
         program = self._service.program  # one configuration from here to the end
+        chain = program.chain(self._to)
         reply, added = await self._service.safeguards.admit(
-            program.guards, self._to, request, self._client.body, self._record.protocol
+            program.guards.mesh, chain, request, self._client.body, self._record.protocol
         )
         if reply is not None:
             return reply
-        limits = program.guards.limits(self._to.service)
-        seen = replace(request, headers=request.headers.copy()) if limits else request
+        limits = chain.limits if chain.limits.found else None
+        seen = request if limits is None else replace(request, headers=request.headers.copy())
         decided = self._plan(program, request, added)
         if decided.delay_s:
             self._record.add_flag(DELAY_FLAG)
             async with in_task():
                 await trio.sleep(decided.delay_s)
-        if limits:
+        if limits is not None:
             decided = await self._limit(limits, seen, request, decided)
         if decided.upstream is None:
             assert decided.reply is not None
@@ -119,16 +123,17 @@ class Exchange:
         attempts = Attempts(self._service, self._client, request, decided, self._record)
         return await attempts.run(decided.upstream)
 
-    def _enter(self) -> Request | Reply:
+    def _enter(self, *, known_id: bool) -> Request | Reply:
         service = self._service
         how = service.program.guards.mesh.normalization
-        caller = Caller(self._peer, self._to.address, service.told_by)
-        request = enter(self._client.head, caller, service.request_id(), how)
+        record = self._record
+        new_id = "" if known_id else service.request_id()
+        request = enter(self._client.head, self._caller, new_id, how)
         if isinstance(request, Request):
-            self._record.request_id = request.headers.first("x-request-id") or ""
-            request.at_s = self._record.begun_s
-            self._record.request_headers = request.headers
-            self._record.metadata = request.metadata
+            record.request_id = record.request_id or new_id
+            request.at_s = record.begun_s
+            record.request_headers = request.headers
+            record.metadata = request.metadata
         return request
 
     def _plan(self, program: Program, request: Request, added: Pairs) -> Plan:

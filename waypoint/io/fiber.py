@@ -47,6 +47,12 @@ class Stopped(BaseException):
         self.limit = limit
 
 
+def now_s() -> float:
+    """Seconds of trio's clock; in a fiber, when its turn began."""
+    fiber = _current
+    return trio.current_time() if fiber is None else fiber.relay.now_s
+
+
 @coroutine
 def _stop(trap: _Trap) -> Generator[_Trap, None, None]:
     yield trap
@@ -65,10 +71,10 @@ class Owner(Protocol):
 class Fiber:
     """``main`` in the turns of ``relay``."""
 
-    __slots__ = ("_coro", "_owner", "_queued", "_relay", "_waiting", "done", "limits")
+    __slots__ = ("_coro", "_owner", "_queued", "_waiting", "done", "limits", "relay")
 
     def __init__(self, relay: Relay, main: Coroutine[Any, Any, None], owner: Owner) -> None:
-        self._relay = relay
+        self.relay = relay
         self._coro = main
         self._owner = owner
         self._queued = False
@@ -77,15 +83,11 @@ class Fiber:
         self.done = False
         self.limits: list[Limit] = []
 
-    @property
-    def relay(self) -> Relay:
-        return self._relay
-
     def wake(self) -> None:
         """Carry it on in this turn, when all that has arrived is known."""
         if not self._queued and self._waiting:
             self._queued = True
-            self._relay.soon(self.resume)
+            self.relay.soon(self.resume)
 
     def resume(self) -> None:
         """Run until it waits, needs a task, or ends."""
@@ -115,7 +117,7 @@ class Fiber:
             _current = before
 
     def _send(self) -> object:
-        reached = self._reached() if self.limits else None
+        reached = self._reached()
         if reached is not None:
             return self._coro.throw(Stopped(reached))
         return self._coro.send(None)
@@ -191,6 +193,7 @@ class _Driver:
 
     async def run(self, relay: Relay, main: Coroutine[Any, Any, None]) -> None:
         fiber = Fiber(relay, main, self)
+        relay.now_s = trio.current_time()
         fiber.resume()
         while not fiber.done:
             if self._needed:
@@ -306,7 +309,7 @@ class Limit:
             timers.take_back(self._hold)
             self._hold = None
         if self._deadline != math.inf:
-            self._hold = timers.set(self._deadline, self)
+            self._hold = timers.set(self._deadline, self, now_s())
 
     def ring(self) -> None:
         """See ``Alarm``."""

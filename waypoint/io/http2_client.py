@@ -13,7 +13,7 @@ from waypoint.core.message import Request, Response
 from waypoint.core.reset import Reset
 from waypoint.core.websocket import from_http2
 from waypoint.io.duplex import Duplex
-from waypoint.io.fiber import in_task
+from waypoint.io.fiber import in_task, now_s
 from waypoint.io.http2_link import Flow, FlowDuplex, Http2Link
 from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError
 
@@ -27,7 +27,7 @@ class Http2Client(Http2Link):
         """Streams that were ever opened."""
         self.reserved = 0
         """Streams that are about to be opened."""
-        self.opened_s = self.idle_since_s = trio.current_time()
+        self.opened_s = self.idle_since_s = now_s()
         self._known = trio.Event()
 
     def settled(self) -> None:
@@ -63,7 +63,7 @@ class Http2Client(Http2Link):
 
     def ended(self, stream: HttpStream) -> None:
         """See ``Http2Listener``."""
-        self.idle_since_s = trio.current_time()
+        self.idle_since_s = now_s()
         self._end_if_left()
 
     def going_away(self) -> None:

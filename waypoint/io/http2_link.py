@@ -21,7 +21,7 @@ from waypoint.core.http2 import Http2, HttpStream
 from waypoint.core.message import End, Response
 from waypoint.io.duplex import STREAM_ERRORS, Duplex, Ending, Inlet, drop_now, relay_of
 from waypoint.io.duplex import send as send_all
-from waypoint.io.fiber import Signal, drive
+from waypoint.io.fiber import Signal, drive, now_s
 from waypoint.io.plain_stream import PlainStream
 
 log = get_logger("waypoint")
@@ -86,7 +86,7 @@ class Http2Link:
                 self.touch()
                 data = await inlet.receive()
             while data:
-                http2.receive(memoryview(data), trio.current_time())
+                http2.receive(memoryview(data), now_s())
                 self.touch()
                 if self.lost:
                     break

@@ -40,10 +40,6 @@ class _Histogram:
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
-    def add(self, value: float) -> None:
-        self.buckets[bisect_left(BUCKETS, value)] += 1
-        self.total += value
-
     def merge(self, other: _Histogram) -> None:
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
         self.total += other.total
@@ -60,9 +56,13 @@ class Series:
 
     def add(self, duration_ms: float, request_bytes: int, response_bytes: int) -> None:
         """A finished request."""
-        self.duration.add(duration_ms)
-        self.received.add(request_bytes)
-        self.sent.add(response_bytes)
+        for histogram, value in (
+            (self.duration, duration_ms),
+            (self.received, request_bytes),
+            (self.sent, response_bytes),
+        ):
+            histogram.buckets[bisect_left(BUCKETS, value)] += 1
+            histogram.total += value
 
 
 class _Connections:

@@ -8,9 +8,12 @@ from waypoint.core.authenticate import Judged, accept, judge, may_carry_token, r
 from waypoint.core.authz import Question, questions
 from waypoint.core.dispatch import Destination
 from waypoint.core.ext_authz import Pairs
+from waypoint.core.mesh_settings import MeshSettings
 from waypoint.core.message import Reply, Request
 from waypoint.core.policies import Policies
+from waypoint.core.program import FilterChain
 from waypoint.core.providers import ExtAuthz
+from waypoint.core.request_authentication import Authentication
 from waypoint.io.downstream import Body
 from waypoint.io.ext_authz import Authorizers
 from waypoint.io.fiber import in_task
@@ -25,17 +28,21 @@ class Safeguards:
         self._keys = keys
 
     async def admit(
-        self, guards: Policies, to: Destination, request: Request, body: Body, protocol: str
+        self, mesh: MeshSettings, chain: FilterChain, request: Request, body: Body, protocol: str
     ) -> tuple[Reply | None, Pairs]:
         """The answer where the request must not go on, and header fields for the response."""
         response: Pairs = ()
-        policies = guards.authorization(to.service)
-        for question in questions(policies, request) if policies.custom else ():
-            reply, more = await self._ask(guards, question, request, body, protocol)
+        for question in questions(chain.policies, request) if chain.policies.custom else ():
+            reply, more = await self._ask(mesh, question, request, body, protocol)
             if reply is not None:
                 return reply, ()
             response += more
-        return await self._authenticate(guards, to, request), response
+        rules = chain.authentication
+        if rules.providers:
+            if may_carry_token(rules, request):
+                return await self._authenticate(rules, request), response
+            accept(rules, Judged(), request)
+        return None, response
 
     async def admit_connection(self, guards: Policies, to: Destination, request: Request) -> bool:
         """The same for a raw connection: only gRPC providers can be asked about one."""
@@ -48,9 +55,9 @@ class Safeguards:
         return True
 
     async def _ask(
-        self, guards: Policies, question: Question, request: Request, body: Body, protocol: str
+        self, mesh: MeshSettings, question: Question, request: Request, body: Body, protocol: str
     ) -> tuple[Reply | None, Pairs]:
-        provider = guards.mesh.providers[question.provider]
+        provider = mesh.providers[question.provider]
         assert isinstance(provider, ExtAuthz)
         async with in_task():
             decision = await self._authorizers.ask(provider, request, body, protocol)
@@ -60,15 +67,7 @@ class Safeguards:
             decision.apply(request)
         return decision.refusal, decision.response
 
-    async def _authenticate(
-        self, guards: Policies, to: Destination, request: Request
-    ) -> Reply | None:
-        rules = guards.authentication(to.service)
-        if not rules:
-            return None
-        if not may_carry_token(rules, request):
-            accept(rules, Judged(), request)
-            return None
+    async def _authenticate(self, rules: Authentication, request: Request) -> Reply | None:
         for source in wanted(rules, request):
             await self._keys.ensure(source)
         judged: Judged = judge(rules, request, self._keys.keys, time.time())

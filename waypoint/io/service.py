@@ -25,6 +25,7 @@ from waypoint.core.plan import Upstream
 from waypoint.core.program import Program
 from waypoint.core.watches import Watches
 from waypoint.io.ext_authz import Authorizers
+from waypoint.io.fiber import now_s
 from waypoint.io.key_store import KeySettings, KeyStore
 from waypoint.io.mesh_call import MeshCalls
 from waypoint.io.rate_limits import RateLimiter
@@ -114,7 +115,7 @@ class Service:
 
     def cluster(self, upstream: Upstream) -> Cluster:
         """What is known of the endpoints of an upstream."""
-        return self.clusters.get(upstream, self._own_workload(), trio.current_time())
+        return self.clusters.get(upstream, self._own_workload(), now_s())
 
     def _own_workload(self) -> Workload | None:
         """The waypoint's own entry in the mesh, which says where it stands."""
@@ -138,9 +139,9 @@ class Service:
             headers.add("date", self._date())
 
     def _date(self) -> str:
-        now_s = trio.current_time()
-        if now_s >= self._date_until_s:
-            self._today, self._date_until_s = formatdate(usegmt=True), now_s + DATE_S
+        at_s = now_s()
+        if at_s >= self._date_until_s:
+            self._today, self._date_until_s = formatdate(usegmt=True), at_s + DATE_S
         return self._today
 
     def rest(self, wake: Callable[[], None], grace_s: float) -> None:

@@ -181,7 +181,7 @@ class Connection:
         relay = self.relay
         size = self._record.read_into(relay.view)
         if size > 0:
-            self.tunnel.receive(relay.view[:size], trio.current_time())
+            self.tunnel.receive(relay.view[:size], relay.now_s)
             if self.tunnel.out:
                 self.touch()
             if self._record.ended and not self.is_closed:

@@ -15,6 +15,7 @@ itself pollable, and one task waits for it. Rules that keep this correct:
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import time
@@ -68,6 +69,9 @@ class Relay:
         self._owned: set[Closable] = set()
         self._in_turn = False
         self._tasks_active_s = time.monotonic()
+        self.now_s = -math.inf
+        """When the turn under way began, in seconds of trio's clock: what happens in a turn happens
+        at one time."""
         self._ended = False
         self._idle_flusher = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
@@ -127,6 +131,7 @@ class Relay:
     def _turn(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
         self._in_turn = True
+        self.now_s = trio.current_time()
         for fd, mask in events:
             handler = handlers.get(fd)
             if handler is not None:
@@ -153,6 +158,7 @@ class Relay:
         while True:
             await self._idle_flusher.park()
             self._in_turn = True
+            self.now_s = trio.current_time()
             self._end_turn()
             self._in_turn = False
             self._tasks_active_s = time.monotonic()

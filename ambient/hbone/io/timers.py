@@ -39,9 +39,9 @@ class Timers:
         self._alarms: dict[float, set[Alarm]] = {}
         self._sooner = trio.Event()
 
-    def set(self, when_s: float, alarm: Alarm) -> Hold:
+    def set(self, when_s: float, alarm: Alarm, now_s: float) -> Hold:
         """Ring ``alarm`` at a time of trio's clock, or at once where it has passed."""
-        step = COARSE_S if when_s - trio.current_time() > LONG_S else FINE_S
+        step = COARSE_S if when_s - now_s > LONG_S else FINE_S
         due_s = (when_s // step + 1) * step
         alarms = self._alarms.get(due_s)
         if alarms is None:

@@ -40,7 +40,7 @@ def test_an_alarm_is_never_early_and_a_step_late_at_most(clock, after_s, step_s)
     async def main() -> None:
         async with timers() as made:
             bell, when_s = Bell(), trio.current_time() + after_s
-            made.set(when_s, bell)
+            made.set(when_s, bell, trio.current_time())
             await trio.sleep(after_s + 1)
             (rang_s,) = bell.rang_s
             assert when_s <= rang_s <= when_s + step_s + 1e-6
@@ -52,9 +52,9 @@ def test_a_later_alarm_does_not_hold_up_an_earlier_one(clock):
     async def main() -> None:
         async with timers() as made:
             late, soon = Bell(), Bell()
-            made.set(trio.current_time() + 60, late)
+            made.set(trio.current_time() + 60, late, trio.current_time())
             await trio.testing.wait_all_tasks_blocked()
-            made.set(trio.current_time() + 1, soon)
+            made.set(trio.current_time() + 1, soon, trio.current_time())
             await trio.sleep(2)
             assert len(soon.rang_s) == 1
             assert not late.rang_s
@@ -66,8 +66,8 @@ def test_what_is_taken_back_does_not_ring(clock):
     async def main() -> None:
         async with timers() as made:
             bell, other = Bell(), Bell()
-            hold = made.set(trio.current_time() + 1, bell)
-            made.set(trio.current_time() + 1, other)
+            hold = made.set(trio.current_time() + 1, bell, trio.current_time())
+            made.set(trio.current_time() + 1, other, trio.current_time())
             made.take_back(hold)
             await trio.sleep(2)
             made.take_back(hold)  # too late: nothing happens
@@ -91,9 +91,14 @@ def test_an_alarm_may_set_the_next_and_take_back_its_neighbour(clock):
                     for hold in holds:
                         made.take_back(hold)
                     if len(rung) < 3:
-                        holds.append(made.set(trio.current_time() + 1, Chain("next")))
+                        holds.append(
+                            made.set(trio.current_time() + 1, Chain("next"), trio.current_time())
+                        )
 
-            holds = [made.set(trio.current_time() + 1, Chain(name)) for name in ("a", "b")]
+            holds = [
+                made.set(trio.current_time() + 1, Chain(name), trio.current_time())
+                for name in ("a", "b")
+            ]
             await trio.sleep(10)
             assert len(rung) >= 3
 
