@@ -150,6 +150,8 @@ class Cluster:
         tier = self._tier(value, self._left(tried) if remote else frozenset())
         if tier is None:
             return None
+        if not tried and allowed is None:
+            return tier.pick(value, 0)
         last = None
         for attempt in range(PICKS):
             host = tier.pick(value, attempt)
@@ -178,6 +180,8 @@ class Cluster:
         return frozenset(host.standing.priority for host in known if host is not None)
 
     def _tier(self, value: int | None, without: frozenset[int]) -> Tier | None:
+        if len(self._loads) == 1 and not without:
+            return self._tiers[0] if self._loads[0].percent else None
         parts = [load.percent for load in self._loads]
         if without:
             kept = [0 if rank in without else part for rank, part in enumerate(parts)]

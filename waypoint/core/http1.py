@@ -15,11 +15,7 @@ import httptools
 
 from waypoint.core.message import End, Headers, RequestHead
 from waypoint.core.message_limits import LIMITS
-from waypoint.core.plain_head import (
-    AUTHORITY,
-    read_fields,
-    read_request_line,
-)
+from waypoint.core.plain_head import AUTHORITY, read_request
 
 HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te")
@@ -249,20 +245,14 @@ class RequestReader:
         left is for the parser, which stands between two messages."""
         message = self._message
         while (end := data.find(b"\r\n\r\n", 0, LIMITS.head_bytes)) >= 0:
-            lines = data[:end].split(b"\r\n")
-            start = read_request_line(lines[0])
-            found = read_fields(lines) if start is not None else None
-            if start is None or found is None:
+            head = read_request(data[:end])
+            if head is None:
                 break
-            length = found.content_length
-            stop = end + 4 + (length or 0)
+            stop = end + 4 + (head.content_length or 0)
             if len(data) < stop:
                 break
-            head = RequestHead(
-                start[0], start[1], "1.1", found.host, found.headers, length, bool(length)
-            )
             message.events.append(head)
-            if length:
+            if head.has_body:
                 message.events.append(data[end + 4 : stop])
             message.events.append(END)
             message.begun = message.complete = True

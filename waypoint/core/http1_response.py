@@ -10,7 +10,7 @@ import httptools
 from waypoint.core.http1 import END, BadMessageError, Message, sort_fields
 from waypoint.core.message import End, Headers
 from waypoint.core.message_limits import LIMITS
-from waypoint.core.plain_head import read_fields, read_status_line
+from waypoint.core.plain_head import read_response
 
 
 class ResponseHead(NamedTuple):
@@ -97,6 +97,11 @@ class ResponseReader:
         """The next event; None asks for more bytes."""
         return self._events.popleft() if self._events else None
 
+    def take(self) -> list[ResponseEvent]:
+        """All events that are there; none asks for more bytes."""
+        events, self._events = list(self._events), deque()
+        return events
+
     def eof(self) -> bool:
         """The connection ended; was that the proper end of the response?"""
         if self._head is not None and self._head.until_eof and not self._done:
@@ -118,17 +123,14 @@ class ResponseReader:
         end = data.find(b"\r\n\r\n", 0, LIMITS.head_bytes)
         if end < 0:
             return False
-        lines = data[:end].split(b"\r\n")
-        start = read_status_line(lines[0])
-        found = read_fields(lines) if start is not None else None
-        if start is None or found is None or found.host is not None:
+        found = read_response(data[:end])
+        if found is None:
             return False
-        status, reason = start
+        status, reason, headers, length = found
         bodiless = self._method == "HEAD" or status in (204, 304)
-        length = found.content_length
         if length is None and not bodiless:
             return False  # until the connection ends
-        self._head = ResponseHead(status, reason, found.headers, True, length, False, bodiless)
+        self._head = ResponseHead(status, reason, headers.copy(), True, length, False, bodiless)
         self._events.append(self._head)
         self._take_content(data[end + 4 :], 0 if bodiless or length is None else length)
         return True

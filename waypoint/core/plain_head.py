@@ -1,9 +1,9 @@
 """Heads of HTTP/1.1 messages as almost all of them are written, read line by line.
 
-What a line means is remembered, since most lines come again and again: a head then costs a look-up
-for each line, where a parser calls us back for each field. Whatever is not plain (another form or
-framing, a limit, anything that might be an error) is left to the parser, whose word is final: a
-head that is read here means the same there.
+What a line means is remembered, since most lines come again and again, and so are whole heads: a
+head then costs a look-up, or one for each line, where a parser calls us back for each field.
+Whatever is not plain (another form or framing, a limit, anything that might be an error) is left to
+the parser, whose word is final: a head that is read here means the same there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from waypoint.core.message import Headers
+from waypoint.core.message import Headers, RequestHead
 from waypoint.core.message_limits import LIMITS
 
 AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
@@ -27,6 +27,8 @@ _NOT_PLAIN: Final = frozenset(
 _SECRET: Final = frozenset(("authorization", "cookie", "set-cookie", "proxy-authorization"))
 _LONGEST_KNOWN: Final = 96
 _MOST_KNOWN: Final = 4096
+_LONGEST_HEAD: Final = 1024
+_MOST_HEADS: Final = 256
 
 _FIELD, _HOST, _LENGTH, _NOTHING = range(4)
 
@@ -37,14 +39,30 @@ class _Line(NamedTuple):
 
 
 class PlainHead(NamedTuple):
-    """The fields of a head, without those that frame it."""
+    """The fields of a head, without those that frame it.
+
+    ``common``: each of its lines is one to be remembered, so the whole head may be.
+    """
 
     headers: Headers
     host: str | None
     content_length: int | None
+    common: bool = True
+
+
+class PlainResponse(NamedTuple):
+    """A response's head; whoever edits its headers takes a copy."""
+
+    status: int
+    reason: str
+    headers: Headers
+    content_length: int | None
 
 
 _known: dict[bytes, _Line] = {}
+_requests: dict[bytes, tuple[int, RequestHead]] = {}
+_responses: dict[bytes, tuple[int, PlainResponse]] = {}
+"""Whole heads, with their numbers of lines."""
 
 
 def _read(raw: bytes) -> _Line | None:
@@ -83,11 +101,15 @@ def read_fields(lines: list[bytes]) -> PlainHead | None:
     fields: list[tuple[str, str]] = []
     host: str | None = None
     length: int | None = None
+    common = True
     known = _known.get
     for raw in lines[1:]:
-        line = known(raw) or _read(raw)
+        line = known(raw)
         if line is None:
-            return None
+            line = _read(raw)
+            if line is None:
+                return None
+            common = common and raw in _known
         kind, field = line
         if kind == _FIELD:
             fields.append(field)
@@ -99,7 +121,45 @@ def read_fields(lines: list[bytes]) -> PlainHead | None:
             if length is not None:
                 return None
             length = int(field[1])
-    return PlainHead(Headers(fields), host, length)
+    return PlainHead(Headers(fields), host, length, common)
+
+
+def read_request(raw: bytes) -> RequestHead | None:
+    """The head of a request, without the empty line behind it; not to be edited. None where it is
+    not plain."""
+    known = _requests.get(raw)
+    if known is not None and known[0] <= LIMITS.fields + 1:
+        return known[1]
+    lines = raw.split(b"\r\n")
+    start = read_request_line(lines[0])
+    found = read_fields(lines) if start is not None else None
+    if start is None or found is None:
+        return None
+    length = found.content_length
+    head = RequestHead(*start, "1.1", found.host, found.headers, length, bool(length))
+    if found.common and len(raw) <= _LONGEST_HEAD:
+        if len(_requests) >= _MOST_HEADS:
+            _requests.clear()
+        _requests[raw] = len(lines), head
+    return head
+
+
+def read_response(raw: bytes) -> PlainResponse | None:
+    """The same for a final response."""
+    known = _responses.get(raw)
+    if known is not None and known[0] <= LIMITS.fields + 1:
+        return known[1]
+    lines = raw.split(b"\r\n")
+    start = read_status_line(lines[0])
+    found = read_fields(lines) if start is not None else None
+    if start is None or found is None or found.host is not None:
+        return None
+    head = PlainResponse(*start, found.headers, found.content_length)
+    if found.common and len(raw) <= _LONGEST_HEAD:
+        if len(_responses) >= _MOST_HEADS:
+            _responses.clear()
+        _responses[raw] = len(lines), head
+    return head
 
 
 def read_request_line(line: bytes) -> tuple[str, str] | None:

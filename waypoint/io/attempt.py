@@ -63,6 +63,8 @@ class Attempt:
         self._request = request
         self._begun = request
         """As it was sent."""
+        self._response: Response | None = None
+        """The final head of the attempt under way."""
         self.trailers: tuple[tuple[str, str], ...] = ()
         self.watch: Callable[[bytes], None] | None = None
         """Sees the response's body."""
@@ -111,27 +113,21 @@ class Attempt:
             codec = Codec.HTTP1
 
     async def _exchange(self, stream: UpstreamStream, judge: Judge) -> Outcome:
-        response: Response | None = None
-
-        def noting(head: Response) -> bool:
-            nonlocal response
-            response = head
-            return judge(head)
-
+        self._response = None
         try:
             self._begun = self._request
             if self._request.upgrade and isinstance(stream, Http1Stream):
                 self._begun = for_http1(self._request, secrets.token_bytes(16))
             stream.begin(self._begun)
-            if not await self._move(stream, noting):
-                return Outcome(response)
-            if response is not None and response.status == 101:
+            if not await self._move(stream, judge):
+                return Outcome(self._response)
+            if self._response is not None and self._response.status == 101:
                 await self._tunnel(stream)
             else:
                 stream.release()
-            return Outcome(response, passed=True)
+            return Outcome(self._response, passed=True)
         except UpstreamResetError as error:
-            return Outcome(response, reset=error.reason, cause=error.cause)
+            return Outcome(self._response, reset=error.reason, cause=error.cause)
         finally:
             stream.reset()  # does nothing after a release
 
@@ -174,10 +170,11 @@ class Attempt:
         while True:
             for event in await stream.receive():
                 if isinstance(event, Response):
-                    if event.informational:
+                    if event.status < 200 and event.informational:
                         client.begin(event)
                         continue
                     self._check_upgrade(event)
+                    self._response = event
                     if not judge(event):
                         return False
                     client.begin(event)

@@ -63,6 +63,8 @@ class Attempts:
         self._timeouts: Timeouts = timeouts_of(
             request, route.timeout_s if route is not None else None, policy.per_try_s
         )
+        self._host: Host | None = None
+        """Whom the try under way asks."""
         self._hash: HashKey | None = None
         self._last = Next.NO
         self._retrying = False
@@ -178,10 +180,8 @@ class Attempts:
     async def _once(self, cluster: Cluster, host: Host) -> Outcome | None:
         """One attempt; None where it took longer than a try may."""
         self._last = Next.NO
-
-        def judge(response: Response) -> bool:
-            return self._judge(cluster, host, response)
-
+        self._host = host
+        judge = self._judge
         outcome = None
         with cluster.request_at(host):
             if self._timeouts.per_try_s is None:
@@ -197,8 +197,10 @@ class Attempts:
             self._noticed(cluster, host, cluster.failed(host, now_s()))
         return outcome
 
-    def _judge(self, cluster: Cluster, host: Host, response: Response) -> bool:
+    def _judge(self, response: Response) -> bool:
         """The head of a response: the client's, unless another try is worth it."""
+        cluster, host = self._cluster, self._host
+        assert host is not None
         at_s = now_s()
         if cluster.detector is not None:
             status = http_status(response)

@@ -77,12 +77,15 @@ def quiet(stream: Duplex) -> bool:
 
     With TLS, bytes that wait may be a session ticket: it counts as quiet.
     """
-    return stream.quiet if isinstance(stream, HboneStream | PlainStream) else True
+    # isinstance() would ask the abstract classes above them, in Python
+    if type(stream) is PlainStream or type(stream) is HboneStream:
+        return stream.quiet
+    return True
 
 
 async def send(stream: Duplex, data: bytes | bytearray) -> None:
     """Send; without a task switch where everything leaves at once. Raises STREAM_ERRORS."""
-    if isinstance(stream, HboneStream | PlainStream):
+    if type(stream) is PlainStream or type(stream) is HboneStream:
         sent = stream.send_now(data)
         if sent == len(data):
             return

@@ -68,13 +68,9 @@ class Http1Stream:
     async def receive(self) -> list[ResponseEvent]:
         """See ``UpstreamStream``."""
         reader = self._open
-        events: list[ResponseEvent] = []
-        while True:
-            while (event := reader.next()) is not None:
-                events.append(_response(event) if isinstance(event, ResponseHead) else event)
-            if events:
-                return events
+        while not (found := reader.take()):
             await self._read(reader)
+        return [_response(event) if isinstance(event, ResponseHead) else event for event in found]
 
     async def _read(self, reader: ResponseReader) -> None:
         try:
