@@ -38,24 +38,6 @@ class Counts:
     ejections: int = 0
 
 
-class UnderWay:
-    """Counts one request of a cluster and its host."""
-
-    __slots__ = ("_cluster", "_host")
-
-    def __init__(self, cluster: Cluster, host: Host) -> None:
-        self._cluster = cluster
-        self._host = host
-
-    def __enter__(self) -> None:
-        self._cluster.requests += 1
-        self._host.active += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._cluster.requests -= 1
-        self._host.active -= 1
-
-
 class Cluster:
     """``draw`` gives numbers in [0, 1). Times are in seconds, of a clock that never goes back."""
 
@@ -256,9 +238,15 @@ class Cluster:
             self.counts.ejections += 1
         return cause
 
-    def request_at(self, host: Host) -> UnderWay:
-        """A request is under way there, as long as the ``with`` block lasts."""
-        return UnderWay(self, host)
+    def begun(self, host: Host) -> None:
+        """A request is under way there, until it is ``over``."""
+        self.requests += 1
+        host.active += 1
+
+    def over(self, host: Host) -> None:
+        """It has ended, in whatever way."""
+        self.requests -= 1
+        host.active -= 1
 
     # Limits
 

@@ -7,7 +7,7 @@ of the time of a gRPC call; the Huffman table is still its.)
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, TypeVar
 
 from hpack.exceptions import HPACKError
 from hpack.huffman_table import decode_huffman
@@ -16,6 +16,7 @@ from hpack.table import HeaderTable
 from ambient.hbone.core.errors import CompressionError, FloodError
 
 Field = tuple[str, str]
+T = TypeVar("T")
 
 TABLE_BYTES: Final = 4096
 """Size of the dynamic table: SETTINGS_HEADER_TABLE_SIZE's default, which we never change."""
@@ -35,6 +36,12 @@ _FIRST_DYNAMIC: Final = len(_STATIC)
 _known: dict[bytes, str] = {}
 
 
+def _keep(known: dict[bytes, T], block: bytes, meaning: T) -> None:
+    if len(known) >= _SEEN_BLOCKS:
+        known.clear()
+    known[block] = meaning
+
+
 class FieldDecoder:
     """One direction of a connection. Every block has to be decoded, in order, wanted or not."""
 
@@ -46,10 +53,14 @@ class FieldDecoder:
         self._limit = TABLE_BYTES
         self._block = b""
         self._at = 0
-        self._steady = True
-        """The block under way has not changed the table."""
+        self._looked = False
+        """The block under way means something else with another table."""
+        self._added: list[Field] = []
+        """What it put into the table."""
         self._seen: dict[bytes, list[Field]] = {}
         """What blocks mean as long as the table stays as it is."""
+        self._always: dict[bytes, tuple[list[Field], list[Field]]] = {}
+        """What blocks mean that do not look at the table, and what they put into it."""
 
     def decode(self, block: bytes) -> list[Field]:
         """The list, text as Latin-1; it is not to be changed. Raises CompressionError and
@@ -57,15 +68,21 @@ class FieldDecoder:
         seen = self._seen.get(block)
         if seen is not None:
             return seen
+        always = self._always.get(block)
+        if always is not None:
+            if always[1]:
+                self._remember(always[1])
+            return always[0]
+        self._looked, self._added = False, []
         found = self._decode(block)
-        if self._steady and len(block) <= _LONGEST_KNOWN:
-            if len(self._seen) >= _SEEN_BLOCKS:
-                self._seen.clear()
-            self._seen[block] = found
+        if len(block) <= _LONGEST_KNOWN:
+            if not self._looked:
+                _keep(self._always, block, (found, self._added))
+            elif not self._added:
+                _keep(self._seen, block, found)
         return found
 
     def _decode(self, block: bytes) -> list[Field]:
-        self._steady = True
         self._block, self._at = block, 0
         found: list[Field] = []
         total = 0
@@ -77,7 +94,8 @@ class FieldDecoder:
                     field = self._lookup(self._integer(0x7F))
                 elif first & 0x40:
                     field = self._literal(0x3F)
-                    self._remember(field)
+                    self._added.append(field)
+                    self._remember([field])
                 elif first & 0x20:
                     self._resize(self._integer(0x1F), first=not found)
                     continue
@@ -139,23 +157,26 @@ class FieldDecoder:
         if 0 < index < _FIRST_DYNAMIC:
             return _STATIC[index]
         index -= _FIRST_DYNAMIC
+        self._looked = True
         if not 0 <= index < len(self._table):
             raise CompressionError("an index that is not in the table")
         return self._table[index]
 
-    def _remember(self, field: Field) -> None:
-        self._table.appendleft(field)
-        self._size += len(field[0]) + len(field[1]) + OVERHEAD
+    def _remember(self, fields: list[Field]) -> None:
+        """Put fields into the table, the last one first in it. What is too old goes."""
+        self._table.extendleft(fields)
+        for name, value in fields:
+            self._size += len(name) + len(value) + OVERHEAD
         self._evict()
 
     def _resize(self, limit: int, *, first: bool) -> None:
         if limit > TABLE_BYTES or not first:
             raise CompressionError("a bad size of the dynamic table")
         self._limit = limit
+        self._looked = True
         self._evict()
 
     def _evict(self) -> None:
-        self._steady = False
         self._seen.clear()
         while self._size > self._limit:
             name, value = self._table.pop()

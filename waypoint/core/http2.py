@@ -61,6 +61,8 @@ def client_limits() -> Limits:
 
 
 StreamEvent = Response | bytes | End
+Head = RequestHead | Response
+KNOWN_HEADS: Final = 64
 
 
 class BrokenRulesError(HboneStreamError):
@@ -114,6 +116,18 @@ class HttpStream(FlowStream):
             self.credit(len(event))
         return event
 
+    def take_all(self) -> list[StreamEvent]:
+        """All events that are there; their bytes are credited to the peer."""
+        events = list(self._events)
+        self._events.clear()
+        size = 0
+        for event in events:
+            if isinstance(event, bytes):
+                size += len(event)
+        if size:
+            self.credit(size)
+        return events
+
     def put(self, event: StreamEvent) -> None:
         """Something arrived."""
         self._events.append(event)
@@ -149,8 +163,8 @@ class HttpStream(FlowStream):
 
     def drop(self) -> None:
         """Give back the credit of everything that nobody will take."""
-        while self.take() is not None:
-            pass
+        if self._events:
+            self.take_all()
 
 
 class Http2Listener(LinkListener, Protocol):
@@ -170,6 +184,8 @@ class Http2(Streams[HttpStream]):
         super().__init__(listener, limits, client=client)
         self._listener = listener
         self._fields = FieldDecoder(DECODED * LIMITS.head_bytes)
+        self._heads: dict[tuple[int, bool, bool], tuple[Fields, Head]] = {}
+        """By the id of their list, and what else they depend on."""
 
     # Sending
 
@@ -258,7 +274,7 @@ class Http2(Streams[HttpStream]):
     def _new_request(self, stream_id: int, fields: Fields, *, end: bool) -> None:
         stream = HttpStream(self, stream_id)
         try:
-            head = read_request(fields, end=end)
+            head = self._request_head(fields, end=end)
         except MalformedError:
             self.blame_id(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
@@ -271,8 +287,33 @@ class Http2(Streams[HttpStream]):
         self.streams[stream_id] = stream
         self._listener.requested(stream)
 
+    def _request_head(self, fields: Fields, *, end: bool) -> RequestHead:
+        """A list that the decoder recalls is read once."""
+        key = (id(fields), end, False)
+        known = self._heads.get(key)
+        if known is not None and known[0] is fields and isinstance(known[1], RequestHead):
+            return known[1]
+        head = read_request(fields, end=end)
+        self._keep(key, fields, head)
+        return head
+
+    def _response_head(self, fields: Fields, *, end: bool, head: bool) -> Response:
+        key = (id(fields), end, head)
+        known = self._heads.get(key)
+        if known is not None and known[0] is fields and isinstance(known[1], Response):
+            found = known[1]
+        else:
+            found = read_response(fields, end=end, head=head)
+            self._keep(key, fields, found)
+        return Response(found.status, found.headers.copy(), "", found.content_length, found.end)
+
+    def _keep(self, key: tuple[int, bool, bool], fields: Fields, head: Head) -> None:
+        if len(self._heads) >= KNOWN_HEADS:
+            self._heads.clear()
+        self._heads[key] = fields, head
+
     def _response(self, stream: HttpStream, fields: Fields, *, end: bool) -> None:
-        response = read_response(fields, end=end, head=stream._head_request)
+        response = self._response_head(fields, end=end, head=stream._head_request)
         if not response.informational:
             stream.answered = True
             if not (stream._head_request or stream.upgrade or response.status in (204, 304)):

@@ -30,8 +30,8 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {"content-length", "host", "trailer"}
 _GOOD_FIELDS: Final = 4096
 _good: set[tuple[str, str]] = set()
 """Regular fields that were found to be well-formed: most come again and again."""
-_good_pseudo: set[tuple[str, str]] = set()
-"""Pseudo-headers that may be sent."""
+_sendable: set[tuple[str, str]] = set()
+"""Fields, pseudo-headers too, that may be sent: their values are good wherever they come from."""
 
 
 def _note(field: tuple[str, str]) -> None:
@@ -161,7 +161,7 @@ def _split(raw: Iterable[tuple[str, str]], known: frozenset[str]) -> _Split:
         if field in _good:
             rest.append(field)
             continue
-        if _BAD_VALUE.search(value):
+        if field not in _sendable and _BAD_VALUE.search(value):
             raise MalformedError(f"a bad value of {name!r}")
         if name[:1] == ":":
             if rest or name in pseudo or name not in known:
@@ -185,7 +185,7 @@ def request_fields(request: Request) -> Fields:
         (":scheme", request.scheme),
         (":authority", request.authority),
         (":path", request.target),
-        *request.headers,
+        *request.headers.items,
     ]
     if request.content_length is not None:
         fields.append(("content-length", str(request.content_length)))
@@ -194,7 +194,7 @@ def request_fields(request: Request) -> Fields:
 
 def response_fields(response: Response) -> Fields:
     """The header list of a response."""
-    fields = [(":status", str(response.status)), *response.headers]
+    fields = [(":status", str(response.status)), *response.headers.items]
     if response.content_length is not None and response.status >= 200 and response.status != 204:
         fields.append(("content-length", str(response.content_length)))
     return fields
@@ -203,13 +203,13 @@ def response_fields(response: Response) -> Fields:
 def sendable(fields: Iterable[tuple[str, str]]) -> bool:
     """Is every field one that may be sent? (Filters may have made it.)"""
     for field in fields:
-        if field in _good or field in _good_pseudo:
+        if field in _good or field in _sendable:
             continue
         name, value = field
         if _BAD_VALUE.search(value) or (name[:1] != ":" and not _NAME.fullmatch(name)):
             return False
-        if name[:1] == ":" and len(value) < 128:
-            if len(_good_pseudo) >= _GOOD_FIELDS:
-                _good_pseudo.clear()
-            _good_pseudo.add(field)
+        if len(value) < 128:
+            if len(_sendable) >= _GOOD_FIELDS:
+                _sendable.clear()
+            _sendable.add(field)
     return True

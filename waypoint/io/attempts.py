@@ -183,7 +183,8 @@ class Attempts:
         self._host = host
         judge = self._judge
         outcome = None
-        with cluster.request_at(host):
+        cluster.begun(host)
+        try:
             if self._timeouts.per_try_s is None:
                 outcome = await self._attempt.run(host, judge)
             else:
@@ -191,6 +192,8 @@ class Attempts:
                 self._this.deadline = self._begun_s + self._timeouts.per_try_s
                 with self._this:
                     outcome = await self._attempt.run(host, judge)
+        finally:
+            cluster.over(host)
         if outcome is None:
             self._noticed(cluster, host, cluster.failed(host, now_s(), timeout=True))
         elif outcome.reset is not None and outcome.reset not in BY_US:

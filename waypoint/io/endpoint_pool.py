@@ -176,10 +176,11 @@ class EndpointPool:
         ):
             return False
         longest_s = pool.max_connection_s
-        age_s = now_s() - connection.opened_s
         if connection.tls != self._cluster.settings.tls or self._told:
             return False
-        return not self._host.gone and (longest_s is None or age_s < longest_s)
+        return not self._host.gone and (
+            longest_s is None or now_s() - connection.opened_s < longest_s
+        )
 
     def _keep(self, connection: Connection) -> None:
         connection.idle_since_s = now_s()
@@ -228,7 +229,10 @@ class EndpointPool:
         self.active -= 1
 
     def _with_room(self) -> Http2Client | None:
-        return next((link for link in self._links if self._room(link) > 0), None)
+        for link in self._links:  # a generator costs as much as the test
+            if self._room(link) > 0:
+                return link
+        return None
 
     def _room(self, link: Http2Client) -> int:
         """How many more exchanges a connection takes, within the configured limits."""

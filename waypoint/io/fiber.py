@@ -71,7 +71,7 @@ class Owner(Protocol):
 class Fiber:
     """``main`` in the turns of ``relay``."""
 
-    __slots__ = ("_coro", "_owner", "_queued", "_waiting", "done", "limits", "relay")
+    __slots__ = ("_coro", "_owner", "_queued", "_waiting", "alerted", "done", "limits", "relay")
 
     def __init__(self, relay: Relay, main: Coroutine[Any, Any, None], owner: Owner) -> None:
         self.relay = relay
@@ -82,6 +82,8 @@ class Fiber:
         """Nobody runs it, and a signal may carry it on."""
         self.done = False
         self.limits: list[Limit] = []
+        self.alerted = False
+        """A limit was reached, now or before: look which."""
 
     def wake(self) -> None:
         """Carry it on in this turn, when all that has arrived is known."""
@@ -99,7 +101,7 @@ class Fiber:
         before, _current = _current, self
         try:
             trap = self._send()
-            while trap is _WAIT and self._reached() is not None:
+            while self.alerted and trap is _WAIT and self._reached() is not None:
                 trap = self._send()
         except StopIteration:
             self._finish(None)
@@ -117,7 +119,7 @@ class Fiber:
             _current = before
 
     def _send(self) -> object:
-        reached = self._reached()
+        reached = self._reached() if self.alerted else None
         if reached is not None:
             return self._coro.throw(Stopped(reached))
         return self._coro.send(None)
@@ -219,16 +221,17 @@ class Signal:
         self._fiber: Fiber | None = None
         self._lot: trio.lowlevel.ParkingLot | None = None
 
-    async def wait(self) -> None:
+    @coroutine
+    def wait(self) -> Generator[Any, Any, None]:
         """Until ``wake``."""
         fiber = _current
         if fiber is not None:
             self._fiber = fiber
-            await _stop(_WAIT)
+            yield _WAIT
             return
         if self._lot is None:
             self._lot = trio.lowlevel.ParkingLot()
-        await self._lot.park()
+        yield from self._lot.park().__await__()
 
     def wake(self) -> None:
         """Whoever waits goes on."""
@@ -267,6 +270,7 @@ class in_task:  # noqa: N801 - reads like a function
             if scope.cancelled_caught:
                 kind = error = trace = None
                 reached, limit.reached = limit, True
+                fiber.alerted = True
         if error is None or isinstance(error, Exception):
             await _stop(_Trap.BACK)
         if reached is not None:
@@ -319,10 +323,13 @@ class Limit:
     def cancel(self) -> None:
         """End what is inside."""
         self.reached = True
+        fiber = self._fiber
+        if fiber is not None:
+            fiber.alerted = True
         if self.scope is not None:
             self.scope.cancel()
-        elif self._fiber is not None:
-            self._fiber.wake()
+        elif fiber is not None:
+            fiber.wake()
 
     def enter_scope(self) -> trio.CancelScope:
         """A task takes over: the same limit for it."""
@@ -338,6 +345,7 @@ class Limit:
         else:
             self._fiber = fiber
             fiber.limits.append(self)
+            fiber.alerted = fiber.alerted or self.reached
             if self._deadline != math.inf:
                 self._set_alarm()
         return self

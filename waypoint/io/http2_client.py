@@ -129,19 +129,11 @@ class Http2Stream:
     async def receive(self) -> list[ResponseEvent]:
         """See ``UpstreamStream``."""
         flow = self._open
-        while True:
-            events: list[ResponseEvent] = []
-            while (event := flow.poll()) is not None:
-                if isinstance(event, Response) and self._upgraded(event):
-                    assert self._request is not None
-                    events.append(from_http2(event, self._request))
-                    return events  # what follows is not HTTP
-                events.append(event)
-            if events:
-                return events
+        while not (events := flow.take() if not flow.stream.upgrade else self._until_upgraded()):
             if flow.stream.error is not None or flow.stream.closed:
                 raise self._error()
             await flow.wait()
+        return events
 
     def _error(self) -> UpstreamResetError:
         error = self._open.stream.error
@@ -172,6 +164,17 @@ class Http2Stream:
     def take_over(self) -> tuple[Duplex, bytes]:
         """See ``UpstreamStream``."""
         return FlowDuplex(self._open), b""
+
+    def _until_upgraded(self) -> list[ResponseEvent]:
+        """The events that are there, up to the response that another protocol follows."""
+        events: list[ResponseEvent] = []
+        while (event := self._open.poll()) is not None:
+            if isinstance(event, Response) and self._upgraded(event):
+                assert self._request is not None
+                events.append(from_http2(event, self._request))
+                break
+            events.append(event)
+        return events
 
     def _upgraded(self, response: Response) -> bool:
         """Is the stream another protocol's from here on?"""

@@ -219,9 +219,16 @@ class Flow:
     def poll(self) -> Response | bytes | End | None:
         """The next event, if it is there; gives the peer room for more."""
         event = self.stream.take()
-        if event is not None:
+        if isinstance(event, bytes):
             self.link.touch()
         return event
+
+    def take(self) -> list[Response | bytes | End]:
+        """All events that are there; gives the peer room for more."""
+        events = self.stream.take_all()
+        if events:
+            self.link.touch()
+        return events
 
     async def wait(self) -> None:
         """Wait for an event, an error, or room."""

@@ -55,16 +55,16 @@ class Http2Exchange:
 
     def begin(self, response: Response) -> None:
         """See ``Downstream``."""
-        stream = self._flow.stream
+        stream, http2 = self._flow.stream, self._flow.link.http2
         if response.status == 101:
             response = for_http2(response)
         if response.informational:
-            stream.http2.respond(stream, response)
+            http2.respond(stream, response)
             return
         self._complete = response.end
         if self._silent and not response.end:
             response.end = True  # nothing follows a HEAD
-        stream.http2.respond(stream, response)
+        http2.respond(stream, response)
         self.started = True
 
     def data(self, data: bytes) -> None:

@@ -140,10 +140,13 @@ async def _send(
         cluster.answered(host, http_status(response), trio.current_time())
         return True
 
-    with cluster.request_at(host), trio.move_on_after(timeout_s):
+    cluster.begun(host)
+    with trio.move_on_after(timeout_s):
         try:
             outcome = await attempt.run(host, judge)
         except (ClientGoneError, BadMessageError):
             return
+        finally:
+            cluster.over(host)
         if outcome.reset is not None and outcome.reset is not Reset.OVERFLOW:
             cluster.failed(host, trio.current_time())

@@ -12,7 +12,7 @@ import trio
 from ambient.api.address import NetworkAddress
 from ambient.api.workload import Workload
 from ambient.telemetry.core.event_names import Event
-from ambient.telemetry.io.logs import ACCESS_SCOPE, Standing, get_logger, is_logged
+from ambient.telemetry.io.logs import ACCESS_SCOPE, Standing, get_logger
 from waypoint.core.authz import Verdict
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination
@@ -177,9 +177,8 @@ class Reports:
 
     def _log(self, watch: Watch, record: Record, parties: Parties) -> None:
         if watch.logs is None:
-            if is_logged(ACCESS_SCOPE, "info"):
-                event = Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED
-                access_log.info_with(event, record.fields(), parties.standing)
+            event = Event.REQUEST_COMPLETE if record.method else Event.CONN_CLOSED
+            access_log.info_with(event, record.fields, parties.standing)
             return
         for one in watch.logs:
             if not all(passes(record) for passes in one.passes):

@@ -41,6 +41,7 @@ class Carrier(Protocol):
     owed: int
     credit_step: int
     stream_credit_step: int
+    discard: DataSink
 
     def credit(self, size: int) -> None: ...
 
@@ -79,7 +80,7 @@ class FlowStream:
         self.remote_ended = False
         self.answered = False
         """The response HEADERS went out (server) or came in (client)."""
-        self.sink: Any = Discard(tunnel)
+        self.sink: Any = tunnel.discard
         """A ``DataSink``; heirs may ask for more."""
 
     @property
@@ -144,7 +145,7 @@ class FlowStream:
 
 
 class Discard:
-    """The sink of a stream that nobody listens to any more: bytes are counted and dropped."""
+    """The sink of streams that nobody listens to any more: bytes are counted and dropped."""
 
     __slots__ = ("_tunnel",)
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from ambient.hbone.core.flow import FlowStream
 
 _unpack_head = HEAD.unpack_from
-_DATA = int(Frame.DATA)
+_DATA, _HEADERS = int(Frame.DATA), int(Frame.HEADERS)
 _NOT_PLAIN = PADDED | END_STREAM
+_HEADERS_FORM = PADDED | PRIORITY_FLAG | END_HEADERS
 
 
 class FrameHandler(Protocol):
@@ -102,6 +103,9 @@ class FrameReader:
                         stream.sink.data(data[position + HEAD_BYTES : end])
                     position = end
                     continue
+            if kind == _HEADERS and (end := self._take_plain_headers(data, position)):
+                position = end
+                continue
             if kind == _DATA and not flags & PADDED:
                 self._begin_data(stream_id & ID_MASK, length, 0, flags)
                 position += HEAD_BYTES
@@ -112,6 +116,19 @@ class FrameReader:
                 return
             self._whole(data[position : position + needed])
             position += needed
+
+    def _take_plain_headers(self, data: memoryview, position: int) -> int:
+        """A HEADERS frame that is there as a whole, and all of its block: where it ends. 0 where it
+        is another one, or something is wrong with it."""
+        high, low, _, flags, stream_id = _unpack_head(data, position)
+        length = high << 8 | low
+        end: int = position + HEAD_BYTES + length
+        plain = flags & _HEADERS_FORM == END_HEADERS and end <= len(data)
+        if not plain or self._block is not None or length > min(self._max_frame, MAX_CONTROL_FRAME):
+            return 0
+        block = bytes(data[position + HEAD_BYTES : end])
+        self._handler.headers(stream_id & ID_MASK, block, end_stream=bool(flags & END_STREAM))
+        return end
 
     def _take_preface(self, data: memoryview) -> int:
         begin = len(PREFACE) - self._preface_left

@@ -19,7 +19,7 @@ from ambient.hbone.core.errors import (
     PeerError,
     ProtocolError,
 )
-from ambient.hbone.core.flow import Discard, FlowStream
+from ambient.hbone.core.flow import DataSink, Discard, FlowStream
 from ambient.hbone.core.frames import (
     ID_MASK,
     MAX_WINDOW,
@@ -60,6 +60,8 @@ class Streams(Link, Generic[S]):
         super().__init__(limits, client=client)
         self._link_listener = listener
         self.streams: dict[int, S] = {}
+        self.discard: DataSink = Discard(self)
+        """Takes what comes for streams that are over."""
         self._blocked: dict[S, None] = {}
         self._reader = FrameReader(self, max_frame=limits.max_frame, expect_preface=not client)
         self._next_id = 1
@@ -129,7 +131,7 @@ class Streams(Link, Generic[S]):
 
     def _close(self, stream: S) -> None:
         stream.local_ended = stream.remote_ended = True
-        stream.sink = Discard(self)
+        stream.sink = self.discard
         self._blocked.pop(stream, None)
         if self.streams.pop(stream.id, None) is not None:
             self.closed(stream)

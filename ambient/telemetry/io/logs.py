@@ -143,16 +143,19 @@ class MeshLogger:
         """Normal life."""
         self._log("info", 20, event, fields)
 
-    def info_with(self, event: str, fields: dict[str, Any], more: Standing) -> None:
-        """``info`` with fields that many lines share, behind those of this line."""
+    def info_with(self, event: str, fields: Callable[[], dict[str, Any]], more: Standing) -> None:
+        """``info`` with fields that many lines share, behind those of this line, which are asked
+        for where the line is written."""
         direct = _direct
         if levels.of(self._scope) > LEVELS["info"]:
             return
+        own = fields()
         if direct is not None and direct.undisturbed:
-            own = _everywhere | self._fields | fields
+            if _everywhere or self._fields:
+                own = _everywhere | self._fields | own
             direct.write(self._scope, "info", event, own, more.text(direct))
         else:
-            self._log("info", 20, event, fields | more.fields)
+            self._log("info", 20, event, own | more.fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Somebody should look at this some time."""
@@ -337,22 +340,29 @@ def _plain_line(
         parts.append(scope)
     parts.append(event)
     if fields:
-        parts.append(" ".join([f"{key}={_plain(value)}" for key, value in fields.items()]) + tail)
+        parts.append(" ".join(_plain_pairs(fields)) + tail)
     return "\t".join(parts)
 
 
 def _plain_tail(fields: Mapping[str, Any]) -> str:
-    return "".join([f" {key}={_plain(value)}" for key, value in fields.items()])
+    return "".join([f" {pair}" for pair in _plain_pairs(fields)])
+
+
+def _plain_pairs(fields: Mapping[str, Any]) -> list[str]:
+    return [
+        f'{key}="{value}"'  # as most are: nothing to escape
+        if type(value) is str and value.isprintable() and '"' not in value and "\\" not in value
+        else f"{key}={value}"
+        if type(value) is int
+        else f"{key}={_plain(value)}"
+        for key, value in fields.items()
+    ]
 
 
 def _plain(value: object) -> str:
     """Strings are quoted as upstream quotes them; numbers, addresses and the like are bare."""
     if isinstance(value, str):
-        if value.isprintable() and '"' not in value and "\\" not in value:
-            return f'"{value}"'  # as most are: nothing to escape
         return jsonlib.dumps(str(value), ensure_ascii=False)
-    if type(value) is int:
-        return str(value)
     if isinstance(value, (bool, int, float)) or value is None:
         return jsonlib.dumps(value)
     return str(value)

@@ -117,7 +117,7 @@ async def test_clients_may_ask_for_retries_and_applications_do_not_see_it():
 
 async def test_a_try_that_takes_too_long_is_repeated():
     async with rig(apps=False) as mesh:
-        mesh.configure(retrying("5xx", perTryTimeout="0.2s"))
+        mesh.configure(retrying("5xx", perTryTimeout="0.6s"))
         await mesh.app(BOTH[0], silent)
         await mesh.app(BOTH[1], http_app("v2"))
         caller = await mesh.caller()

@@ -108,7 +108,7 @@ def test_fields_that_lines_share_read_like_their_own(output, json_lines):
     configure(output, json=json_lines)
     shared = logs.Standing({"cluster": 'a "b"', "port": 80})
     log = logs.get_logger("access", id=1)
-    log.info_with("done", {"path": "/"}, shared)
+    log.info_with("done", lambda: {"path": "/"}, shared)
     log.info("done", path="/", **shared.fields)
     one, other = (
         (line[27:] if not json_lines else line) for line in output.getvalue().splitlines()
@@ -118,7 +118,7 @@ def test_fields_that_lines_share_read_like_their_own(output, json_lines):
         assert list(one) == list(other)
     assert one == other
     logs.levels.update("access=warn")
-    log.info_with("done", {}, shared)
+    log.info_with("done", dict, shared)
     assert output.getvalue().count("\n") == 2
 
 
