@@ -61,13 +61,22 @@ class Bench:
         self.rounds = rounds
         self.seconds = seconds
         self.rows: list[Row] = []
+        self.failed: list[str] = []
+        """Works without a value, and why."""
 
     def run(self, works: list[Work]) -> None:
+        """Measure and tell one work after the other; one that fails does not stop the others."""
         peers = [pair.name for pair in self.pairs[1:]]
         columns = "".join(f"{name:>10} {'ratio':>6}" for name in peers)
         print(f"{'work':40} {'unit':>5} {'ours':>10} {columns}")
         for work in works:
-            found = self._measure(work)
+            try:
+                found = self._measure(work)
+            except SystemExit as error:
+                name = next(iter(work.units))
+                self.failed.append(f"{name}: {error}")
+                print(f"{name:40} failed, see below", flush=True)
+                continue
             for name, unit in work.units.items():
                 ours, *others = (statistics.median(values[name]) for values in found)
                 self._tell(
@@ -217,7 +226,7 @@ def works(*, quick: bool) -> list[Work]:
 # The run
 
 
-async def run(arguments: argparse.Namespace) -> list[Row]:
+async def run(arguments: argparse.Namespace) -> Bench:
     wanted = [
         work
         for work in works(quick=arguments.quick)
@@ -239,7 +248,7 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
         await trio.sleep(SETTLED_S)
         bench = Bench(pairs, *((1, 1.0) if arguments.quick else (3, 3.0)))
         await trio.to_thread.run_sync(bench.run, wanted)
-        return bench.rows
+        return bench
 
 
 def main() -> None:
@@ -249,7 +258,9 @@ def main() -> None:
     before = report.machine()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for Envoy, which takes what it gets
-    report.write(arguments.json, before, trio.run(run, arguments))
+    bench = trio.run(run, arguments)
+    report.write(arguments.json, before, bench.rows)
+    report.end(bench.failed)
 
 
 if __name__ == "__main__":

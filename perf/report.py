@@ -76,8 +76,15 @@ def machine() -> dict[str, object]:
     }
 
 
+def end(failed: Sequence[str]) -> None:
+    """Tell which works have no value, and end with an error if any."""
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
 def write(file: Path | None, machine: dict[str, object], rows: Sequence[Row]) -> None:
     """The rows as JSON, where a file is asked for."""
     if file is not None:
         listed = [row._asdict() | {"ratio": row.ratio} for row in rows]
-        file.write_text(json.dumps({"machine": machine, "rows": listed}, indent=2) + "\n")
+        made = json.dumps({"machine": machine, "rows": listed}, indent=2, allow_nan=False)
+        file.write_text(made + "\n")

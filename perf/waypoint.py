@@ -15,17 +15,15 @@ import re
 import resource
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import trio  # noqa: E402
-
 from perf import report  # noqa: E402
 from perf.hbone import Bench, Values, Work, client, memory, output, rate  # noqa: E402
-from perf.report import Row  # noqa: E402
+from perf.load import PATIENCE_S  # noqa: E402
 from perf.waypoint_pair import GRPC_PATH, Side, Stage  # noqa: E402
 
 STREAMS = 8
@@ -123,8 +121,8 @@ def fixed_rate() -> Work:
         used_s = side.cpu_s() - before_s
         try:
             found = client(bench, side, "paced", PACED_CONNECTIONS, theirs)
-        except SystemExit:  # more than this waypoint can serve: it fell behind without end
-            found = {"p50": float("inf"), "p99": float("inf")}
+        except SystemExit:  # more than this waypoint can serve: the last answers took longer yet
+            found = {"p50": PATIENCE_S * 1e3, "p99": PATIENCE_S * 1e3}
         values = (found["p50"], found["p99"], calm["p99"], used_s / calm["requests"] * 1e4)
         return dict(zip(names, values, strict=True))
 
@@ -161,12 +159,13 @@ def tell_logs(folder: Path) -> None:
         print(f"--- {log.name}", *log.read_text().splitlines()[-8:], sep="\n")
 
 
-async def run(arguments: argparse.Namespace) -> list[Row]:
-    async with AsyncExitStack() as stack:
+def run(arguments: argparse.Namespace) -> Bench:
+    # All in the main thread: Envoy ends with the thread that has started it.
+    with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stage = Stage(stack, folder, arguments.workers)
         try:
-            sides = await trio.to_thread.run_sync(stage.sides)
+            sides = stage.sides()
         except SystemExit:
             tell_logs(folder)
             raise
@@ -174,8 +173,8 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
             w for w in works(folder, stage.token) if any(arguments.only in name for name in w.units)
         ]
         bench = Bench(sides, *((1, 2.0) if arguments.quick else (3, 4.0)))
-        await trio.to_thread.run_sync(bench.run, wanted)
-        return bench.rows
+        bench.run(wanted)
+        return bench
 
 
 def main() -> None:
@@ -187,7 +186,9 @@ def main() -> None:
     before = report.machine()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    report.write(arguments.json, before, trio.run(run, arguments))
+    bench = run(arguments)
+    report.write(arguments.json, before, bench.rows)
+    report.end(bench.failed)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class Side:
 class Stage:
     """Makes the sides; everything ends with the stack."""
 
-    def __init__(self, stack: AsyncExitStack, folder: Path, workers: int) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, workers: int) -> None:
         self._stack = stack
         self._folder = folder
         self._workers = workers
