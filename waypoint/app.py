@@ -20,7 +20,7 @@ from ambient.api.address import IPAddress, NetworkAddress, parse_ip
 from ambient.api.config import ConfigObject
 from ambient.api.errors import MeshError, SettingsError
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, SECRET_TYPE
-from ambient.cli.memory import settle_memory
+from ambient.cli.memory import keep_small
 from ambient.cli.worker_http import PassedEndpoint
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.relay import Relay
@@ -186,9 +186,10 @@ class Waypoint:
         sock = bind("", self._settings.hbone_port, share=self._channel is not None)
         log.info(Event.WAYPOINT_LISTENING, port=sock.getsockname()[1])
         self._readiness.done(HBONE)
-        settle_memory()
         gc.set_threshold(*GC_THRESHOLDS)
-        await self._listener.run(sock, connections)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_small)
+            await self._listener.run(sock, connections)
 
     async def _first_certificate(self) -> None:
         """The store retries on its own; a failure here only means to ask again."""

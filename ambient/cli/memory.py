@@ -25,10 +25,15 @@ class Mapping(NamedTuple):
 
 
 async def keep_small() -> None:
-    """Give back what a start, and later a rare event like a new certificate, has left behind."""
+    """Give back what a start, and later a rare event like a new certificate, has left behind.
+
+    The collector looks at what is old only after very many new objects, and connections that were
+    open for long are old when they end: all is looked at here, once in a while.
+    """
     settle_memory()
     await trio.sleep(_SETTLED_S)
     while True:
+        gc.collect()
         trim()
         release_libraries()
         await trio.sleep(_AGAIN_S)

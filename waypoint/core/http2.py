@@ -206,7 +206,7 @@ class Http2(Streams[HttpStream]):
         fields = response_fields(response)
         if not sendable(fields):
             raise BadMessageError(500, "invalid_header_value")
-        if not response.informational:
+        if response.status >= 200:
             stream.answered = True
         self._headers(stream, fields, end=response.end)
 
@@ -314,7 +314,7 @@ class Http2(Streams[HttpStream]):
 
     def _response(self, stream: HttpStream, fields: Fields, *, end: bool) -> None:
         response = self._response_head(fields, end=end, head=stream._head_request)
-        if not response.informational:
+        if response.status >= 200:
             stream.answered = True
             if not (stream._head_request or stream.upgrade or response.status in (204, 304)):
                 stream.expect(response.content_length)

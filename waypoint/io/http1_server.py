@@ -140,7 +140,7 @@ class Http1Exchange:
 
     def begin(self, response: Response) -> None:
         """See ``Downstream``."""
-        if response.informational:
+        if response.status < 200 and response.informational:
             self._continued = self._continued or response.status == 100
             self._out += write_response(response)
             return

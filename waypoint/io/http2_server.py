@@ -27,16 +27,37 @@ LEAVE_S: Final = 0.5
 """Between the first GOAWAY and the last: new requests may be on their way (RFC 9113, 6.8)."""
 
 
+class _Content:
+    """The content of a request, as it comes on its stream: a ``BodySource``."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    def poll_body(self) -> bytes | End | None:
+        """See ``BodySource``."""
+        event = self._flow.poll()
+        if event is None and self._flow.stream.error is not None:
+            raise ClientGoneError
+        assert not isinstance(event, Response)
+        return event
+
+    async def wait_body(self) -> None:
+        """See ``BodySource``."""
+        await self._flow.wait()
+
+
 class Http2Exchange:
     """One request and its response: a ``Downstream``."""
 
     def __init__(self, link: Http2Link, stream: HttpStream) -> None:
         assert stream.head is not None
         self.head = stream.head
-        self.body = Body(self, present=stream.head.has_body)
+        self._flow = Flow(link, stream)
+        self.body = Body(_Content(self._flow), present=stream.head.has_body)
         self.started = False
         self.closing = False
-        self._flow = Flow(link, stream)
         self._silent = stream.head.method == "HEAD"
         self._complete = False
         self._failing: Callable[[], None] | None = None
@@ -58,7 +79,7 @@ class Http2Exchange:
         stream, http2 = self._flow.stream, self._flow.link.http2
         if response.status == 101:
             response = for_http2(response)
-        if response.informational:
+        if response.status < 200 and response.informational:
             http2.respond(stream, response)
             return
         self._complete = response.end
@@ -86,18 +107,6 @@ class Http2Exchange:
     def reset(self) -> None:
         """See ``Downstream``."""
         self._flow.reset(ErrorCode.INTERNAL_ERROR)
-
-    def poll_body(self) -> bytes | End | None:
-        """See ``BodySource``."""
-        event = self._flow.poll()
-        if event is None and self._flow.stream.error is not None:
-            raise ClientGoneError
-        assert not isinstance(event, Response)
-        return event
-
-    async def wait_body(self) -> None:
-        """See ``BodySource``."""
-        await self._flow.wait()
 
     def take_over(self) -> tuple[Duplex, bytes]:
         """See ``Downstream``."""

@@ -228,6 +228,10 @@ async def test_a_cancelled_task_cancels_its_fiber(task):
         assert told == ["finally"]
 
 
+async def waits(signal):
+    await signal.wait()
+
+
 async def test_signals_and_limits_work_in_plain_tasks_too():
     signal = Signal()
     with Limit() as limit:
@@ -236,6 +240,6 @@ async def test_signals_and_limits_work_in_plain_tasks_too():
             await signal.wait()
     assert limit.cancelled_caught
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(signal.wait)
+        nursery.start_soon(waits, signal)
         await trio.testing.wait_all_tasks_blocked()
         signal.wake()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import h2.settings
 import pytest
 import trio
@@ -11,6 +13,8 @@ from ambient.api.type_urls import ADDRESS_TYPE
 from tests.unit.waypoint.io.http2_peers import GET, http2_app, http2_caller
 from tests.unit.waypoint.io.rig import http_app, rig
 from tests.unit.waypoint.sample import policy, service, subsets, to_subset, virtual_service
+from waypoint.core.http2 import HttpStream
+from waypoint.io.http2_server import Http2Exchange
 
 BOTH = ("127.0.1.1", "127.0.1.2")
 MB = 1 << 20
@@ -344,3 +348,23 @@ async def test_a_connect_has_no_route_and_the_connection_goes_on():
         answer = await caller.answer(await caller.send(head, end=True))
         assert answer.status == 404
         assert (await caller.get()).status == 200
+
+
+async def test_requests_leave_nothing_for_the_collector():
+    def left():
+        return [one for one in gc.get_objects() if type(one) in (Http2Exchange, HttpStream)]
+
+    async with rig(apps=False) as mesh:
+        await http2_apps(mesh)
+        caller = await http2_caller(mesh)
+        await caller.get()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await caller.answer(await caller.send(GET | {":method": "POST"}, b"body"))
+            with trio.fail_after(10):
+                while len(left()) > 2:  # a connection's reader knows its last stream
+                    await trio.sleep(0.01)
+        finally:
+            gc.enable()
