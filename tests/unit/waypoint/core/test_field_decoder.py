@@ -89,3 +89,42 @@ def test_a_small_block_cannot_become_a_large_list():
     assert len(block) < 4000
     with pytest.raises(FloodError):
         FieldDecoder(100_000).decode(block)
+
+
+def literal(name: str, value: str, form: int) -> bytes:
+    return bytes([form, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+
+REMEMBERED, NOT_REMEMBERED = 0x40, 0x00
+PIECES = st.one_of(
+    st.builds(
+        literal,
+        st.sampled_from("ab"),
+        st.sampled_from(["", "1", "2" * 100, "3" * 120]),
+        st.sampled_from([REMEMBERED, NOT_REMEMBERED]),
+    ),
+    st.sampled_from([bytes([0x80 | index]) for index in (2, 8, 62, 63, 70)]),  # 62: the newest
+    st.just(bytes([0x20])) | st.just(bytes([0x3F, 0xE1, 0x1F])),  # table sizes 0 and 4096
+)
+
+
+@given(
+    known=st.lists(st.lists(PIECES, max_size=3).map(b"".join), min_size=1, max_size=5),
+    order=st.lists(st.integers(0, 4), max_size=60),
+)
+def test_recalled_blocks_leave_the_table_as_read_ones_do(known, order):
+    ours = FieldDecoder(1 << 20)
+    for number in order:
+        block = known[number % len(known)]
+        anew = FieldDecoder(1 << 20)
+        anew._table, anew._size, anew._limit = ours._table.copy(), ours._size, ours._limit
+        results = []
+        for decoder in (ours, anew):
+            try:
+                results.append(decoder.decode(block))
+            except CompressionError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
+        if isinstance(results[0], str):
+            return
+        assert (ours._table, ours._size) == (anew._table, anew._size)

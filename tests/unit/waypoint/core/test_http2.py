@@ -312,6 +312,19 @@ def answered(*frames, method="GET"):
 OK = [(":status", "200")]
 
 
+def test_responses_with_the_same_head_are_not_the_same():
+    wire = Wire(client=True)
+    streams = [wire.http2.request(request()) for _ in range(3)]
+    encoded = block([*OK, ("x-a", "1")])
+    for stream in streams[:2]:
+        wire.feed(headers(stream.id, raw=encoded))
+    (first, _), (second, _) = (stream.take_all() for stream in streams[:2])
+    first.headers.set("x-a", "2")
+    assert list(second.headers) == [("x-a", "1")]
+    wire.feed(headers(streams[2].id, raw=encoded))
+    assert list(streams[2].take().headers) == [("x-a", "1")]
+
+
 def test_a_client_reads_responses():
     _, _, events = answered(
         headers(1, [(":status", "103"), ("link", "x")], ("END_HEADERS",)),
