@@ -66,6 +66,7 @@ class Attempts:
         self._host: Host | None = None
         """Whom the try under way asks."""
         self._hash: HashKey | None = None
+        self._keeps_to_endpoints = False
         self._last = Next.NO
         self._retrying = False
 
@@ -79,6 +80,10 @@ class Attempts:
         cluster = self._cluster
         policy = cluster.settings.balancer.hash_policy
         self._hash = policy.key(self._request) if policy is not None else None
+        route = self._decided.route
+        self._keeps_to_endpoints = self._hash is not None or (
+            route is not None and route.session is not None
+        )
         if self._tries.policy.attempts and self._tries.policy.on & ~DEFAULT_ON:
             body = self._client.body
             body.replay_bytes = max(body.replay_bytes, LIMITS.retry_bytes)
@@ -219,13 +224,15 @@ class Attempts:
             self._this.deadline = math.inf
         if self._decided.filters:
             self._decided.edit(response)
-        self._remember(response, host)
+        if self._keeps_to_endpoints:
+            self._remember(response, host)
         self._service.stamp(response.headers)
         record.upstream_ms = round((at_s - self._begun_s) * 1000)
         response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
         record.response_headers = response.headers
         record.status, record.details = response.status, "via_upstream"
-        record.add_flag(self._why_no_retry(cluster))
+        if self._last is not Next.NO:
+            record.add_flag(self._why_no_retry(cluster))
         if response.status == 101:
             self._limit.deadline = math.inf
         return True
