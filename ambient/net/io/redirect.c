@@ -358,6 +358,8 @@ static inline void far_end(struct bpf_sock_ops *ops, struct address *ip) {
 static inline int note_dial(struct bpf_sock_ops *ops, struct bpf_sock *sk, int begins) {
   struct flow flow = {.netns = bpf_get_netns_cookie(ops)};
   u32 none = 0;
+  /* The mark alone proves nothing: the pod may be another mesh's on this machine. */
+  if (!lookup(map(PODS), &flow.netns)) return 1;
   near_end(ops, &flow.client);
   far_end(ops, &flow.ip);
   flow.client_port = ops->local_port;
