@@ -167,6 +167,11 @@ class World:
         events = self.api.objects.get("/api/v1/events", {}).values()
         return [event["message"] for event in events]
 
+    def leases(self) -> list[str]:
+        """Addresses that the network plugin has given out."""
+        names = sorted((self.folder / "leases" / "pods").glob("*.*"))
+        return [path.name for path in names if path.name[0].isdigit()]
+
     def conflist_text(self) -> str:
         return (self.net_dir / "10-pods.conflist").read_text()
 
