@@ -114,6 +114,7 @@ class _State(Collector):
             "backend": self._agent.backend,
             "socket_map": self._joined.state,
             "installed": self.installed,
+            "rival": self._installer.rival,
             "ztunnels": self._zds.connected,
             "pods": {str(phase): counts[phase] for phase in Phase},
             "redirected": {str(each): by_backend[each] for each in Backend},

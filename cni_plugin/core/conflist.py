@@ -22,6 +22,8 @@ _OWNED: Final = "owned_file"
 """In our entry: the whole file is ours."""
 _SINGLE: Final = (".conf", ".json")
 _EXTENSIONS: Final = (".conflist", *_SINGLE)
+CILIUM_BACKUP: Final = ".cilium_bak"
+"""Cilium renames others' files so, and puts the names back when it is uninstalled."""
 _DEFAULT_NAME: Final = "k8s-pod-network"
 """Name of the network where a single plugin's file has none; Istio's choice."""
 _DEFAULT_VERSION: Final = "0.3.1"
@@ -125,8 +127,9 @@ def remove(files: Mapping[str, bytes]) -> Edit:
     write: dict[str, str] = {}
     delete: list[str] = []
     for name in sorted(files):
-        conflist = _parse(name, files[name])
-        if isinstance(conflist, str) or not name.endswith(".conflist"):
+        plain = name.removesuffix(CILIUM_BACKUP)
+        conflist = _parse(plain, files[name])
+        if isinstance(conflist, str) or not plain.endswith(".conflist"):
             continue
         ours = [plugin for plugin in conflist["plugins"] if plugin["type"] == PLUGIN_TYPE]
         others = [plugin for plugin in conflist["plugins"] if plugin["type"] != PLUGIN_TYPE]
@@ -136,7 +139,7 @@ def remove(files: Mapping[str, bytes]) -> Edit:
             delete.append(name)
             continue
         origin = ours[0].get(_CONVERTED_FROM)
-        if isinstance(origin, str) and len(others) == 1 and origin not in files:
+        if plain == name and isinstance(origin, str) and len(others) == 1 and origin not in files:
             frame: Conflist = {
                 key: conflist[key] for key in ("cniVersion", "name") if key in conflist
             }

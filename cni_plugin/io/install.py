@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from ambient.api.errors import MeshError
 from cni_plugin.core import conflist
+from cni_plugin.core import rival as core_rival
 from cni_plugin.core.conflist import Edit
+from cni_plugin.core.rival import Rival
 from cni_plugin.io import files
 
 _MAX_FILE_BYTES: Final = 1 << 20
@@ -41,6 +43,12 @@ def traces(net_dir: str) -> list[str]:
     """Paths of files that ``uninstall`` would change or remove. Raises MeshError."""
     edit = conflist.remove(_read(Path(net_dir)))
     return [f"{net_dir}/{name}" for name in sorted({*edit.write, *edit.delete})]
+
+
+def rival(net_dir: str, *, only_if_put_aside: bool) -> Rival | None:
+    """Who it is that undoes our changes. Raises MeshError."""
+    files = _read(Path(net_dir))
+    return None if only_if_put_aside and not core_rival.put_aside(files) else core_rival.find(files)
 
 
 def signature(net_dir: str) -> tuple[tuple[str, int, int], ...]:

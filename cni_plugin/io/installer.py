@@ -18,10 +18,6 @@ from cni_plugin.settings import Settings
 RIVAL_S: Final = 5.0
 """Two rewritings closer together than this are a quarrel rather than a change."""
 RIVAL_TIMES: Final = 5
-RIVAL_HINT: Final = (
-    "another program owns the CNI configuration and puts its own back; with Cilium set "
-    "cni.exclusive=false"
-)
 
 log = get_logger("agent")
 
@@ -86,6 +82,8 @@ class Installer:
         self.installed = not self._folders.net_dir  # else it is somebody else's task
         self._last_s = float("-inf")
         self._quarrels = 0
+        self.rival = ""
+        """Who takes back what we write, and what ends that; empty as long as nobody does."""
         self._complaint = ""
 
     async def run(self) -> None:
@@ -98,6 +96,7 @@ class Installer:
             while True:
                 now = (install.signature(net_dir), starter.installed(bin_dir))
                 if now != seen:
+                    self._look_for_rival(only_if_put_aside=True)
                     if self._install():
                         await self._mind_rivals()
                     seen = now
@@ -133,7 +132,23 @@ class Installer:
         now_s = trio.current_time()
         self._quarrels = self._quarrels + 1 if now_s - self._last_s < RIVAL_S else 0
         self._last_s = now_s
+        if not self._quarrels:
+            self.rival = ""
         if self._quarrels >= RIVAL_TIMES:
-            if self._quarrels == RIVAL_TIMES:
-                log.warning(Event.CNI_RIVAL, folder=self._folders.net_dir, hint=RIVAL_HINT)
+            self._look_for_rival(only_if_put_aside=False)
             await trio.sleep(folder_watch.LOOK_S)
+
+    def _look_for_rival(self, *, only_if_put_aside: bool) -> None:
+        """Say once who it is. A file of ours that was renamed tells it at the first time."""
+        try:
+            found = install.rival(self._folders.net_dir, only_if_put_aside=only_if_put_aside)
+        except MeshError:
+            return  # the installation will say what is wrong with the folder
+        if found is None:
+            return
+        text = f"{found.name} takes the plugin out of the CNI configuration: {found.hint}"
+        if text != self.rival:
+            self.rival = text
+            log.warning(
+                Event.CNI_RIVAL, folder=self._folders.net_dir, rival=found.name, hint=found.hint
+            )
