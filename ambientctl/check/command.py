@@ -83,6 +83,12 @@ def results_of(facts: Facts, *, before: bool) -> Iterator[Result]:
                 category="mesh", name="installed", state=State.WARNING, text=text, remedy=remedy
             )
         return
+    hidden = sorted({"Deployment", "DaemonSet"} - facts.reading.listed)
+    if not mesh.installed(facts) and hidden:
+        text = f"whether a mesh is in {facts.system} cannot be seen: {hidden[0]}s may not be read"
+        remedy = f"kubectl auth can-i list {hidden[0].lower()}s -A; ask for a role that may"
+        yield Result(category="mesh", name="installed", state=State.ERROR, text=text, remedy=remedy)
+        return
     if not mesh.installed(facts):
         text = f"there is no mesh in {facts.system}"
         remedy = "ambientctl install; ambientctl check --pre looks whether it can be"

@@ -11,7 +11,7 @@ from ambient.api.errors import MeshError
 from ambient.kube.core.objects import AMBIENT_MODE_LABEL, USE_WAYPOINT_LABEL
 from ambient.kube.core.resources import NAMESPACES
 from ambient.kube.io.client import KubeClient
-from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.cluster import Cluster, cluster_options, known_namespace
 from ambientctl.console import run
 from ambientctl.describe.view import View
 from ambientctl.global_options import system_option
@@ -111,6 +111,7 @@ def namespace_command(cluster: Cluster, name: str, how: How, system: str) -> Non
 
     async def task() -> None:
         async with cluster.connect() as kube:
+            await known_namespace(kube, name)
             found = plan((await View.read(kube, system)).corpus, name)
             if not found.open:
                 show(found)
@@ -174,6 +175,7 @@ def rollback(cluster: Cluster, name: str, how: How) -> None:
 
     async def task() -> None:
         async with cluster.connect() as kube:
+            await known_namespace(kube, name)
             live = await kube.get(NAMESPACES, name)
             text = (live["metadata"].get("annotations") or {}).get(BEFORE)
             if text is None:

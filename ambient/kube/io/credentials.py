@@ -185,7 +185,9 @@ def _existing(path: str) -> list[Path]:
 
 
 def _read(path: Path) -> object:
-    return yaml.load(path.read_bytes(), _Loader)
+    """An empty file is a kubeconfig that says nothing, as for kubectl."""
+    loaded = yaml.load(path.read_bytes(), _Loader)
+    return {} if loaded is None else loaded
 
 
 def _plain(chosen: Context, origin: str, env: Mapping[str, str]) -> Credentials:

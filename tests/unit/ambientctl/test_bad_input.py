@@ -123,6 +123,27 @@ def test_a_right_that_is_missing_is_not_taken_for_nothing_being_there(refusing, 
     assert "hint: kubectl auth can-i list pods -A" in done.err
 
 
+def test_a_check_by_somebody_who_may_not_look_does_not_say_that_nothing_is_there(refusing):
+    done = run_command(["check", "--as", "nobody", "-c", str(refusing.kubeconfig)], "", {})
+    assert done.status == 1
+    assert "whether a mesh is in istio-system cannot be seen" in done.out
+    assert "there is no mesh" not in done.out
+    assert "the cluster has none" not in done.out
+    assert done.out.count("may not be read: ") == 1
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("verb", ["namespace", "rollback"])
+def test_a_namespace_that_there_is_not_is_named(refusing, verb):
+    words = ["migrate", verb, "nowhere", "-y", "-c", str(refusing.kubeconfig)]
+    assert "error: there is no namespace nowhere" in clear(run_command(words, "", {}), 1)
+
+
+def test_an_empty_kubeconfig_has_no_context(tmp_path):
+    done = run_command(["top", "-c", "/dev/null"], "", {})
+    assert "no context is chosen" in clear(done, 2)
+
+
 def test_a_context_that_speaks_for_somebody_has_the_rights_of_that_one(refusing, tmp_path):
     """As with kubectl; otherwise a command would have more rights than its caller wants."""
 
