@@ -24,6 +24,7 @@ from ambient.xds.core.wire import (
     ADDRESS_TYPE,
     AUTHORIZATION_TYPE,
     CONFIG_TYPE,
+    SECRET_TYPE,
     Resource,
     decode,
     encode,
@@ -46,6 +47,7 @@ class FakeXds(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             ADDRESS_TYPE: {},
             AUTHORIZATION_TYPE: {},
             CONFIG_TYPE: {},
+            SECRET_TYPE: {},
         }
         self._streams: set[queue.SimpleQueue] = set()
         self._named: dict[queue.SimpleQueue, set[str]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 from ambient.api.address import NetworkAddress
+from ambient.api.credential import Credential
 from ambient.api.policy import Action, Authorization, Match, MatchKind, Scope, StringMatch
 from ambient.api.service import GatewayAddress, NamespacedHostname, Port, Service
 from ambient.api.workload import TunnelProtocol, Workload
@@ -14,6 +15,7 @@ from ambient.xds.core.wire import (
     ADDRESS_TYPE,
     AUTHORIZATION_TYPE,
     CONFIG_TYPE,
+    SECRET_TYPE,
     WORKLOAD_TYPE,
     BadResource,
     decode,
@@ -49,6 +51,8 @@ _VALUES = [
             ),
         ),
     ),
+    Credential("kubernetes://a", b"certificate", b"key"),
+    Credential("kubernetes://a-cacert", ca_pem=b"ca", crl_pem=b"crl"),
 ]
 SEEDS = [encode(value)[1] for value in _VALUES]
 _CALL = Connection(None, ip_address("10.0.0.9"), ip_address("10.0.0.1"), 80)
@@ -56,7 +60,7 @@ _CALL = Connection(None, ip_address("10.0.0.9"), ip_address("10.0.0.1"), 80)
 
 def run(data):
     """What was taken can be stored, judged by, shown, sent on, and read back as the same."""
-    for type_url in (ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE):
+    for type_url in (ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, SECRET_TYPE):
         try:
             value = decode(type_url, data)
         except BadResource as bad:
@@ -67,7 +71,7 @@ def run(data):
         name = resource_name(value)
         again, raw = encode(value)
         assert decode(again, raw) == value
-        if type_url == CONFIG_TYPE:
+        if type_url in (CONFIG_TYPE, SECRET_TYPE):
             continue
         state = MeshState()
         state.apply(type_url, {name: value}, frozenset())

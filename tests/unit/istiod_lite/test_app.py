@@ -18,7 +18,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from ambient.api.spiffe import Identity
-from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE
+from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, SECRET_TYPE
 from ambient.cli.run import leaves
 from ambient.identity.core.csr import new_key_and_csr
 from ambient.identity.io.ca_client import CaClient, CaError
@@ -29,13 +29,14 @@ from istiod_lite.core import root_secret, rotation
 from istiod_lite.core.certificates import key_pem, self_signed
 from istiod_lite.settings import Settings
 from tests.fakes.kube_api import FakeKubeApi
-from tests.unit.istiod_lite.objects import gateway, namespace, node, pod, policy, service
+from tests.unit.istiod_lite.objects import gateway, meta, namespace, node, pod, policy, service
 
 PODS, SERVICES = "/api/v1/pods", "/api/v1/services"
 NAMESPACES, NODES, SECRETS = "/api/v1/namespaces", "/api/v1/nodes", "/api/v1/secrets"
 CONFIG_MAPS = "/api/v1/configmaps"
 GATEWAYS = "/apis/gateway.networking.k8s.io/v1/gateways"
 POLICIES = "/apis/security.istio.io/v1/authorizationpolicies"
+RULES = "/apis/networking.istio.io/v1/destinationrules"
 DEPLOYMENTS = "/apis/apps/v1/deployments"
 
 SETTINGS = Settings(
@@ -268,6 +269,48 @@ async def test_a_waypoint_is_deployed_programmed_and_told_its_config(tmp_path, m
             unlabelled = service("web", "shop", "10.96.0.10", selector={"app": "web"})
             api.put(SERVICES, unlabelled)
             while name in held:
+                await changed.receive()
+
+
+async def test_a_secret_goes_to_pods_of_the_waypoint_that_needs_it_and_to_nobody_else(
+    tmp_path, monkeypatch
+):
+    api = standing_mesh()
+    address = {"type": "Hostname", "value": "wp.shop.svc.cluster.local"}
+    api.put(GATEWAYS, {**gateway("wp", "shop"), "status": {"addresses": [address]}})
+    labels = {"gateway.networking.k8s.io/gateway-name": "wp"}
+    api.put(PODS, pod("wp-0", "shop", "10.1.0.9", account="wp", node="n1", labels=labels))
+    tls = {"mode": "SIMPLE", "credentialName": "bank"}
+    rule = {"host": "bank.example.com", "trafficPolicy": {"tls": tls}}
+    api.put(RULES, {"metadata": meta("bank", "shop"), "spec": rule})
+    api.tokens["wp"] = review("shop", "wp", "wp-0", "uid-wp-0")
+    api.tokens["wp-unbound"] = review("shop", "wp")
+    pem = FOREIGN_ROOT
+
+    def claiming(name):
+        told = {"GATEWAY_NAME": "wp"}
+        return NodeInfo(kind="waypoint", ip="10.1.0.9", name=name, namespace="shop", metadata=told)
+
+    async with control_plane(api, tmp_path, monkeypatch) as plane:
+        async with subscribed(plane, tmp_path, "wp", claiming("wp-0"), [SECRET_TYPE]) as (
+            held,
+            changed,
+        ):
+            name = "kubernetes://bank-cacert"
+            while name not in held:
+                await changed.receive()
+            assert held[name].empty  # it is known that there is none
+            data = {"ca.crt": base64.b64encode(pem).decode()}
+            api.put(SECRETS, {"metadata": meta("bank", "shop"), "data": data})
+            while held[name].empty:
+                await changed.receive()
+            assert held[name].ca_pem == pem
+            for token in ("web", "wp-unbound"):  # of the same namespace, and of the same account
+                others = subscribed(plane, tmp_path, token, claiming("wp-0"), [SECRET_TYPE])
+                async with others as (theirs, _):
+                    assert theirs == {}
+            api.remove(SECRETS, "shop", "bank")
+            while not held[name].empty:
                 await changed.receive()
 
 

@@ -8,16 +8,15 @@ from ambient.xds.core.wire.parts import parse, text
 
 
 def read_credential(raw: bytes) -> Credential:
-    """Raises BadResource."""
+    """A key without its certificate counts for nothing. Raises BadResource."""
     message = parse(spb.Secret, raw)
+    name = text("name", message.name)
     shown, believed = message.tls_certificate, message.validation_context
-    return Credential(
-        name=text("name", message.name),
-        certificate_pem=shown.certificate_chain.inline_bytes,
-        private_key_pem=shown.private_key.inline_bytes,
-        ca_pem=believed.trusted_ca.inline_bytes,
-        crl_pem=believed.crl.inline_bytes,
-    )
+    if certificate := shown.certificate_chain.inline_bytes:
+        return Credential(name, certificate, shown.private_key.inline_bytes)
+    if ca := believed.trusted_ca.inline_bytes:
+        return Credential(name, ca_pem=ca, crl_pem=believed.crl.inline_bytes)
+    return Credential(name)
 
 
 def put_credential(value: Credential) -> spb.Secret:

@@ -4,10 +4,13 @@ from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
 import pytest
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ambient.api.address import NetworkAddress
+from ambient.api.credential import Credential
 from ambient.api.pb import authorization_pb2 as apb
 from ambient.api.pb import config_pb2 as cpb
 from ambient.api.pb import workload_pb2 as wpb
@@ -19,13 +22,14 @@ from ambient.xds.core.wire import (
     ADDRESS_TYPE,
     AUTHORIZATION_TYPE,
     CONFIG_TYPE,
+    SECRET_TYPE,
     WORKLOAD_TYPE,
     BadResource,
     parts,
 )
 from tests.unit.ambient.xds.core import strategies
 
-TYPES = [ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE]
+TYPES = [ADDRESS_TYPE, WORKLOAD_TYPE, AUTHORIZATION_TYPE, CONFIG_TYPE, SECRET_TYPE]
 
 
 @settings(max_examples=60)
@@ -266,3 +270,26 @@ def test_golden_bytes_of_a_policy():
         groups=(((expected,),),),
         dry_run=True,
     )
+
+
+def test_secrets_are_envoys():
+    """Field by field as Envoy's own messages have them."""
+    chain = common_pb2.TlsCertificate(
+        certificate_chain=base_pb2.DataSource(inline_bytes=b"chain"),
+        private_key=base_pb2.DataSource(inline_bytes=b"key"),
+    )
+    context = common_pb2.CertificateValidationContext(
+        trusted_ca=base_pb2.DataSource(inline_bytes=b"ca"),
+        crl=base_pb2.DataSource(inline_bytes=b"crl"),
+    )
+    for name, said, found in (
+        ("a", {"tls_certificate": chain}, Credential("a", b"chain", b"key")),
+        ("b", {"validation_context": context}, Credential("b", ca_pem=b"ca", crl_pem=b"crl")),
+        ("c", {}, Credential("c")),
+    ):
+        message = secret_pb2.Secret(name=name, **said)
+        assert wire.decode(SECRET_TYPE, message.SerializeToString()) == found
+        assert secret_pb2.Secret.FromString(wire.encode(found)[1]) == message
+    assert "key" not in repr(Credential("a", b"chain", b"key"))
+    keyless = secret_pb2.Secret(name="a", tls_certificate={"private_key": {"inline_bytes": b"k"}})
+    assert wire.decode(SECRET_TYPE, keyless.SerializeToString()).empty
