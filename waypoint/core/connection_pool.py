@@ -6,7 +6,16 @@ from typing import Any, Final
 
 import msgspec
 
-from waypoint.core.objects import UnusableError, boolean, duration_s, integer, mapping, number
+from waypoint.core.objects import (
+    Json,
+    UnusableError,
+    boolean,
+    duration_s,
+    integer,
+    mapping,
+    number,
+    string,
+)
 
 UNLIMITED: Final = (1 << 32) - 1
 """What Istio sets where nothing is configured."""
@@ -60,6 +69,40 @@ class ConnectionPool(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT: Final = ConnectionPool()
 
 
+class MeshPool(msgspec.Struct, frozen=True, kw_only=True):
+    """What the mesh says where no DestinationRule does."""
+
+    connect_timeout_s: float | None = None
+    keepalive: Keepalive | None = None
+    upgrade: bool | None = None
+
+    def fill(self, pool: ConnectionPool) -> ConnectionPool:
+        """A pool with what it leaves open."""
+        open_ = {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if value is not None and getattr(pool, name) is None
+        }
+        return msgspec.structs.replace(pool, **open_) if open_ else pool
+
+
+def compile_mesh_pool(spec: Json) -> MeshPool:
+    """``connectTimeout``, ``tcpKeepalive`` and ``h2UpgradePolicy`` of MeshConfig. Raises
+    UnusableError."""
+    return MeshPool(
+        connect_timeout_s=duration_s(spec.get("connectTimeout"), "connectTimeout"),
+        keepalive=_keepalive(spec.get("tcpKeepalive"), "tcpKeepalive"),
+        upgrade=_upgrade(spec.get("h2UpgradePolicy"), "h2UpgradePolicy"),
+    )
+
+
+def _upgrade(raw: Any, field: str) -> bool | None:
+    policy = string(raw, field)
+    if policy not in UPGRADES:
+        raise UnusableError(field, f"{policy!r} is not known")
+    return {"UPGRADE": True, "DO_NOT_UPGRADE": False}.get(policy)
+
+
 def compile_connection_pool(raw: Any, field: str) -> ConnectionPool:
     """Raises UnusableError."""
     spec = mapping(raw, field)
@@ -72,9 +115,6 @@ def compile_connection_pool(raw: Any, field: str) -> ConnectionPool:
         given = integer((tcp if part == "tcp" else http).get(name), f"{field}.{part}.{name}")
         return given or UNLIMITED
 
-    upgrade = http.get("h2UpgradePolicy") or ""
-    if upgrade not in UPGRADES:
-        raise UnusableError(f"{field}.http.h2UpgradePolicy", f"{upgrade!r} is not known")
     tcp_idle_s = seconds("tcp", "idleTimeout")
     per_connection = count("http", "maxRequestsPerConnection")
     streams = count("http", "maxConcurrentStreams")
@@ -89,7 +129,7 @@ def compile_connection_pool(raw: Any, field: str) -> ConnectionPool:
         max_requests_per_connection=0 if per_connection == UNLIMITED else per_connection,
         max_retries=count("http", "maxRetries"),
         http_idle_s=seconds("http", "idleTimeout") or tcp_idle_s,
-        upgrade={"UPGRADE": True, "DO_NOT_UPGRADE": False}.get(upgrade),
+        upgrade=_upgrade(http.get("h2UpgradePolicy"), f"{field}.http.h2UpgradePolicy"),
         use_client_protocol=boolean(
             http.get("useClientProtocol"), f"{field}.http.useClientProtocol"
         ),

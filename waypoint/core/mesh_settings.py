@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from ambient.api.config import ConfigObject
+from waypoint.core.connection_pool import MeshPool, compile_mesh_pool
 from waypoint.core.load_balancer import MESH_LOCALITY, LocalitySetting, compile_locality
 from waypoint.core.objects import Json, Problem, UnusableError, mapping, sequence, string, strings
 from waypoint.core.path import Normalization
@@ -20,6 +21,7 @@ from waypoint.core.providers import (
     Tracer,
     read_provider,
 )
+from waypoint.core.retry_policy import DEFAULT, RetryPolicy, compile_retries
 
 KIND: Final = "MeshConfig"
 
@@ -41,6 +43,8 @@ class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
     normalization: Normalization = Normalization.BASE
     locality: LocalitySetting = MESH_LOCALITY
     trust_domain_aliases: tuple[str, ...] = ()
+    retries: RetryPolicy = DEFAULT
+    pool: MeshPool = MeshPool()
     sampling: float | None = None
     """Per cent of traces, of ``defaultConfig.tracing``."""
 
@@ -157,5 +161,9 @@ _PARTS: Final = {
     "trust_domain_aliases": lambda spec: strings(
         sequence(spec.get("trustDomainAliases"), "trustDomainAliases"), "trustDomainAliases"
     ),
+    "retries": lambda spec: compile_retries(
+        spec.get("defaultHttpRetryPolicy"), "defaultHttpRetryPolicy"
+    ),
+    "pool": compile_mesh_pool,
     "sampling": _sampling,
 }

@@ -89,7 +89,7 @@ class Program:
         parts = [compiled.part for compiled in self.objects.values()]
         self.guards = Policies(parts, place)
         mesh = next((part for part in parts if isinstance(part, MeshSettings)), MeshSettings())
-        self._mesh_locality = mesh.locality
+        self._mesh = mesh
         self._rules = [part for part in parts if isinstance(part, DestinationRule)]
         self._http_routes = [part for part in parts if isinstance(part, HttpRouteRoutes)]
         self._stream_routes = sorted(
@@ -197,9 +197,9 @@ class Program:
         if key not in self._settings:
             traffic = self.traffic(service)
             found = traffic.settings(port, traffic.subsets.get(subset))
-            if self._mesh_locality != found.mesh_locality:
-                found = msgspec.structs.replace(found, mesh_locality=self._mesh_locality)
-            self._settings[key] = found
+            self._settings[key] = msgspec.structs.replace(
+                found, mesh_locality=self._mesh.locality, pool=self._mesh.pool.fill(found.pool)
+            )
         return self._settings[key]
 
     def endpoints(
@@ -247,9 +247,13 @@ class Program:
         for virtual in self._virtual_services:
             if virtual.applies_to(service.namespace, service.hostname, self.place):
                 routes += [route for limit, route in virtual.routes if limit in (None, port)]
-        return (
-            RouteTable(tuple(routes)) if routes else RouteTable((default_route(service.key, port),))
-        )
+        routes = routes or [default_route(service.key, port)]
+        return RouteTable(tuple(self._with_mesh_retries(route) for route in routes))
+
+    def _with_mesh_retries(self, route: Route) -> Route:
+        retries = route.retries.within(self._mesh.retries)
+        same = retries is route.retries
+        return route if same else msgspec.structs.replace(route, retries=retries)
 
 
 def default_route(service: NamespacedHostname, port: int) -> Route:

@@ -103,13 +103,22 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     backoff_s: float = BASE_BACKOFF_S
     avoid_tried: bool = True
     remote_localities: bool = False
+    default: bool = False
+    """Nobody has said anything: the mesh's default may take its place."""
+
+    def within(self, mesh: RetryPolicy) -> RetryPolicy:
+        """What holds where the mesh has a default (``defaultHttpRetryPolicy``)."""
+        if not self.default or mesh.default:
+            return self
+        per_try_s = mesh.per_try_s if self.per_try_s is None else self.per_try_s
+        return msgspec.structs.replace(mesh, per_try_s=per_try_s)
 
     def pause_s(self, retry: int, draw: float) -> float:
         """The pause before a retry (the first is 1): random, and doubled in its limit each time."""
         return draw * self.backoff_s * min(1 << (retry - 1), BACKOFF_CAP)
 
 
-DEFAULT: Final = RetryPolicy()
+DEFAULT: Final = RetryPolicy(default=True)
 """What holds where nothing is configured (Istio)."""
 NONE: Final = RetryPolicy(attempts=0, on=RetryOn.NOTHING)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.waypoint.sample import REVIEWS, config, program, subsets
+from tests.unit.waypoint.sample import REVIEWS, config, program, service, subsets
+from waypoint.core.connection_pool import Keepalive
 from waypoint.core.load_balancer import MESH_LOCALITY
 from waypoint.core.mesh_settings import MeshSettings, compile_mesh
 from waypoint.core.path import Normalization
 from waypoint.core.providers import Address, ExtAuthz, LogProtocol, LogSink, Tracer
+from waypoint.core.retry_policy import DEFAULT_ON, RetryOn
 
 
 def compiled(spec):
@@ -116,6 +118,9 @@ def test_parts(spec, name, value):
         ({"defaultConfig": {"tracing": {"sampling": 101}}}, "defaultConfig.tracing.sampling"),
         ({"localityLbSetting": {"enabled": "yes"}}, "localityLbSetting.enabled"),
         ({"trustDomainAliases": "old"}, "trustDomainAliases"),
+        ({"defaultHttpRetryPolicy": {"retryOn": "rain"}}, "defaultHttpRetryPolicy.retryOn"),
+        ({"connectTimeout": "soon"}, "connectTimeout"),
+        ({"h2UpgradePolicy": "NEVER"}, "h2UpgradePolicy"),
     ],
 )  # fmt: skip
 def test_parts_that_keep_their_default(spec, field):
@@ -131,6 +136,53 @@ def test_locality_of_the_mesh_counts_for_every_cluster_without_a_word_of_its_own
     found, problems = compiled({"localityLbSetting": {"distribute": [{"from": "*", "to": {}}]}})
     assert found.locality == MESH_LOCALITY
     assert [one.field for one in problems] == ["localityLbSetting.distribute[0].to"]
+
+
+def virtual_service(*rules):
+    route = {"route": [{"destination": {"host": "reviews"}}]}
+    http = [{**rule, **route} for rule in rules]
+    return config("VirtualService", "reviews", {"hosts": ["reviews"], "http": http})
+
+
+@pytest.mark.parametrize(
+    ("retries", "attempts", "on"),
+    [
+        (None, 5, RetryOn.SERVER_ERROR),  # the mesh's
+        ({"attempts": 2}, 2, DEFAULT_ON),  # a word of one's own, though the default's
+        ({"attempts": 0}, 0, RetryOn.NOTHING),
+    ],
+)
+def test_retries_of_the_mesh_hold_where_no_route_says_any(retries, attempts, on):
+    policy = {"attempts": 5, "retryOn": "5xx", "perTryTimeout": "2s"}
+    mesh = config("MeshConfig", "istio", {"defaultHttpRetryPolicy": policy}, "istio-system")
+    rule = {"retries": retries} if retries is not None else {}
+    made = program(mesh, virtual_service(rule))
+    (route,) = made.table(service(), 9080).routes
+    assert (route.retries.attempts, route.retries.on) == (attempts, on)
+    (alone,) = program(mesh).table(service(), 9080).routes  # no route at all
+    assert (alone.retries.attempts, alone.retries.per_try_s) == (5, 2.0)
+    (before,) = program(virtual_service({})).table(service(), 9080).routes
+    assert (before.retries.attempts, before.retries.on) == (2, DEFAULT_ON)
+
+
+def test_the_mesh_can_switch_retries_off():
+    mesh = config("MeshConfig", "istio", {"defaultHttpRetryPolicy": {"attempts": 0}})
+    (route,) = program(mesh).table(service(), 9080).routes
+    assert route.retries.attempts == 0
+
+
+def test_connections_of_the_mesh_hold_where_no_rule_says_more():
+    keepalive = {"time": "30s", "probes": 3}
+    spec = {"connectTimeout": "3s", "tcpKeepalive": keepalive, "h2UpgradePolicy": "UPGRADE"}
+    mesh = config("MeshConfig", "istio", spec, "istio-system")
+    pool = program(mesh).settings(REVIEWS, 9080, "").pool
+    assert (pool.connect_timeout_s, pool.keepalive, pool.upgrade) == (3, Keepalive(3, 30), True)
+    own = {"tcp": {"connectTimeout": "1s"}, "http": {"h2UpgradePolicy": "DO_NOT_UPGRADE"}}
+    rule = config(
+        "DestinationRule", "r", {"host": "reviews", "trafficPolicy": {"connectionPool": own}}
+    )
+    pool = program(mesh, rule).settings(REVIEWS, 9080, "").pool
+    assert (pool.connect_timeout_s, pool.keepalive, pool.upgrade) == (1, Keepalive(3, 30), False)
 
 
 def test_services_that_take_logs():

@@ -26,7 +26,7 @@ from waypoint.core.retry_policy import (
     ("spec", "want"),
     [
         (None, DEFAULT),
-        ({}, DEFAULT),
+        ({}, RetryPolicy()),  # a word of its own, which the mesh does not replace
         ({"attempts": 0}, NONE),
         ({"attempts": -1}, NONE),
         ({"attempts": 5}, RetryPolicy(attempts=5)),
