@@ -49,7 +49,7 @@ def _version(raw: bytes) -> str:
     """The version to answer an error in, even where the rest of the configuration is broken."""
     try:
         version = json.loads(raw)["cniVersion"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return LATEST_VERSION
     return version if version in SUPPORTED_VERSIONS else LATEST_VERSION
 

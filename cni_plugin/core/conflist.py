@@ -168,10 +168,10 @@ def active(files: Mapping[str, bytes]) -> tuple[str, Conflist]:
 
 
 def _parse(name: str, raw: bytes) -> Conflist | str:
-    """A list of plugins, also of a single plugin's file; or why it is none."""
+    """A list of plugins, also of a single plugin's file; or why it is none, as runtimes see it."""
     try:
-        data = json.loads(raw)
-    except ValueError as error:
+        data = json.loads(raw.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     if not isinstance(data, dict):
         return "not a JSON object"
@@ -187,9 +187,17 @@ def _parse(name: str, raw: bytes) -> Conflist | str:
     plugins = data.get("plugins")
     if not data.get("name") or not isinstance(plugins, list) or not plugins:
         return "no name or no plugins"
-    if not all(isinstance(plugin, dict) and plugin.get("type") for plugin in plugins):
+    if not all(isinstance(data.get(key, ""), str) for key in ("name", "cniVersion")):
+        return "a name or a version that is no text"
+    types = [plugin.get("type") if isinstance(plugin, dict) else None for plugin in plugins]
+    if not all(isinstance(kind, str) and kind for kind in types):
         return "a plugin without a type"
     return data
+
+
+def _refuse(constant: str) -> None:
+    """Python reads NaN and the like; the runtime does not, and passes over the file."""
+    raise ValueError(constant)
 
 
 def _text(conflist: Conflist) -> str:

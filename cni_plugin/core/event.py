@@ -57,7 +57,7 @@ def parse(raw: bytes) -> Added:
             added = Added(theirs.name, theirs.namespace, theirs.netns, ips=ips)
         else:
             added = msgspec.convert(data, Added)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadEventError(f"the plugin's event cannot be read: {error}") from None
     broken = next((ip for ip in added.ips if parse_ip(ip) is None), None)
     if broken is not None:

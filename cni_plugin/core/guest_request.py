@@ -46,7 +46,7 @@ def parse(raw: bytes, kind: type[T]) -> T:
     """Read a request. Raises BadGuestError that names what is wrong."""
     try:
         request = msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadGuestError(f"the request cannot be read: {error}") from None
     texts: dict[str, Any] = msgspec.structs.asdict(request)
     for field in ("name", "namespace", "service_account"):

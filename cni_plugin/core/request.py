@@ -100,7 +100,7 @@ def parse(env: Mapping[str, str], raw: bytes) -> Request:
 def _configuration(raw: bytes) -> Configuration:
     try:
         conf = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CniError(Code.UNDECODABLE, f"network configuration is not JSON: {error}") from None
     if not isinstance(conf, dict):
         raise CniError(Code.UNDECODABLE, "network configuration is not a JSON object")

@@ -83,7 +83,7 @@ def read(run_dir: str, uid: str) -> Guest | None:
     """None where there is none, or its file is damaged."""
     try:
         return msgspec.json.decode(Path(folder(run_dir), f"{uid}.json").read_bytes(), type=Guest)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, RecursionError):
         return None
 
 

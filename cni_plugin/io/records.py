@@ -59,7 +59,7 @@ def read(run_dir: str, uid: str) -> Record | None:
     try:
         with open(f"{folder(run_dir)}/{uid}.json", encoding="utf-8") as file:
             return _record(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -75,7 +75,7 @@ def read_all(run_dir: str) -> Iterator[Record]:
         try:
             with open(f"{folder(run_dir)}/{name}", encoding="utf-8") as file:
                 yield _record(json.load(file))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
 
 

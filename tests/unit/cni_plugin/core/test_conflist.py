@@ -86,6 +86,14 @@ def test_removal_leaves_the_others() -> None:
     [
         ({}, "no .conflist"),
         ({"10.conflist": b"\xff"}, "10.conflist: not JSON"),
+        ({"10.conflist": b"[" * 100_000}, "10.conflist: not JSON: maximum recursion"),
+        (
+            {"10.conflist": b"\xef\xbb\xbf" + raw(LIST)},
+            "10.conflist: not JSON: Unexpected UTF-8 BOM",
+        ),
+        ({"10.conflist": raw({**LIST, "mtu": float("nan")})}, "10.conflist: not JSON: NaN"),
+        ({"10.conflist": raw({**LIST, "name": 7})}, "10.conflist: a name or a version that is no"),
+        ({"10.conflist": raw(chained({"type": 7}))}, "10.conflist: a plugin without a type"),
         ({"10.conflist": b"[]"}, "10.conflist: not a JSON object"),
         ({"10.conflist": raw({"plugins": [PTP]})}, "10.conflist: no name or no plugins"),
         ({"10.conflist": raw(chained({}))}, "10.conflist: a plugin without a type"),

@@ -45,6 +45,7 @@ def test_istios() -> None:
         (b'{"name":"web","namespace":"shop","netns":"/n","ips":["10.0.0"]}', "'10.0.0'"),
         (b'{"PodName":"web","PodNamespace":7,"Netns":"/n"}', "PodNamespace"),
         (b'{"name":"web"} trailing', "cannot be read"),
+        (b'{"name":' + b"[" * 100_000, "cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_named(raw: bytes, reason: str) -> None:

@@ -42,7 +42,7 @@ def test_a_request_that_is_not(change: dict[str, object], reason: str) -> None:
     assert reason in str(refused.value)
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"\xff", b"null"])
+@pytest.mark.parametrize("raw", [b"", b"[]", b"\xff", b"null", b"[" * 100_000])
 def test_rubbish_is_named_as_such(raw: bytes) -> None:
     with pytest.raises(BadGuestError, match="cannot be read"):
         parse(raw, Unenroll)

@@ -60,6 +60,7 @@ def test_del_needs_no_namespace() -> None:
         ({}, b"", Code.UNDECODABLE, "not JSON"),
         ({}, b'{"cniVersion": ', Code.UNDECODABLE, "not JSON"),
         ({}, b"[]", Code.UNDECODABLE, "not a JSON object"),
+        ({}, b"[" * 100_000, Code.UNDECODABLE, "not JSON"),
         ({}, conf(prevResult=7), Code.UNDECODABLE, "prevResult"),
         ({}, conf(prevResult={"ips": [{}]}), Code.UNDECODABLE, "prevResult.ips"),
         ({}, conf(cniVersion="0.2.0"), Code.INCOMPATIBLE_VERSION, "0.2.0"),
