@@ -225,6 +225,21 @@ async def running(settings: Any) -> AsyncIterator[None]:
             stopping.set()
 
 
+async def test_a_second_agent_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
+        world.namespace("shop", "ambient")
+        tunnel = FakeTunnel(world.zds)
+        await nursery.start(tunnel.run)
+        web = await world.start("web")
+        rules = web.ruleset()
+        with pytest.RaisesGroup(pytest.RaisesExc(MeshError, match="another")):
+            await app.run(world.settings(), trio.Event())
+        assert web.ruleset() == rules
+        await world.start("other")
+        assert len(tunnel.sessions) == 1, "the first one serves on"
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_rewritten_configuration_is_repaired_at_once(tmp_path: Path) -> None:
     async with node(tmp_path) as world:
         path = world.net_dir / "10-pods.conflist"
