@@ -18,6 +18,8 @@ import pytest
 from tests.docs.page import Command, Skipped, blocks, steps
 from tests.docs.shell import ROOT, Shell
 
+pytestmark = pytest.mark.netns  # the pages start meshes
+
 START = ROOT / "docs" / "tasks" / "index.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = {

@@ -20,6 +20,8 @@ from manifests.observability.dashboards.__main__ import FOLDER
 from tests.e2e.test_local import AMBIENTCTL, Host, until
 from tests.observability.test_dashboards import FILES, loaded, panels
 
+pytestmark = pytest.mark.netns
+
 PACK = FOLDER.parents[1] / "prometheus"
 PORT = 9090
 VARIABLES = {

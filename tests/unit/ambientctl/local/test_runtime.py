@@ -49,6 +49,7 @@ async def test_input_output_and_status_of_a_command(runtime):
     assert done == (3, b"yes", b"no\n")
 
 
+@pytest.mark.netns
 async def test_a_process_that_only_waits_lends_its_namespaces(runtime):
     holder = await runtime.start(
         ProcessSpec(unshare=["net", "uts"], hostname="pod-1", sysctls={"net/ipv4/ip_forward": "1"})
@@ -62,6 +63,7 @@ async def test_a_process_that_only_waits_lends_its_namespaces(runtime):
     assert holder.code == -signal.SIGKILL
 
 
+@pytest.mark.netns
 async def test_mounts_are_seen_by_the_process_alone(runtime, tmp_path):
     (tmp_path / "file").write_text("content")
     mounts = [Mount("", "/run"), Mount(str(tmp_path), "/var/run/a/b", True)]
@@ -75,6 +77,7 @@ async def test_mounts_are_seen_by_the_process_alone(runtime, tmp_path):
     assert "a" not in os.listdir("/run")
 
 
+@pytest.mark.netns
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
+
 from ambientctl.local.service_rules import ServicePort, Target, ruleset, service_ports
 
 
@@ -51,6 +53,7 @@ def test_another_namespaces_slice_does_not_count():
     assert port.targets == ()
 
 
+@pytest.mark.netns
 def test_the_kernel_takes_the_rules_twice():
     rules = ruleset(
         [
@@ -63,6 +66,7 @@ def test_the_kernel_takes_the_rules_twice():
     assert subprocess.run(command, check=False, capture_output=True).stderr == b""
 
 
+@pytest.mark.netns
 def test_no_service_at_all_is_valid():
     command = ["unshare", "--net", "sh", "-ec", "nft -f - <<END\n" + ruleset([]) + "END\n"]
     assert subprocess.run(command, check=False, capture_output=True).stderr == b""
