@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from waypoint.core.filters import HeaderEdits
 from waypoint.core.message import Headers, Reply, Request
 from waypoint.core.providers import ExtAuthz
 
@@ -31,14 +32,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider decided. ``refusal`` is the client's answer; None lets the request go on.
 
     The other fields edit a request that goes on: ``put`` overwrites, ``add`` appends to fields
-    that are there, ``remove`` deletes; ``response`` is added to the response.
+    that are there, ``remove`` deletes; ``response`` edits the response.
     """
 
     refusal: Reply | None = None
     put: Pairs = ()
     add: Pairs = ()
     remove: tuple[str, ...] = ()
-    response: Pairs = ()
+    response: tuple[HeaderEdits, ...] = ()
     put_query: Pairs = ()
     remove_query: tuple[str, ...] = ()
     noted: Mapping[str, Any] = {}
@@ -117,16 +118,19 @@ def http_decision(provider: ExtAuthz, status: int, headers: Headers, body: bytes
     return Decision(
         put=_chosen(headers, provider.upstream_on_allow),
         remove=tuple(name.strip().lower() for name in removed.split(",") if name.strip()),
-        response=_chosen(headers, provider.downstream_on_allow),
+        response=_appended(_chosen(headers, provider.downstream_on_allow)),
     )
 
 
 def _chosen(headers: Headers, patterns: tuple[str, ...]) -> Pairs:
-    found: dict[str, str] = {}
-    for name, value in headers:
-        if name not in _FRAMING and matches(name, patterns):
-            found[name] = f"{found[name]},{value}" if name in found else value
-    return tuple(found.items())
+    """Line by line: several cookies cannot share one."""
+    return tuple(
+        (name, value) for name, value in headers if name not in _FRAMING and matches(name, patterns)
+    )
+
+
+def _appended(pairs: Pairs) -> tuple[HeaderEdits, ...]:
+    return (HeaderEdits(add=pairs),) if pairs else ()
 
 
 def failed(provider: ExtAuthz) -> Decision:

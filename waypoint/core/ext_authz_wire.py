@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from ambient.api.address import HostPort
 from waypoint.core.ext_authz import PARTIAL, Decision, Pairs, denial, failed
+from waypoint.core.filters import HeaderEdits
 from waypoint.core.message import Request
 from waypoint.core.providers import ExtAuthz
 
@@ -105,16 +107,48 @@ def _allowed(answer: external_auth_pb2.CheckResponse) -> Decision:
     ok = answer.ok_response
     put, add = _options(ok.headers)
     noted = answer.dynamic_metadata if answer.HasField("dynamic_metadata") else ok.dynamic_metadata
-    response = _options(ok.response_headers_to_add)
     return Decision(
         put=put,
         add=add,
         remove=tuple(name.lower() for name in ok.headers_to_remove),
-        response=(*response[0], *response[1]),
+        response=_response_edits(ok.response_headers_to_add),
         put_query=tuple((one.key, one.value) for one in ok.query_parameters_to_set),
         remove_query=tuple(ok.query_parameters_to_remove),
         noted=json_format.MessageToDict(noted),
     )
+
+
+def _response_edits(found: Iterable[base_pb2.HeaderValueOption]) -> tuple[HeaderEdits, ...]:
+    """By ``append`` where it is given, else by ``append_action`` (whose default appends)."""
+    kinds = defaultdict[str, Pairs](tuple)
+    for one in found:
+        action = one.append_action
+        if one.HasField("append"):
+            action = _ACTIONS.APPEND_IF_EXISTS_OR_ADD
+            if not one.append.value:
+                action = _ACTIONS.OVERWRITE_IF_EXISTS_OR_ADD
+        kinds[_KINDS.get(action, "put")] += _pair(one)
+    edits = HeaderEdits(
+        put=kinds["put"], add=kinds["add"], absent=kinds["absent"], present=kinds["present"]
+    )
+    return (edits,) if edits else ()
+
+
+_ACTIONS: Final = base_pb2.HeaderValueOption
+_KINDS: Final = {
+    _ACTIONS.APPEND_IF_EXISTS_OR_ADD: "add",
+    _ACTIONS.ADD_IF_ABSENT: "absent",
+    _ACTIONS.OVERWRITE_IF_EXISTS_OR_ADD: "put",
+    _ACTIONS.OVERWRITE_IF_EXISTS: "present",
+}
+
+
+def _pair(one: base_pb2.HeaderValueOption) -> Pairs:
+    """The field; none where it is one that no header can carry."""
+    value = one.header.value or one.header.raw_value.decode("latin-1")
+    name = one.header.key.lower()
+    bad = not name or set(value) & set("\r\n\0") or set(name) & set(" \r\n\0")
+    return () if bad else ((name, value),)
 
 
 def _options(found: Iterable[base_pb2.HeaderValueOption]) -> tuple[Pairs, Pairs]:
@@ -122,9 +156,5 @@ def _options(found: Iterable[base_pb2.HeaderValueOption]) -> tuple[Pairs, Pairs]
     put: list[tuple[str, str]] = []
     add: list[tuple[str, str]] = []
     for one in found:
-        value = one.header.value or one.header.raw_value.decode("latin-1")
-        name = one.header.key.lower()
-        if not name or set(value) & set("\r\n\0") or set(name) & set(" \r\n\0"):
-            continue
-        (add if one.append.value else put).append((name, value))
+        (add if one.append.value else put).extend(_pair(one))
     return tuple(put), tuple(add)

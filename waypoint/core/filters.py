@@ -29,14 +29,20 @@ class Filter(Protocol):
 
 
 class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
-    """Which fields are overwritten, appended and removed, in this order."""
+    """Which fields are overwritten, appended and removed, in this order.
+
+    ``absent`` are appended only where there is no such field, ``present`` overwrite only where
+    there is one.
+    """
 
     put: Pairs = ()
     add: Pairs = ()
     remove: tuple[str, ...] = ()
+    absent: Pairs = ()
+    present: Pairs = ()
 
     def __bool__(self) -> bool:
-        return bool(self.put or self.add or self.remove)
+        return bool(self.put or self.add or self.remove or self.absent or self.present)
 
     @property
     def dynamic(self) -> bool:
@@ -59,6 +65,12 @@ class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
             headers.add(name, str(value))
         if self.remove:
             headers.remove(*self.remove)
+        for name, value in self.absent:
+            if name not in headers:
+                headers.add(name, str(value))
+        for name, value in self.present:
+            if name in headers:
+                headers.set(name, str(value))
 
 
 def _text(value: str | Template, request: Request) -> str:

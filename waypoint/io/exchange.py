@@ -13,7 +13,7 @@ from waypoint.core.entry import Caller, enter
 from waypoint.core.envoy_filter import Limits
 from waypoint.core.ext_authz import TOO_LARGE
 from waypoint.core.fault import DELAY_FLAG
-from waypoint.core.filters import HeaderEdits, HeaderFilter, Pairs
+from waypoint.core.filters import HeaderEdits, HeaderFilter
 from waypoint.core.grpc import is_grpc, trailers_only
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.local_reply import bad_request
@@ -26,6 +26,8 @@ from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.fiber import Limit, in_task, now_s
 from waypoint.io.rate_limits import Called
 from waypoint.io.service import Service
+
+Edits = tuple[HeaderEdits, ...]
 
 
 class Exchanges:
@@ -136,12 +138,12 @@ class Exchange:
             record.metadata = request.metadata
         return request
 
-    def _plan(self, program: Program, request: Request, added: Pairs) -> Plan:
+    def _plan(self, program: Program, request: Request, added: Edits) -> Plan:
         service = self._service
         decided = plan(request, program, service.directory, self._to, service.draw, service.own)
         if added:  # an authorizer's, for the response
-            more = HeaderFilter(response=HeaderEdits(add=added))
-            decided = replace(decided, filters=(*decided.filters, more))
+            more = (HeaderFilter(response=edits) for edits in added)
+            decided = replace(decided, filters=(*decided.filters, *more))
         self._record.decided = decided
         return decided
 

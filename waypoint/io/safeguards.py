@@ -7,7 +7,7 @@ import time
 from waypoint.core.authenticate import Judged, accept, judge, may_carry_token, refusal, wanted
 from waypoint.core.authz import Question, questions
 from waypoint.core.dispatch import Destination
-from waypoint.core.ext_authz import Pairs
+from waypoint.core.filters import HeaderEdits
 from waypoint.core.mesh_settings import MeshSettings
 from waypoint.core.message import Reply, Request
 from waypoint.core.policies import Policies
@@ -29,9 +29,9 @@ class Safeguards:
 
     async def admit(
         self, mesh: MeshSettings, chain: FilterChain, request: Request, body: Body, protocol: str
-    ) -> tuple[Reply | None, Pairs]:
-        """The answer where the request must not go on, and header fields for the response."""
-        response: Pairs = ()
+    ) -> tuple[Reply | None, tuple[HeaderEdits, ...]]:
+        """The answer where the request must not go on, and what authorizers do to the response."""
+        response: tuple[HeaderEdits, ...] = ()
         for question in questions(chain.policies, request) if chain.policies.custom else ():
             reply, more = await self._ask(mesh, question, request, body, protocol)
             if reply is not None:
@@ -56,7 +56,7 @@ class Safeguards:
 
     async def _ask(
         self, mesh: MeshSettings, question: Question, request: Request, body: Body, protocol: str
-    ) -> tuple[Reply | None, Pairs]:
+    ) -> tuple[Reply | None, tuple[HeaderEdits, ...]]:
         provider = mesh.providers[question.provider]
         assert isinstance(provider, ExtAuthz)
         async with in_task():

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2
 
 from waypoint.core.ext_authz_wire import decision
+from waypoint.core.message import Headers
 from waypoint.core.providers import Address, ExtAuthz
 
 PROVIDER = ExtAuthz(name="p", at=Address("authz", 9000), grpc=True, status_on_error=403)
 OPEN = ExtAuthz(name="p", at=Address("authz", 9000), grpc=True, fail_open=True)
 
 
-def option(headers, append=None):
+def option(headers, append=None, action=None):
     for value in ("1", "2"):
         one = headers.add()
         one.header.key, one.header.value = "X-H", value
         if append is not None:
             one.append.value = append
+        if action is not None:
+            one.append_action = action
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,28 @@ def test_fields_for_the_application(append, put, add):
     assert found.refusal is None
     assert found.put == tuple(("x-h", value) for value in put)
     assert found.add == tuple(("x-h", value) for value in add)
+
+
+@pytest.mark.parametrize(
+    ("append", "action", "there", "missing"),
+    [
+        (None, None, ["app", "1", "2"], ["1", "2"]),
+        (True, None, ["app", "1", "2"], ["1", "2"]),
+        (False, None, ["2"], ["2"]),
+        (None, "ADD_IF_ABSENT", ["app"], ["1"]),
+        (None, "OVERWRITE_IF_EXISTS_OR_ADD", ["2"], ["2"]),
+        (None, "OVERWRITE_IF_EXISTS", ["2"], []),
+    ],
+)
+def test_fields_for_the_client(append, action, there, missing):
+    answer = external_auth_pb2.CheckResponse()
+    number = None if action is None else base_pb2.HeaderValueOption.HeaderAppendAction.Value(action)
+    option(answer.ok_response.response_headers_to_add, append, number)
+    (edits,) = decision(PROVIDER, answer.SerializeToString()).response
+    for before, after in (([("x-h", "app")], there), ([], missing)):
+        headers = Headers(before)
+        edits.apply(headers)
+        assert [value for name, value in headers if name == "x-h"] == after
 
 
 @pytest.mark.parametrize(

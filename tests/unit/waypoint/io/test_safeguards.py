@@ -76,12 +76,13 @@ async def test_an_http_authorizer_lets_pass_and_edits():
         "includeRequestHeadersInCheck": ["x-ask*"],
         "includeAdditionalHeadersInCheck": {"x-from": "mesh"},
         "headersToUpstreamOnAllow": ["x-user"],
-        "headersToDownstreamOnAllow": ["x-told"],
+        "headersToDownstreamOnAllow": ["x-told", "set-cookie"],
         "pathPrefix": "/check",
     }
 
     def answer(request):
-        return 200, [("x-user", "alice"), ("x-told", "1"), ("x-secret", "s")], b""
+        cookies = [("set-cookie", "a=1; Path=/"), ("set-cookie", "b=2")]
+        return 200, [("x-user", "alice"), ("x-told", "1"), ("x-secret", "s"), *cookies], b""
 
     async with rig() as made:
         register(made, *authz_service())
@@ -99,6 +100,7 @@ async def test_an_http_authorizer_lets_pass_and_edits():
     assert got.json["headers"]["x-user"] == "alice"
     assert "x-secret" not in got.json["headers"]
     assert (got.headers["x-told"], "x-secret" in got.headers) == ("1", False)
+    assert got.headers["set-cookie"] == "b=2"  # the last of two lines
 
 
 async def test_an_http_authorizer_refuses_in_its_own_words():
