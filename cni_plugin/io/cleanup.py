@@ -18,7 +18,7 @@ from ambient.net.core import host_rules, rules
 from ambient.net.io import bpf_programs, branch_routes, nft, tunnel_flows
 from ambient.net.io.netns import Netns
 from ambient.net.io.socket_map import remove_socket_map
-from cni_plugin.io import install, kube_reports, node_socket_map, records, starter
+from cni_plugin.io import guest_files, install, kube_reports, node_socket_map, records, starter
 from cni_plugin.io.agent_client import EVENT_SOCKET
 from cni_plugin.io.host_probes import node_netns
 from cni_plugin.io.installer import find_folders
@@ -110,7 +110,8 @@ async def remove_annotations(settings: Settings, kube: KubeClient) -> None:
 
 def _files(settings: Settings) -> list[str]:
     run_dir = settings.cni_agent_run_dir
-    paths = (records.folder(run_dir), f"{run_dir}/{EVENT_SOCKET}", settings.ztunnel_uds_address)
+    folders = (records.folder(run_dir), guest_files.folder(run_dir))
+    paths = (*folders, f"{run_dir}/{EVENT_SOCKET}", settings.ztunnel_uds_address)
     return [path for path in paths if os.path.lexists(path)]
 
 

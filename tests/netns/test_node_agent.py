@@ -331,6 +331,9 @@ async def test_pain_11_uninstall_lists_cleans_and_proves_it(
             await until(lambda: web.annotation == "enabled")
             with pytest.raises(MeshError, match="it would install everything again"):
                 await uninstall.uninstall(world.settings(), trio.Event())
+        guests = tmp_path / "run" / "guests"
+        guests.mkdir()
+        (guests / "guest.shop.billing.json").write_text("{}")
         expected = [
             f"plugin: {world.net_dir}/10-pods.conflist",
             f"plugin: {world.bin_dir}/ambient-cni",
@@ -338,6 +341,7 @@ async def test_pain_11_uninstall_lists_cleans_and_proves_it(
             f"rules of a pod: shop/web ({web.path})",
             *(["eBPF programs: /sys/fs/bpf/ambient"] if each_backend == "ebpf" else ()),
             f"files of the agent: {world.run_dir}/pods",
+            f"files of the agent: {guests}",
             "annotation: shop/web",
         ]
         assert await output(uninstall.dry_run, world, capsys) == [

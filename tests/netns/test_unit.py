@@ -132,7 +132,7 @@ async def test_what_a_unit_sends_goes_by_the_tunnel_until_it_is_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: Unit
 ) -> None:
     monkeypatch.setattr("cni_plugin.io.guests.DRAIN_LOOK_S", 0.05)
-    async with node(tmp_path) as world, trio.open_nursery() as nursery:
+    async with node(tmp_path, deadline_s=90) as world, trio.open_nursery() as nursery:
         ready(world)
         tunnel = FakeTunnel(world.zds)
         async with world.agent(ambient_dns_capture=True):
@@ -247,7 +247,7 @@ def links() -> set[str]:
 
 async def test_units_that_cannot_be_enrolled_are_explained(tmp_path: Path, unit: Unit) -> None:
     identity = ("--identity", "shop/billing")
-    async with node(tmp_path) as world, trio.open_nursery() as nursery:
+    async with node(tmp_path, deadline_s=90) as world, trio.open_nursery() as nursery:
         ready(world)
         async with world.agent(bpf_dir=str(tmp_path / "none")):
             await bystander(world)
