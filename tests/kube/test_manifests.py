@@ -14,7 +14,9 @@ from istiod_lite.core import waypoint_objects
 from istiod_lite.core.facts import MeshFacts
 from istiod_lite.core.waypoint_objects import WaypointPlan
 from tests.kube.servers import documents
+from tests.manifests.test_ways_in import kubectl_minor
 
+STRICT_MINOR = 25
 PROFILES = bundle.profiles()
 
 
@@ -37,6 +39,11 @@ def installation(profile):
 
 @pytest.fixture
 async def server(real_server, tmp_path):
+    said = await trio.run_process(
+        ["kubectl", "version", "--client", "-o", "json"], capture_stdout=True
+    )
+    if kubectl_minor(said.stdout) < STRICT_MINOR:
+        pytest.skip("kubectl before 1.25 has no --validate=strict")
     real_server.folder = tmp_path
     async with real_server.admin() as kube:
         await real_server.prepare(kube)
@@ -51,6 +58,20 @@ async def test_every_profile_passes_validation_without_a_warning(server, profile
     done = await kubectl(server, *words, "--validate=strict", stdin=text)
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == len(installation(profile))
+
+
+@pytest.mark.kube
+async def test_the_observability_pack_passes_validation_in_a_restricted_namespace(server):
+    done = await kubectl(server, "kustomize", "manifests/observability")
+    await kubectl(server, "create", "namespace", "watched", check=False)
+    await kubectl(server, "label", "--overwrite", "namespace", "watched",
+                  "pod-security.kubernetes.io/warn=restricted")  # fmt: skip
+    text = done.stdout.replace("namespace: istio-system", "namespace: watched")
+    words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+    done = await kubectl(server, *words, stdin=text)
+    assert done.stderr == ""
+    for name in ("prometheus", "grafana", "otel-collector", "jaeger"):
+        assert f"deployment.apps/{name} serverside-applied" in done.stdout
 
 
 @pytest.mark.kube
