@@ -256,7 +256,7 @@ class Agent:
 
     async def _enrol_added(self, entry: Entry, pod: Pod, event: Added) -> None:
         try:
-            netns = pod_netns.named(self._settings, event.netns)
+            netns = Netns.open(event.netns)
         except OSError as error:
             raise EnrolError(
                 f"cannot open the network namespace {event.netns}: {error.strerror or error}",

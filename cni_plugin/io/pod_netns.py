@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from ipaddress import ip_address
 
 from ambient.api.address import IPAddress, canonical
@@ -14,37 +12,27 @@ from cni_plugin.io.guest_files import is_guest
 from cni_plugin.settings import Settings
 
 
-def named(settings: Settings, path: str) -> Netns:
-    """The namespace that the runtime names. Below /proc, as with cri-dockerd, it means the node's
-    processes, which the agent's container sees elsewhere. Raises OSError.
-    """
-    inside = path.removeprefix("/proc/")
-    return Netns.open(path if inside == path else f"{settings.proc_dir}/{inside}")
-
-
 def recorded(settings: Settings, pod: Pod) -> Netns | None:
     """By the plugin's record, if the path still leads to the same namespace."""
     metadata, run_dir = pod.metadata, settings.cni_agent_run_dir
     if is_guest(metadata.uid):
         guest = guest_files.read(run_dir, metadata.uid)
-        if guest is None:
-            return None
-        return _if_same(partial(Netns.open, guest.netns), (guest.device, guest.inode))
+        return None if guest is None else _open(guest.netns, (guest.device, guest.inode))
     own = records.read(run_dir, metadata.uid)
     for record in (own,) if own is not None else records.read_all(run_dir):
         by_name = (record.namespace, record.name) == (metadata.namespace, metadata.name)
         if record.uid != metadata.uid and (record.uid or not by_name):
             continue
-        netns = _if_same(partial(named, settings, record.netns), (record.device, record.inode))
+        netns = _open(record.netns, (record.device, record.inode))
         if netns is not None:
             return netns
     return None
 
 
-def _if_same(opened: Callable[[], Netns], key: tuple[int, int]) -> Netns | None:
-    """The namespace, unless its path leads to another one by now."""
+def _open(path: str, key: tuple[int, int]) -> Netns | None:
+    """The namespace, unless the path leads to another one by now."""
     try:
-        netns = opened()
+        netns = Netns.open(path)
     except OSError:
         return None
     if netns.key == key:
