@@ -192,9 +192,6 @@ async def test_a_pod_that_went_from_ebpf_to_nftables(tmp_path: Path) -> None:
 
 
 @needs_bpf
-@pytest.mark.xfail(
-    reason="known defect (docs/cni.md): under load a new connection is reset then", strict=False
-)
 @pytest.mark.usefixtures("programs")
 async def test_a_pod_that_went_from_nftables_to_ebpf(tmp_path: Path) -> None:
     """The kernel remembers redirected connections, and must not translate their successors."""
