@@ -15,6 +15,7 @@ import re
 import resource
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,7 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from perf import report  # noqa: E402
-from perf.hbone import Bench, Values, Work, client, memory, output, rate  # noqa: E402
+from perf.hbone import (  # noqa: E402
+    SETTLED_S,
+    Bench,
+    Values,
+    Work,
+    client,
+    memory,
+    output,
+    rate,
+)
 from perf.load import PATIENCE_S  # noqa: E402
 from perf.waypoint_pair import GRPC_PATH, Side, Stage  # noqa: E402
 
@@ -173,6 +183,7 @@ def run(arguments: argparse.Namespace) -> Bench:
             w for w in works(folder, stage.token) if any(arguments.only in name for name in w.units)
         ]
         bench = Bench(sides, *((1, 2.0) if arguments.quick else (3, 4.0)))
+        time.sleep(SETTLED_S)
         bench.run(wanted)
         return bench
 
