@@ -36,7 +36,10 @@ PROXY_MARK: Final = 0x539
 REPLY_MARK: Final = 0x111
 """Connection mark of flows that ztunnel dialled into the pod (Istio: 0x111)."""
 MARK_MASK: Final = 0xFFF
+FOREIGN_SOURCE_BIT: Final = 0x1000
+"""Beside ``PROXY_MARK``: the tunnel speaks to the application from its client's address."""
 assert PROXY_MARK & ~MARK_MASK == 0
+assert FOREIGN_SOURCE_BIT & MARK_MASK == 0
 assert REPLY_MARK & ~MARK_MASK == 0
 
 PROBE_SOURCE_V4: Final = IPv4Address("169.254.7.127")

@@ -11,14 +11,11 @@ import pytest
 import trio
 
 from ambient.net.io import bpf_programs, net_settings
-from tests.bpf import unavailable
 from tests.netns.lan import echo, exchange
 from tests.netns.tunnel import Tunnel, running
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.skipif(bool(unavailable()), reason=unavailable()),
-    pytest.mark.parametrize("each_backend", ["ebpf"], indirect=True),
     pytest.mark.usefixtures("each_backend"),
 ]
 

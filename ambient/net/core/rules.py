@@ -21,6 +21,7 @@ import msgspec
 
 from ambient.api.ports import (
     DNS_PORT,
+    FOREIGN_SOURCE_BIT,
     HBONE_PORT,
     MARK_MASK,
     OUTBOUND_PORT,
@@ -49,6 +50,8 @@ _IPV4, _IPV6 = 2, 10  # NFPROTO_IPV4, NFPROTO_IPV6
 _SYN, _FIRST_PACKET_MASK = 0x02, 0x17  # of fin|syn|rst|ack only syn is set
 _DNS_ZONE: Final = 1
 """Conntrack zone of the tunnel's own DNS queries, which may share a tuple with captured ones."""
+_FOREIGN_SOURCE_ZONE: Final = 2
+"""That of connections in a client's name, whose port the client may use as well."""
 
 
 class Expression(msgspec.Struct, frozen=True):
@@ -105,6 +108,8 @@ class SetCt(Expression, frozen=True):
     """Store the register in the packet's connection."""
 
     key: Literal["mark", "zone"]
+    direction: Literal["", "original"] = ""
+    """A zone of packets in the direction of the first one only; the answers' is the default."""
 
 
 class Redirect(Expression, frozen=True):
@@ -219,10 +224,8 @@ def enrolled(options: Options) -> Ruleset:
         Chain("prerouting", "nat", "prerouting", _DSTNAT, _nat_prerouting(options)),
         Chain("output", "nat", "output", _DSTNAT, _nat_output(options)),
     )
-    tables = [_mangle(_input_guard(options)), Table(NAT_TABLE, chains)]
-    if options.dns:
-        tables.append(_raw())
-    return Ruleset(tuple(tables), routing(options))
+    tables = (_mangle(_input_guard(options)), Table(NAT_TABLE, chains), _raw(dns=options.dns))
+    return Ruleset(tables, routing(options))
 
 
 def draining(options: Options) -> Ruleset:
@@ -235,7 +238,7 @@ def draining(options: Options) -> Ruleset:
         Chain("prerouting", "nat", "prerouting", _DSTNAT),
         Chain("output", "nat", "output", _DSTNAT),
     )
-    return Ruleset((_mangle(()), Table(NAT_TABLE, chains)), routing(options))
+    return Ruleset((_mangle(()), Table(NAT_TABLE, chains), _raw(dns=False)), routing(options))
 
 
 def routing(options: Options) -> frozenset[ReplyRouting]:
@@ -356,21 +359,39 @@ def _nat_output(options: Options) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _raw() -> Table:
-    zone = (Load(_DNS_ZONE.to_bytes(2, _HOST_ORDER)), SetCt("zone"), Count())
-    queries = (*_protocol(_UDP), *_destination_port("eq", 53), *mark_is("eq", PROXY_MARK), *zone)
-    answers = (*_protocol(_UDP), *_source_port(53), *mark_is("neq", PROXY_MARK), *zone)
-    return Table(
-        RAW_TABLE,
+def _raw(*, dns: bool) -> Table:
+    """What keeps the tunnel's own packets apart from others with the same addresses and ports."""
+    own, answers = [_foreign_source()], []
+    if dns:
+        zone = (Load(_u16(_DNS_ZONE)), SetCt("zone"), Count())
+        port_53 = _destination_port("eq", 53)
+        queries = (*_protocol(_UDP), *port_53, *mark_is("eq", PROXY_MARK), *zone)
+        own.append(Rule("the tunnel's DNS queries", queries))
+        steps = (*_protocol(_UDP), *_source_port(53), *mark_is("neq", PROXY_MARK), *zone)
+        answers.append(Rule("answers to the tunnel's DNS queries", steps))
+    chains = (
+        Chain("prerouting", "filter", "prerouting", _RAW, tuple(answers)),
+        Chain("output", "filter", "output", _RAW, tuple(own)),
+    )
+    return Table(RAW_TABLE, chains)
+
+
+def _foreign_source() -> Rule:
+    """The client's own connection was redirected, so that answers to the two have different ports;
+    their first direction has the same ones and needs another zone. By a bit in the mark, as
+    connections that began without it must go on without.
+    """
+    mask, wanted = MARK_MASK | FOREIGN_SOURCE_BIT, PROXY_MARK | FOREIGN_SOURCE_BIT
+    return Rule(
+        "connections to the application in its client's name",
         (
-            Chain(
-                "prerouting",
-                "filter",
-                "prerouting",
-                _RAW,
-                (Rule("answers to the tunnel's DNS queries", answers),),
-            ),
-            Chain("output", "filter", "output", _RAW, (Rule("the tunnel's DNS queries", queries),)),
+            Meta("mark"),
+            Bitwise(_u32(mask), _u32(0)),
+            Compare("eq", _u32(wanted)),
+            *_protocol(_TCP),
+            Load(_u16(_FOREIGN_SOURCE_ZONE)),
+            SetCt("zone", "original"),
+            Count(),
         ),
     )
 
@@ -388,6 +409,10 @@ def _probes(options: Options) -> list[Rule]:
 # zones are in the host's order.
 
 _HOST_ORDER: Final = sys.byteorder
+
+
+def _u16(value: int) -> bytes:
+    return value.to_bytes(2, _HOST_ORDER)
 
 
 def _u32(value: int) -> bytes:

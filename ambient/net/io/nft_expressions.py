@@ -38,6 +38,7 @@ _META: Final = {
     "l4proto": 16,
 }
 _CT: Final = {"mark": 3, "zone": 17}
+_ORIGINAL: Final = 0  # IP_CT_DIR_ORIGINAL
 _COMPARE: Final = {"eq": 0, "neq": 1}
 _VERDICTS: Final = {"drop": 0, "accept": 1}
 _NAT_FAMILIES: Final[dict[Literal[4, 6], int]] = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
@@ -73,8 +74,9 @@ def _encoded(step: Expression) -> tuple[str, dict[str, Any]]:
             return "meta", {"KEY": _META[key], **out_of}
         case Ct(key):
             return "ct", {"KEY": _CT[key], **into}
-        case SetCt(key):
-            return "ct", {"KEY": _CT[key], **out_of}
+        case SetCt(key, direction):
+            way = {"DIRECTION": _ORIGINAL} if direction else {}
+            return "ct", {"KEY": _CT[key], **way, **out_of}
         case Payload(header, offset, length):
             return "payload", {"BASE": _HEADERS[header], "OFFSET": offset, "LEN": length, **into}
         case Bitwise(mask, xor):
@@ -155,8 +157,10 @@ def _key(name: str, field: Callable[[str], Any]) -> Expression | None:
             return SetMeta("mark") if key == "mark" else None
         return Meta(key) if key else None
     key = _named(_CT, "NFT_CT_{}", field("KEY"))
+    way = field("DIRECTION")
     if store:
-        return SetCt(key) if key else None
+        known = key and way in (None, _ORIGINAL)
+        return SetCt(key, "" if way is None else "original") if known else None
     return Ct("mark") if key == "mark" else None
 
 

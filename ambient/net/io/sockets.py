@@ -18,6 +18,7 @@ import trio
 
 from ambient.api.address import HostPort, IPAddress, canonical, parse_ip
 from ambient.api.errors import UnavailableError
+from ambient.api.ports import FOREIGN_SOURCE_BIT
 from ambient.net.io.netns import Netns
 from ambient.net.io.succession import take_over
 
@@ -242,6 +243,8 @@ def _make_in(
         sock.setblocking(False)
         set_mark(sock, mark)
         if bind_source is not None and bind_source != ip and bind_source.version == ip.version:
+            if mark is not None:
+                set_mark(sock, mark | FOREIGN_SOURCE_BIT)
             _take_source(sock, bind_source)
     except OSError as error:
         sock.close()

@@ -6,7 +6,6 @@ import pytest
 
 from ambient.net.core.rules import (
     MANGLE_TABLE,
-    NAT_TABLE,
     RAW_TABLE,
     Bitwise,
     Chain,
@@ -18,6 +17,7 @@ from ambient.net.core.rules import (
     Redirect,
     Rule,
     Ruleset,
+    SetCt,
     draining,
     enrolled,
 )
@@ -83,10 +83,13 @@ def test_targets() -> None:
     assert [target(rule) for rule in redirects(captured)] == [15001, 15006, 15053, 15053, 15001]
 
 
-def test_dns_needs_a_table_of_its_own() -> None:
-    names = [table.name for table in enrolled(Options(dns=True)).tables]
-    assert names == [MANGLE_TABLE, NAT_TABLE, RAW_TABLE]
-    assert RAW_TABLE not in [table.name for table in enrolled(Options()).tables]
+@pytest.mark.parametrize("options", VARIANTS)
+def test_connections_in_a_clients_name_have_a_zone_until_the_last_has_ended(
+    options: Options,
+) -> None:
+    (zone, *_) = chains(enrolled(options))[RAW_TABLE, "output"].rules
+    assert zone.steps[-2] == SetCt("zone", "original")
+    assert chains(draining(options))[RAW_TABLE, "output"].rules == (zone,)
 
 
 def test_without_ipv6_its_packets_are_left_alone() -> None:
