@@ -128,7 +128,8 @@ def upgrade(cluster: Cluster, wish: Wish, reset: bool, how: How) -> None:
                 f"there is no installation of revision {revision} to upgrade",
                 hint="ambientctl install",
             )
-        kept = Recorded() if reset else recorded.read(mine, revision)
+        ours_now = Recorded().plan(wish.namespace).version
+        kept = Recorded() if reset else recorded.read(mine, revision).upgraded(ours_now)
         whole = kept.with_wish(wish)
         try:
             plan = whole.plan(wish.namespace)

@@ -5,6 +5,7 @@ Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,8 @@ from ambientctl.manifests.values import joined
 NAME: Final = "ambientctl-values"
 """Of the ConfigMap; a revision is appended."""
 PROFILES, VALUES = "profiles", "values.yaml"
+IMAGE: Final = "image"
+_RELEASE: Final = re.compile(r":\d+\.\d+\.\d+[^:/@]*$")
 
 
 class Recorded(NamedTuple):
@@ -36,6 +39,13 @@ class Recorded(NamedTuple):
     def with_wish(self, wish: Wish) -> Recorded:
         """What is asked for now, over what was: profiles replace each other, values are merged."""
         return Recorded(wish.profiles or self.profiles, joined(self.values, chosen_values(wish)))
+
+    def upgraded(self, version: str) -> Recorded:
+        """With that release of an image whose tag is a release; digests and other tags stay."""
+        image = self.values.get(IMAGE)
+        if not isinstance(image, str) or not _RELEASE.search(image):
+            return self
+        return self._replace(values={**self.values, IMAGE: _RELEASE.sub(f":{version}", image)})
 
     def plan(self, namespace: str) -> Plan:
         """What it amounts to. Raises MeshError for a profile or value that there is not."""

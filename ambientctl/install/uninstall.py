@@ -150,10 +150,10 @@ async def _until_released(kube: KubeClient, limit_s: float) -> None:
 async def _purge(kube: KubeClient, kinds: Kinds) -> None:
     definitions = bundle.definitions()
     found = {one["metadata"]["name"]: one for one in await kube.list(CUSTOM_RESOURCE_DEFINITIONS)}
-    ours = [
+    made = [
         one for one in definitions if ours(found.get(one["metadata"]["name"], {"metadata": {}}))
     ]
-    number = await delete_all(kube, kinds, ours)
+    number = await delete_all(kube, kinds, made)
     kinds.forget()
     print(f"✔ {number} definitions deleted, with all objects of theirs")
 

@@ -246,6 +246,9 @@ async def test_upgrade_from_an_older_version(ctl):
     async with rolling_out(ctl.kube):
         out = await ctl.ok("upgrade", "-y")
     assert "version 0.0.9 becomes 0.1.0" in out
+    assert await names(ctl.kube, NETWORK_POLICIES, SYSTEM), "values are kept"
+    async with rolling_out(ctl.kube):
+        out = await ctl.ok("upgrade", "-y", "--reset-values")
     assert "objects of the earlier version removed" in out
     assert await names(ctl.kube, NETWORK_POLICIES, SYSTEM) == set()
     tunnel = await ctl.kube.get(DAEMON_SETS, "ztunnel", SYSTEM)

@@ -175,7 +175,7 @@ def outcome(*arguments, **env):
 
 def test_what_a_person_gets_for_bad_input(tmp_path):
     assert outcome("help")[0] == 0
-    assert outcome("frobnicate")[0] == 1
+    assert outcome("frobnicate")[0] == 2
     assert outcome("version")[1].strip()
     code, _, errors = outcome("proxy", SECRET_TTL="soon")
     assert code == 2

@@ -243,3 +243,19 @@ def test_what_is_kept_is_read_back_and_rubbish_is_refused():
     for text in ("a: [", "text"):
         with pytest.raises(MeshError, match="holds no values"):
             read([{**kept, "data": {"values.yaml": text}}], "canary")
+
+
+@pytest.mark.parametrize(
+    ("image", "becomes"),
+    [
+        ("ambient-mesh:0.0.9", "ambient-mesh:1.2.3"),
+        ("registry:5000/a/mesh:0.0.9-rc.1", "registry:5000/a/mesh:1.2.3"),
+        ("registry:5000/a/mesh", "registry:5000/a/mesh"),
+        ("mesh:mine", "mesh:mine"),
+        ("mesh:0.0.9@sha256:00", "mesh:0.0.9@sha256:00"),
+    ],
+)
+def test_an_upgrade_moves_the_release_of_an_image(image, becomes):
+    kept = Recorded((), {"image": image, "a": 1})
+    assert kept.upgraded("1.2.3").values == {"image": becomes, "a": 1}
+    assert Recorded((), {"a": 1}).upgraded("1.2.3").values == {"a": 1}
