@@ -129,6 +129,18 @@ async def test_ztunnel_config_prints_every_row_of_our_tunnels_dump(
         await stage.apply(STRICT_WITH_A_POLICY)
         client = (await stage.get("pods", "-n", "bookinfo", "-l", "app=client"))["items"][0]
         name, node = client["metadata"]["name"], client["spec"]["nodeName"]
+
+        async def configured() -> str | None:
+            dump, _ = await dump_of(istioctl, node, tmp_path)
+            services = [one for one in dump["services"] if one["namespace"] == "bookinfo"]
+            bound = all(one.get("waypoint") for one in services if one["name"] != "waypoint")
+            judged = {"ratings", "istio_converted_static_strict"} <= {
+                one["name"] for one in dump["policies"]
+            }
+            return "yes" if services and bound and judged else None
+
+        with trio.fail_after(DEADLINE_S):
+            await until(configured)
         # A connection that stays: the echo service answers line by line.
         endless = ["python", "-u", "-c", ECHO_CLIENT]
         async with stage.mesh.exec_stream(name, "bookinfo", endless) as open_connection:
@@ -137,13 +149,7 @@ async def test_ztunnel_config_prints_every_row_of_our_tunnels_dump(
                 await open_connection.send(b"hello\n")
                 dump, _ = await dump_of(istioctl, node, tmp_path)
                 states = dump["workloadState"].values()
-                several = any(one["connections"]["outbound"] for one in states)
-                services = [one for one in dump["services"] if one["namespace"] == "bookinfo"]
-                bound = all(one.get("waypoint") for one in services if one["name"] != "waypoint")
-                judged = {"ratings", "istio_converted_static_strict"} <= {
-                    one["name"] for one in dump["policies"]
-                }
-                return "yes" if several and bound and judged else None
+                return "yes" if any(one["connections"]["outbound"] for one in states) else None
 
             with trio.fail_after(DEADLINE_S):
                 await until(connected)
