@@ -381,13 +381,11 @@ def _foreign_source() -> Rule:
     their first direction has the same ones and needs another zone. By a bit in the mark, as
     connections that began without it must go on without.
     """
-    mask, wanted = MARK_MASK | FOREIGN_SOURCE_BIT, PROXY_MARK | FOREIGN_SOURCE_BIT
+    wanted, mask = PROXY_MARK | FOREIGN_SOURCE_BIT, MARK_MASK | FOREIGN_SOURCE_BIT
     return Rule(
         "connections to the application in its client's name",
         (
-            Meta("mark"),
-            Bitwise(_u32(mask), _u32(0)),
-            Compare("eq", _u32(wanted)),
+            *mark_is("eq", wanted, mask),
             *_protocol(_TCP),
             Load(_u16(_FOREIGN_SOURCE_ZONE)),
             SetCt("zone", "original"),
@@ -419,9 +417,9 @@ def _u32(value: int) -> bytes:
     return value.to_bytes(4, _HOST_ORDER)
 
 
-def mark_is(op: Literal["eq", "neq"], mark: int) -> tuple[Expression, ...]:
+def mark_is(op: Literal["eq", "neq"], mark: int, mask: int = MARK_MASK) -> tuple[Expression, ...]:
     """Whether the packet's socket has this mark of ours."""
-    return Meta("mark"), Bitwise(_u32(MARK_MASK), _u32(0)), Compare(op, _u32(mark))
+    return Meta("mark"), Bitwise(_u32(mask), _u32(0)), Compare(op, _u32(mark))
 
 
 def _protocol(number: int) -> tuple[Expression, ...]:

@@ -241,10 +241,10 @@ def _make_in(
         raise ConnectError(target, f"no socket: {error.strerror}") from None
     try:
         sock.setblocking(False)
-        set_mark(sock, mark)
-        if bind_source is not None and bind_source != ip and bind_source.version == ip.version:
-            if mark is not None:
-                set_mark(sock, mark | FOREIGN_SOURCE_BIT)
+        if bind_source is None or bind_source == ip or bind_source.version != ip.version:
+            set_mark(sock, mark)
+        else:
+            set_mark(sock, None if mark is None else mark | FOREIGN_SOURCE_BIT)
             _take_source(sock, bind_source)
     except OSError as error:
         sock.close()
