@@ -23,8 +23,8 @@ Other settings come from the environment.
 def main() -> None:
     """Entry point of the program."""
     match sys.argv[1:]:
-        case ["worker", number, buckets_fd, http_fd]:
-            channel = WorkerChannel(int(number), int(buckets_fd), int(http_fd))
+        case ["worker", *numbers]:
+            channel = WorkerChannel(*map(int, numbers))
             sys.exit(run_program("waypoint", Settings, partial(run_worker, channel)))
         case [] | ["proxy", "waypoint"]:
             pass

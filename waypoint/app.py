@@ -43,6 +43,7 @@ from waypoint.io.dialler import Dialler
 from waypoint.io.key_store import KeySettings
 from waypoint.io.listener import Listener, bind
 from waypoint.io.service import Service
+from waypoint.io.shared_clusters import SharedClusters
 from waypoint.io.upstream import Upstreams
 from waypoint.settings import Settings
 
@@ -60,12 +61,13 @@ log = get_logger("waypoint")
 
 
 class WorkerChannel(NamedTuple):
-    """What a worker is started with: its number, and the descriptors of the token buckets that all
-    share (``waypoint/io/shared_slots.py``) and of its HTTP endpoint's socket
-    (``ambient/cli/worker_http.py``)."""
+    """What a worker is started with: its number, and the descriptors of the token buckets
+    (``waypoint/io/shared_slots.py``) and clusters (``shared_clusters.py``) that all share, and of
+    its HTTP endpoint's socket (``ambient/cli/worker_http.py``)."""
 
     number: int
     buckets_fd: int
+    clusters_fd: int
     http_fd: int
 
 
@@ -125,6 +127,8 @@ class Waypoint:
         )
         if channel is not None:
             self.service.limiter.share(channel.buckets_fd)
+            shared = SharedClusters(channel.clusters_fd, channel.number)
+            self.service.clusters.share(shared.join)
         if settings.xfcc_include_client_identity:
             self.service.told_by = settings.identity
         self._listener = Listener(

@@ -2,8 +2,8 @@
 
 The kernel spreads connections over the workers (SO_REUSEPORT). The supervisor owns the ports for
 readiness, metrics and admin, carries no traffic, and starts a worker that has ended again.
-Workers share only the token buckets of local rate limits, so one that dies takes only its own
-connections with it.
+Workers share only the token buckets of local rate limits, and what they count of clusters, so one
+that dies takes only its own connections with it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import trio
 from ambient.api.errors import SettingsError
 from ambient.cli.worker import Worker
 from ambient.cli.worker_count import workers_here
+from ambient.net.io.agent_socket import AgentSocket
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.http import Routes
 from ambient.telemetry.io.logs import get_logger
 from waypoint import app
-from waypoint.io import shared_slots
+from waypoint.io import shared_clusters, shared_slots
 from waypoint.io.worker_admin import WorkerAdmin
 from waypoint.settings import Settings
 
@@ -29,6 +30,16 @@ OVERTIME_S: Final = 5.0
 """A worker that has not ended so long after its own deadline is killed."""
 
 log = get_logger("supervisor")
+
+
+class CountingWorker(Worker):
+    """What it had under way ends with its process."""
+
+    async def _attend(self, process: trio.Process, *channels: AgentSocket) -> int:
+        try:
+            return await super()._attend(process, *channels)
+        finally:
+            shared_clusters.forget(self._shared[-1], self.number)
 
 
 async def run(settings: Settings, stopping: trio.Event) -> None:
@@ -43,12 +54,13 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         await app.run(settings, stopping)
         return
     app.check(settings)
-    buckets = shared_slots.create()
+    shared = shared_slots.create(), shared_clusters.create(count)
     try:
-        workers = [Worker("waypoint", number, (buckets,)) for number in range(count)]
+        workers = [CountingWorker("waypoint", number, shared) for number in range(count)]
         await _supervise(settings, stopping, workers)
     finally:
-        os.close(buckets)
+        for fd in shared:
+            os.close(fd)
 
 
 async def _supervise(settings: Settings, stopping: trio.Event, workers: Sequence[Worker]) -> None:

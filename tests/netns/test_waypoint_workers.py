@@ -20,10 +20,13 @@ from tests.fakes.xds_server import FakeControlPlane
 from tests.netns.test_waypoint import AT, SignedBy, environment, http_get, until_ready
 from tests.unit.waypoint.core.test_rate_limit import TARGETS, bucket, http_filter, local
 from tests.unit.waypoint.io.rig import WAYPOINT_ID, Rig, http_app
-from tests.unit.waypoint.sample import CURL, config, service, workload
+from tests.unit.waypoint.sample import CURL, config, service, subsets, workload
+from waypoint.io.duplex import abort
 
 pytestmark = pytest.mark.netns
 HOURLY = bucket(7, 1, "3600s")
+TWO_AT_ONCE = subsets(trafficPolicy={"connectionPool": {"http": {"http2MaxRequests": 2}}})
+HALF = b"POST / HTTP/1.1\r\nhost: reviews:9080\r\ncontent-length: 2\r\n\r\nx"
 
 
 @asynccontextmanager
@@ -55,7 +58,8 @@ async def two_workers(tmp_path, *configs):
 
 
 def lines(log: Path):
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    whole = log.read_text().rpartition("\n")[0]  # the last line may be half written
+    return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 def running(pid: int) -> bool:
@@ -107,6 +111,38 @@ async def test_both_workers_take_tokens_of_one_bucket(tmp_path):
         assert [one.status for one in answers] == [200] * 7 + [429] * 13
         served = [line["worker"] for line in lines(log) if line["message"] == "request complete"]
         assert set(served) == {0, 1}
+
+
+async def under_way() -> list[int]:
+    """Requests of the cluster, by worker."""
+    pages = [await http_get(15000, f"/clusters?format=json&worker={number}") for number in (0, 1)]
+    dumps = [json.loads(page)["cluster_statuses"] for _, page in pages]
+    return [sum(c["circuit_breakers"]["active_requests"] for c in dump) for dump in dumps]
+
+
+async def test_a_limit_is_of_both_workers_and_what_a_dead_one_had_is_free(tmp_path):
+    async with two_workers(tmp_path, TWO_AT_ONCE) as (mesh, _, log):
+        held = [await fresh_caller(mesh, number) for number in (1, 2)]
+        for number, caller in enumerate(held, 1):
+            await caller.stream.send_all(HALF)
+            while sum(await under_way()) != number:
+                await trio.sleep(0.01)
+        refused, number = [], 2
+        while (
+            len({line["worker"] for line in lines(log) if line.get("response_flags") == "UO"}) < 2
+        ):
+            number += 1
+            refused.append(await (await fresh_caller(mesh, number)).get())
+        assert {(one.status, one.headers.get("x-envoy-overloaded")) for one in refused} == {
+            (503, "true")
+        }
+        busy = 0 if (await under_way())[0] else 1
+        os.kill(workers_of(log)[busy], signal.SIGKILL)
+        while not any(line["message"] == "worker.ended" for line in lines(log)):
+            await trio.sleep(0.01)  # what waits in its queue is lost with it
+        assert (await (await fresh_caller(mesh, number + 1)).get()).status == 200
+        for caller in held:
+            abort(caller.stream)
 
 
 async def test_a_worker_that_dies_is_replaced_while_the_other_one_serves(tmp_path):

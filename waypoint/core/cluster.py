@@ -5,7 +5,8 @@ The only state that routing keeps between requests. It has no clock and makes no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,7 @@ from waypoint.core.balance import HASHED, Draw
 from waypoint.core.host import Host, Key, Target
 from waypoint.core.locality import standings
 from waypoint.core.outlier import Cause, Detector
+from waypoint.core.peers import Peers, Use
 from waypoint.core.priority import DEFAULT_PANIC_PERCENT, Count, Load, loads
 from waypoint.core.tier import Tier
 from waypoint.core.traffic_policy import ClusterSettings
@@ -24,6 +26,9 @@ PICKS: Final = 5
 """How often a choice is repeated that fell on an endpoint that was tried already (Istio)."""
 PRIORITIES_PER_UPDATE: Final = 2
 """With ``retryRemoteLocalities``, priorities are left after so many tries (Istio)."""
+
+
+Join = Callable[[], Peers | None]
 
 
 @dataclass(slots=True)
@@ -39,10 +44,18 @@ class Counts:
 
 
 class Cluster:
-    """``draw`` gives numbers in [0, 1). Times are in seconds, of a clock that never goes back."""
+    """``draw`` gives numbers in [0, 1). Times are in seconds, of a clock that never goes back.
 
-    def __init__(self, name: str, draw: Draw) -> None:
+    ``join`` meets the other workers where there are any; it is called once there is a limit that
+    holds for all of them together.
+    """
+
+    def __init__(self, name: str, draw: Draw, join: Join | None = None) -> None:
         self.name = name
+        self._join = join
+        self._peers: Peers | None = None
+        self._seen = -1
+        """``Peers.changes`` when we looked last."""
         self.settings = ClusterSettings()
         self.hosts: dict[Key, Host] = {}
         self.used_s = 0.0
@@ -81,11 +94,9 @@ class Cluster:
         self._given = given
         if same:
             return []
+        self._meet(settings)
         if settings.outliers != self.settings.outliers or self.detector is None:
-            self.detector = Detector(settings.outliers, now_s) if settings.outliers else None
-            for host in self.hosts.values():
-                host.monitor.clear()
-                host.monitor.ejected_at_s = None
+            self._judge_anew(settings, now_s)
         self.settings = settings
         workloads = [target.workload for target in targets]
         stands = standings(
@@ -104,12 +115,70 @@ class Cluster:
             host.target, host.standing = target, stand
             host.weight = max(target.workload.capacity, 1)
             self.hosts[target.key] = host
-        for host in old.values():
-            host.gone = True
-            if self.detector is not None:
-                self.detector.gone(host.monitor)
-        self._stale = True
+        self._part_with(old.values())
+        self._stale, self._seen = True, -1
+        self.refresh()
         return list(old.values())
+
+    def _judge_anew(self, settings: ClusterSettings, now_s: float) -> None:
+        """Outlier detection has other settings: what was counted is forgotten."""
+        with self._held(self.hosts.values()):
+            for host in self.hosts.values():
+                host.monitor.clear()
+                host.monitor.ejected_at_s = None
+            if self.detector is not None:
+                self.detector.ejected = 0
+        self.detector = Detector(settings.outliers, now_s) if settings.outliers else None
+
+    def _part_with(self, left: Collection[Host]) -> None:
+        with self._held(left):
+            for host in left:
+                host.gone = True
+                if self.detector is not None:
+                    self.detector.gone(host.monitor)
+        if self._peers is not None:
+            for host in left:
+                self._peers.forget(host.key)
+
+    # Other workers
+
+    def _meet(self, settings: ClusterSettings) -> None:
+        if settings.outliers is None and not settings.limited:
+            self.leave()
+        elif self._peers is None and self._join is not None:
+            self._peers = self._join()
+            self._publish()
+
+    def leave(self) -> None:
+        """Nothing is shared with other workers any more."""
+        if self._peers is not None:
+            self._peers.leave()
+            self._peers = None
+
+    def _publish(self) -> None:
+        if self._peers is not None:
+            self._peers.publish(Use(self.requests, self.pending, self.connections, self.retries))
+
+    def _held(self, hosts: Iterable[Host]) -> AbstractContextManager[None]:
+        """The state of hosts as all workers know it, to be changed for all."""
+        if self._peers is None or self.detector is None:
+            return nullcontext()
+        return self._peers.held(self.detector, {host.key: host.monitor for host in hosts})
+
+    def refresh(self) -> None:
+        """Take over what other workers have found out about the endpoints."""
+        peers = self._peers
+        if peers is not None and self._seen != (changes := peers.changes):
+            with self._held(self.hosts.values()):
+                self._seen, self._stale = changes, True
+
+    @property
+    def ejected(self) -> int:
+        """How many endpoints are ejected; where all workers know, only one of them tells."""
+        self.refresh()
+        if self.detector is None or (self._peers is not None and not self._peers.first):
+            return 0
+        return self.detector.ejected
 
     # Choosing
 
@@ -188,8 +257,13 @@ class Cluster:
         """Let ejections end, and take changes over."""
         self._now_s = self.used_s = now_s
         detector = self.detector
-        if detector is not None and detector.due(now_s):
-            self._stale |= detector.sweep([h.monitor for h in self.hosts.values()], now_s)
+        if detector is not None:
+            if self._peers is not None:
+                self.refresh()
+            if detector.due(now_s):
+                with self._held(self.hosts.values()):
+                    monitors = [host.monitor for host in self.hosts.values()]
+                    self._changed(detector.sweep(monitors, now_s))
         if self._stale:
             self._rebuild()
 
@@ -220,45 +294,86 @@ class Cluster:
 
     def answered(self, host: Host, status: int, now_s: float) -> Cause | None:
         """An endpoint gave a response. Returns why it is ejected, if it is."""
-        if self.detector is None or host.gone:
+        detector, peers = self.detector, self._peers
+        if detector is None or host.gone:
             return None
-        return self._ejected(self.detector.response(host.monitor, status, len(self.hosts), now_s))
+        if peers is None:
+            return self._ejected(detector.response(host.monitor, status, len(self.hosts), now_s))
+        if status < 500 and peers.blameless(host.key):
+            return None
+        with self._held((host,)):
+            return self._ejected(detector.response(host.monitor, status, len(self.hosts), now_s))
 
     def failed(self, host: Host, now_s: float, *, timeout: bool = False) -> Cause | None:
         """An endpoint gave no response. Returns why it is ejected, if it is."""
         if self.detector is None or host.gone:
             return None
-        return self._ejected(
-            self.detector.failure(host.monitor, len(self.hosts), now_s, timeout=timeout)
-        )
+        with self._held((host,)):
+            return self._ejected(
+                self.detector.failure(host.monitor, len(self.hosts), now_s, timeout=timeout)
+            )
 
     def _ejected(self, cause: Cause | None) -> Cause | None:
         if cause is not None:
-            self._stale = True
+            self._changed(True)
             self.counts.ejections += 1
         return cause
+
+    def _changed(self, changed: bool) -> None:
+        """Others can be used than before; inside of ``_held``."""
+        if changed:
+            self._stale = True
+            if self._peers is not None:
+                self._peers.changed()
 
     def begun(self, host: Host) -> None:
         """A request is under way there, until it is ``over``."""
         self.requests += 1
         host.active += 1
+        if self._peers is not None:
+            self._publish()
 
     def over(self, host: Host) -> None:
         """It has ended, in whatever way."""
         self.requests -= 1
         host.active -= 1
+        if self._peers is not None:
+            self._publish()
 
-    # Limits
+    def count(self, *, pending: int = 0, connections: int = 0, retries: int = 0) -> None:
+        """More of these are under way, or less."""
+        self.pending += pending
+        self.connections += connections
+        self.retries += retries
+        self._publish()
+
+    # Limits, which hold for all workers together
+
+    @property
+    def _all(self) -> Use:
+        own = Use(self.requests, self.pending, self.connections, self.retries)
+        return own if self._peers is None else own.plus(self._peers.others())
 
     @property
     def full(self) -> bool:
         """Has it as many requests as it may (``http2MaxRequests``)?"""
-        return self.requests >= self.settings.pool.max_requests
+        used = self.requests if self._peers is None else self._all.requests
+        return used >= self.settings.pool.max_requests
+
+    @property
+    def queue_full(self) -> bool:
+        """Do as many requests wait for a connection as may (``http1MaxPendingRequests``)?"""
+        return self._all.pending >= self.settings.pool.max_pending
+
+    @property
+    def connected(self) -> bool:
+        """Has it as many connections as it may (``maxConnections``)?"""
+        return self._all.connections >= self.settings.pool.max_connections
 
     def retry_room(self, own: int = 0) -> bool:
         """May another retry begin (``maxRetries``, or the retry budget)? ``own`` is 1 for a
         request that has a place already."""
-        budget = self.settings.retry_budget
+        used, budget = self._all, self.settings.retry_budget
         if budget is not None:
-            return self.retries - own < budget.allowed(self.requests + self.pending)
-        return self.retries - own < self.settings.pool.max_retries
+            return used.retries - own < budget.allowed(used.requests + used.pending)
+        return used.retries - own < self.settings.pool.max_retries

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from ambient.api.service import LoadBalancing
 from ambient.api.workload import Workload
 from waypoint.core.balance import Draw
 from waypoint.core.cluster import Cluster
+from waypoint.core.peers import Peers
 from waypoint.core.plan import Upstream
 
 NO_PREFERENCE: Final = LoadBalancing()
 FORGET_AFTER_S: Final = 600.0
 """A cluster that was not called for so long begins anew."""
+Join = Callable[[tuple[str, int, str]], Peers | None]
 
 
 class Clusters:
@@ -21,9 +24,14 @@ class Clusters:
 
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
+        self._join: Join | None = None
         self._known: dict[tuple[str, int, str], Cluster] = {}
         self._last: dict[int, Cluster] = {}
         """By the id of the upstream that a cluster was last brought up to date with."""
+
+    def share(self, join: Join) -> None:
+        """There are other workers, who are met with ``join``, by a cluster's key."""
+        self._join = join
 
     def __iter__(self) -> Iterator[Cluster]:
         return iter(self._known.values())
@@ -37,7 +45,8 @@ class Clusters:
         cluster = self._known.get(upstream.key)
         if cluster is None:
             self._forget(now_s)
-            cluster = self._known[upstream.key] = Cluster(upstream.cluster, self._draw)
+            join = partial(self._join, upstream.key) if self._join is not None else None
+            cluster = self._known[upstream.key] = Cluster(upstream.cluster, self._draw, join)
         cluster.used_s = now_s
         if cluster.source is upstream and cluster.own is own:
             return cluster
@@ -57,5 +66,6 @@ class Clusters:
             if not busy and now_s - cluster.used_s > FORGET_AFTER_S:
                 for host in cluster.hosts.values():
                     host.gone = True
+                cluster.leave()
                 del self._known[key]
                 self._last.clear()

@@ -65,6 +65,12 @@ class ConnectionPool(msgspec.Struct, frozen=True, kw_only=True):
     use_client_protocol: bool = False
     max_concurrent_streams: int = 0
 
+    @property
+    def limited(self) -> bool:
+        """Is there a limit to what may be under way at once in the whole cluster?"""
+        limits = (self.max_connections, self.max_pending, self.max_requests, self.max_retries)
+        return min(limits) < UNLIMITED
+
 
 DEFAULT: Final = ConnectionPool()
 

@@ -101,7 +101,7 @@ class Detector:
         self.ejected = 0
         self.refused = 0
         """Ejections that would have left too few endpoints."""
-        self._next_sweep_s = now_s + settings.interval_s
+        self.next_sweep_s = now_s + settings.interval_s
 
     def response(self, monitor: Monitor, status: int, hosts: int, now_s: float) -> Cause | None:
         """An endpoint answered; the cause, if that ejects it. The cluster has ``hosts``."""
@@ -158,17 +158,17 @@ class Detector:
 
     def due(self, now_s: float) -> bool:
         """Is it time for a sweep?"""
-        return now_s >= self._next_sweep_s
+        return now_s >= self.next_sweep_s
 
     def sweep(self, monitors: Collection[Monitor], now_s: float) -> bool:
         """All sweeps that are due by now; True where an endpoint came back."""
         came_back = False
         while self.due(now_s):
-            at_s = self._next_sweep_s
-            self._next_sweep_s = at_s + self.settings.interval_s
+            at_s = self.next_sweep_s
+            self.next_sweep_s = at_s + self.settings.interval_s
             if not any(one.ejected or one.multiplier for one in monitors):
                 missed = (now_s - at_s) // self.settings.interval_s
-                self._next_sweep_s = at_s + (missed + 1) * self.settings.interval_s
+                self.next_sweep_s = at_s + (missed + 1) * self.settings.interval_s
                 break
             for monitor in monitors:
                 came_back |= self._sweep(monitor, at_s)

@@ -72,6 +72,11 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     mesh_locality: LocalitySetting = MESH_LOCALITY
     """Holds where neither a rule nor the service says anything of localities."""
 
+    @property
+    def limited(self) -> bool:
+        """Is there a limit to what may be under way at once?"""
+        return self.retry_budget is not None or self.pool.limited
+
 
 DEFAULT_SETTINGS: Final = ClusterSettings()
 """Where no DestinationRule says anything."""

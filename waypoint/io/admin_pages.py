@@ -32,6 +32,8 @@ def add_pages(routes: Routes, service: Service, settings: Settings, version: str
 
     async def clusters(request: Request) -> Response:
         found = sorted(service.clusters, key=lambda cluster: cluster.name)
+        for cluster in found:
+            cluster.refresh()
         if request.query.get("format") == "json":
             dump = {"cluster_statuses": [_status(cluster) for cluster in found]}
             return Response(200, msgspec.json.format(msgspec.json.encode(dump)), JSON)

@@ -99,7 +99,8 @@ class Attempts:
             with self._limit:
                 reply = await self._until_one_counts(cluster, upstream)
         finally:
-            cluster.retries -= self._retrying
+            if self._retrying:
+                cluster.count(retries=-1)
             if not self._client.body.complete:
                 for copy in copies:
                     copy.lose()
@@ -157,7 +158,7 @@ class Attempts:
             cluster.counts.retries += 1
             if not self._retrying:
                 self._retrying = True
-                cluster.retries += 1  # one place for all retries of a request
+                cluster.count(retries=1)  # one place for all retries of a request
             async with in_task():
                 await trio.sleep(tries.pause_s(self._service.draw()))
 

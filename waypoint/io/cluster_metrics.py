@@ -38,7 +38,7 @@ GAUGES: Final[dict[str, tuple[str, Callable[[Cluster], int]]]] = {
     "upstream_cx_active": ("Connections.", lambda c: c.connections),
     "outlier_detection_ejections_active": (
         "Endpoints that are ejected.",
-        lambda c: c.detector.ejected if c.detector is not None else 0,
+        lambda c: c.ejected,
     ),
 }
 

@@ -105,10 +105,10 @@ class EndpointPool:
 
     async def _admitted(self, careful: bool, request: Request | None) -> Connection:
         """A new connection, or one that somebody gives back while the cluster has its most."""
-        cluster, pool = self._cluster, self._cluster.settings.pool
+        cluster = self._cluster
         self._enter_queue()
         try:
-            while cluster.connections >= pool.max_connections and self._open:
+            while cluster.connected and self._open:
                 freed = trio.Event()
                 self._waiting.append(freed)
                 try:
@@ -122,13 +122,13 @@ class EndpointPool:
             opening = self._opening(Codec.HTTP1, request)
             return Connection(await self._dialled(opening), cluster.settings.tls)
         finally:
-            cluster.pending -= 1
+            cluster.count(pending=-1)
 
     def _enter_queue(self) -> None:
         """Raises UpstreamResetError where too many wait already (``http1MaxPendingRequests``)."""
-        if self._cluster.pending >= self._cluster.settings.pool.max_pending:
+        if self._cluster.queue_full:
             raise UpstreamResetError(Reset.OVERFLOW)
-        self._cluster.pending += 1
+        self._cluster.count(pending=1)
 
     def _leave(self, freed: trio.Event) -> None:
         """Whoever stops waiting passes on what it may have been given."""
@@ -163,7 +163,7 @@ class EndpointPool:
 
     def _count(self, change: int) -> None:
         self._open += change
-        self._cluster.connections += change
+        self._cluster.count(connections=change)
 
     def _gone(self) -> None:
         self._count(-1)
@@ -221,7 +221,7 @@ class EndpointPool:
                     if found is None:
                         found = await self._new_link(nursery, request)
             finally:
-                self._cluster.pending -= 1
+                self._cluster.count(pending=-1)
         self.active += 1
         return Http2Stream(found, self._over)
 
@@ -270,7 +270,7 @@ class EndpointPool:
 
     async def raw(self, request: Request | None = None) -> Duplex:
         """A stream of bytes, counted until ``left``. Raises UpstreamResetError."""
-        if self._cluster.connections >= self._cluster.settings.pool.max_connections:
+        if self._cluster.connected:
             raise UpstreamResetError(Reset.OVERFLOW)
         stream = await self._dialled(self._opening(None, request))
         self.active += 1
