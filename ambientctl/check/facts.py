@@ -89,22 +89,25 @@ class Facts(msgspec.Struct, kw_only=True):
         return self.server_clock.moment if self.server_clock else None
 
 
-WANTED: Final = (
-    ("create", "", "namespaces"),
-    ("create", "apiextensions.k8s.io", "customresourcedefinitions"),
-    ("create", "rbac.authorization.k8s.io", "clusterroles"),
-    ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
-    ("create", "apps", "daemonsets"),
-    ("create", "apps", "deployments"),
-    ("create", "", "serviceaccounts"),
-    ("create", "", "services"),
-    ("create", "", "configmaps"),
-    ("create", "admissionregistration.k8s.io", "validatingwebhookconfigurations"),
-    ("create", "gateway.networking.k8s.io", "gatewayclasses"),
-    ("create", "policy", "poddisruptionbudgets"),
-    ("create", "autoscaling", "horizontalpodautoscalers"),
+_APPLIED: Final = (
+    ("", "namespaces"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("rbac.authorization.k8s.io", "roles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
+    ("apps", "daemonsets"),
+    ("apps", "deployments"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("", "configmaps"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+    ("gateway.networking.k8s.io", "gatewayclasses"),
+    ("policy", "poddisruptionbudgets"),
+    ("autoscaling", "horizontalpodautoscalers"),
 )
-"""What an installation creates."""
+WANTED: Final = tuple((verb, *one) for one in _APPLIED for verb in ("create", "patch"))
+"""What an installation does: to apply what is not there yet takes both rights."""
 LOOKING: Final = (("create", "", "pods/portforward"), ("list", "", "pods"))
 """What the other commands need."""
 

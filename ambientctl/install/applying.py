@@ -72,7 +72,9 @@ class Kinds:
         }
 
 
-async def apply_all(kube: KubeClient, kinds: Kinds, objects: Iterable[Manifest]) -> None:
+async def apply_all(
+    kube: KubeClient, kinds: Kinds, objects: Iterable[Manifest], *, dry_run: bool = False
+) -> None:
     """Apply one after the other. Raises MeshError that names the object which was refused."""
     for obj in objects:
         resource = await kinds.of(obj["apiVersion"], obj["kind"])
@@ -91,12 +93,14 @@ async def apply_all(kube: KubeClient, kinds: Kinds, objects: Iterable[Manifest])
                 kind="apply",
                 field_manager=MANAGER,
                 force=True,
+                dry_run=dry_run,
             )
         except KubeError as error:
-            hint = error.hint or "correct the value; what was applied so far stays, and the "
+            hint = "correct the value; what was applied so far stays, and the same command goes on"
+            first, *_ = error.message.splitlines()  # a list of rights may follow
             raise MeshError(
-                f"{named(obj)} was refused: {error.message}",
-                hint=error.hint or f"{hint}same command goes on from here",
+                f"{named(obj)} was refused: {first.rstrip(':')}",
+                hint=error.hint or f"{hint} from here",
             ) from error
 
 

@@ -22,7 +22,7 @@ from ambientctl.check.result import State
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import INTERRUPTED, run
 from ambientctl.global_options import system_option
-from ambientctl.install import recorded
+from ambientctl.install import obstacles, recorded
 from ambientctl.install.applying import (
     Kinds,
     apply_all,
@@ -72,7 +72,9 @@ how_options = grouped(
     click.option("--wait/--no-wait", default=True, help="Wait until everything is ready."),
     click.option("--readiness-timeout", "limit_s", default=300.0, show_default=True,
                  help="Seconds to wait."),
-    click.option("--force", is_flag=True, help="Although check --pre finds errors."),
+    click.option("--force", is_flag=True,
+                 help="install: although check --pre finds errors or somebody else's objects are "
+                 "there (they are taken over); uninstall: although pods are still captured."),
 )  # fmt: skip
 
 
@@ -95,10 +97,13 @@ def install(cluster: Cluster, wish: Wish, how: How) -> None:
         kinds = Kinds(kube)
         before = await present(kube, kinds)
         mine = [one for one in before if revision_of(one) == plan.revision]
+        await obstacles.look(kube, plan, wish.namespace, before)
         gone = set(recorded.read(mine, plan.revision).lines()) - set(asked.lines())
         if gone:
             warn(f"no longer asked for: {', '.join(sorted(gone))}", "ambientctl upgrade keeps it")
         _tell(plan, mine)
+        if not how.force:
+            await obstacles.strangers(kube, kinds, plan)
         await _preflight(kube, wish.namespace, how, fresh=not before)
         await _change(kube, plan, mine, how, f"Install {_profile(asked)}")
 
@@ -122,7 +127,8 @@ def upgrade(cluster: Cluster, wish: Wish, reset: bool, how: How) -> None:
     revision = asked.plan(wish.namespace).revision  # what there is not, is refused at once
 
     async def task(kube: KubeClient) -> None:
-        mine = [one for one in await present(kube, Kinds(kube)) if revision_of(one) == revision]
+        before = await present(kube, Kinds(kube))
+        mine = [one for one in before if revision_of(one) == revision]
         if not mine:
             raise MeshError(
                 f"there is no installation of revision {revision} to upgrade",
@@ -141,6 +147,7 @@ def upgrade(cluster: Cluster, wish: Wish, reset: bool, how: How) -> None:
         if how.dry_run:
             _print(plan)
             return
+        await obstacles.look(kube, plan, wish.namespace, before)
         same = set(kept.lines()) & set(whole.lines())
         if same:
             print(f"✔ values of the installation are kept: {', '.join(sorted(same))}")
@@ -220,11 +227,16 @@ async def _change(
     confirm(f"{question} into {kube.server}", yes=how.yes)
     kinds = Kinds(kube)
     deadline = trio.current_time() + how.limit_s
-    missing = await _missing_definitions(kube, plan)
-    await apply_all(kube, kinds, missing)
-    await until_established(kube, [one["metadata"]["name"] for one in plan.definitions], deadline)
+    await obstacles.rights(kube, kinds, plan)
+    known = await _definitions(kube)
+    names = [one["metadata"]["name"] for one in plan.definitions]
+    theirs = {name for name in names if name in known and not ours(known[name])}
+    mine = [one for one in plan.definitions if one["metadata"]["name"] not in theirs]
+    await apply_all(kube, kinds, mine)
+    await until_established(kube, names, deadline)
     kinds.forget()
-    print(f"✔ definitions ({len(missing)} new)")
+    stay = f", {len(theirs)} of somebody else stay" if theirs else ""
+    print(f"✔ definitions ({len(set(names) - set(known))} new{stay})")
     await apply_all(kube, kinds, plan.objects)
     print(f"✔ {len(plan.objects)} objects applied")
     gone = await delete_all(kube, kinds, superfluous(list(before), plan))
@@ -235,16 +247,13 @@ async def _change(
         print("✔ the mesh is installed; ambientctl check looks at it")
 
 
-async def _missing_definitions(kube: KubeClient, plan: Plan) -> list[dict[str, Any]]:
-    """Definitions of others stay as they are: ours hold only what the mesh reads."""
-    found = {one["metadata"]["name"]: one for one in await kube.list(CUSTOM_RESOURCE_DEFINITIONS)}
-    return [
-        one
-        for one in plan.definitions
-        if one["metadata"]["name"] not in found or ours(found[one["metadata"]["name"]])
-    ]
+async def _definitions(kube: KubeClient) -> dict[str, KubeObject]:
+    """By name."""
+    return {one["metadata"]["name"]: one for one in await kube.list(CUSTOM_RESOURCE_DEFINITIONS)}
 
 
 def ours(obj: Mapping[str, Any]) -> bool:
-    """Whether an installation made it."""
+    """Whether an installation made it. Definitions of others stay as they are: ours hold only what
+    the mesh reads.
+    """
     return REVISION_LABEL in (obj["metadata"].get("labels") or {})

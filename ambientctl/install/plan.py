@@ -82,7 +82,8 @@ def _read(path: str) -> Mapping[str, Any]:
     try:
         loaded = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MeshError(f"{path}: {error}", hint="give a YAML file with values") from error
+        told = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+        raise MeshError(f"{path}: {told}", hint="give a YAML file with values") from error
     if not isinstance(loaded, dict):
         raise MeshError(f"{path} holds no mapping", hint="for example istiod: {replicas: 3}")
     return loaded

@@ -353,6 +353,42 @@ async def test_without_permission_nothing_is_changed_and_the_right_is_named(ctl)
     assert blind.stderr.startswith("error: ")
 
 
+async def test_nobody_gives_rights_that_he_has_not_and_nothing_is_half_done(ctl):
+    writes = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["create", "patch"]}
+    installer = await account(ctl, "installer", [*READ_ALL, writes])
+    before = await ctl.everything()
+    done = await ctl("install", "-y", "--no-wait", kubeconfig=installer)
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert "attempting to grant RBAC permissions not currently held; nothing was changed" in error
+    assert "or the verb escalate" in hint
+    assert await ctl.everything() == before
+
+
+async def test_a_namespace_that_is_being_deleted_takes_nothing(ctl):
+    """It stays, as there is no controller; the condition is what one would write."""
+    await apply(ctl.kube, NAMESPACES, {"metadata": {"name": "ending"}})
+    await ctl.kube.delete(NAMESPACES, "ending")
+    condition = {
+        "type": "NamespaceFinalizersRemaining",
+        "status": "True",
+        "reason": "SomeRemain",
+        "message": "x/y in 1 resource",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    status = {"status": {"conditions": [condition]}}
+    await ctl.kube.patch(NAMESPACES, "ending", status, subresource="status")
+    before = await ctl.everything()
+    done = await ctl("install", "-y", "--no-wait", "--istioNamespace", "ending")
+    assert done.returncode == 1
+    assert "error: namespace ending is being deleted (x/y in 1 resource); nothing" in done.stderr
+    assert "hint: wait until it is gone; kubectl get namespace ending -o yaml" in done.stderr
+    assert await ctl.everything() == before
+    ended = await ctl.kube.get(NAMESPACES, "ending")
+    ended["spec"]["finalizers"] = []
+    await ctl.kube.request("PUT", "/api/v1/namespaces/ending/finalize", ended)
+
+
 async def test_a_server_that_goes_away_in_the_midst(ctl):
     """Killed and started again, the same command goes on."""
     ctl.server.kill("kube-apiserver")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from ambient.api.errors import MeshError
@@ -33,6 +35,10 @@ _HINTS = {
     401: "the credentials are not valid (any more); look at the kubeconfig or the mounted token",
     403: "the account lacks a Role for this; see manifests for the rules it needs",
 }
+_LACKS_A_ROLE = re.compile(r" cannot |attempting to grant RBAC permissions|^$|^HTTP ")
+"""In what an authorizer says. Admission (a quota, Pod Security, a namespace that is being deleted)
+refuses with 403, too, and says itself why; a proxy in between may say nothing.
+"""
 _CLASSES: dict[int, type[KubeError]] = {404: NotFound, 409: Conflict, 410: Gone}
 
 
@@ -49,6 +55,5 @@ def error_from(status: int, body: bytes, what: str) -> KubeError:
         # A proxy in between, or a server that is starting: not a Status object.
         answer = _Status(message=body[:200].decode(errors="replace").strip())
     message = answer.message or f"HTTP {status}"
-    return _CLASSES.get(status, KubeError)(
-        status, answer.reason, f"{what}: {message}", hint=_HINTS.get(status, "")
-    )
+    hint = "" if status == 403 and not _LACKS_A_ROLE.search(message) else _HINTS.get(status, "")
+    return _CLASSES.get(status, KubeError)(status, answer.reason, f"{what}: {message}", hint=hint)

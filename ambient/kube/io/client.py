@@ -69,6 +69,7 @@ class PatchOptions(TypedDict, total=False):
     subresource: str
     field_manager: str
     force: bool
+    dry_run: bool
 
 
 class Listing(msgspec.Struct):
@@ -220,6 +221,8 @@ class KubeClient:
             params["fieldManager"] = options.get("field_manager") or USER_AGENT
         if options.get("force"):
             params["force"] = "true"
+        if options.get("dry_run"):
+            params["dryRun"] = "All"
         path = res.path(options.get("namespace"), name, options.get("subresource", ""))
         answer = await self._send(
             "PATCH", path, body, params=params, content_type=PATCH_TYPES[kind]
@@ -305,10 +308,25 @@ class KubeClient:
 
     def unreachable(self, error: Exception) -> UnavailableError:
         """The same error for every way in which a connection can fail."""
+        origin = self._credentials.origin
+        if (untrusted := _untrusted(error)) is not None:
+            return UnavailableError(
+                f"the certificate of the API server {self.server} is not trusted: {untrusted}",
+                hint=f"are its address and certificate-authority right in {origin}?",
+            )
         return UnavailableError(
             f"the API server {self.server} does not answer: {str(error) or type(error).__name__}",
-            hint=f"is it running, and is its address right in {self._credentials.origin}?",
+            hint=f"is it running, and is its address right in {origin}?",
         )
+
+
+def _untrusted(error: BaseException | None) -> str | None:
+    """Why a certificate was refused; None for every other failure."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _through(proxy: Proxy | None) -> httpcore.Proxy | None:

@@ -7,6 +7,7 @@ load, runs the plugins and providers of those users that have one.
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -237,6 +238,17 @@ def _authorization(user: Section) -> Callable[[], str | None]:
     return lambda: None
 
 
+class _Said(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 def _provided(
     chosen: Context, path: str, context: str | None, env: Mapping[str, str]
 ) -> Credentials:
@@ -248,12 +260,18 @@ def _provided(
 
     loader: Any = package  # it has no annotations
     configuration = Configuration()
+    said = _Said(logging.ERROR)
+    logging.getLogger().addHandler(said)  # of a plugin that fails the package only logs why
     try:
         loader.load_kube_config(
             path, context=context, client_configuration=configuration, persist_config=False
         )
     except (package.ConfigException, TypeError) as error:
         raise KubeconfigError(str(error)) from error
+    finally:
+        logging.getLogger().removeHandler(said)
+    if said.messages:
+        raise KubeconfigError(f"the user's plugin failed: {'; '.join(said.messages)}")
 
     def authorization() -> str | None:
         settings = configuration.auth_settings()

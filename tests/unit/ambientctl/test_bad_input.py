@@ -53,6 +53,27 @@ def clear(done, status):
     return errors[0]
 
 
+def test_a_server_of_somebody_else(tmp_path):
+    with serving(tmp_path, crds=False, controllers=False) as bare:
+        config = json.loads(bare.kubeconfig.read_text())
+        del config["clusters"][0]["cluster"]["certificate-authority-data"]
+        done = run_command(["check", "-c", bare.file("untrusted", json.dumps(config))], "", {})
+    assert "is not trusted: " in clear(done, 1)
+    assert "certificate-authority right in" in done.err
+
+
+def test_a_plugin_that_is_missing(tmp_path):
+    path = kubeconfig(tmp_path)
+    config = json.loads((tmp_path / "kubeconfig-of-mine").read_text())
+    version = "client.authentication.k8s.io/v1"
+    plugin = {"apiVersion": version, "command": "/nowhere/plugin", "interactiveMode": "Never"}
+    config["users"][0]["user"] = {"exec": plugin}
+    (tmp_path / "kubeconfig-of-mine").write_text(json.dumps(config))
+    done = run_command(["check", "-c", path], "", {})
+    assert "No such file or directory: '/nowhere/plugin'" in clear(done, 2)
+    assert "ERROR" not in done.err
+
+
 @pytest.mark.parametrize("words", CLUSTER_COMMANDS, ids=" ".join)
 def test_an_unreachable_cluster(words, tmp_path):
     done = run_command([*words, "-c", kubeconfig(tmp_path)], "", {})
