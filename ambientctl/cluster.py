@@ -41,13 +41,22 @@ class Cluster(NamedTuple):
 
 
 def default_kubeconfig() -> str | None:
-    """KUBECONFIG or ``~/.kube/config`` as for kubectl; without both, the local mesh's own."""
-    if os.environ.get("KUBECONFIG") or (Path.home() / ".kube" / "config").exists():
+    """KUBECONFIG or ``~/.kube/config`` as for kubectl; without both, the local mesh's own.
+
+    None where the client finds it by itself. Raises UsageError where there is nothing at all.
+    """
+    named = os.environ.get("KUBECONFIG") or os.environ.get("KUBERNETES_SERVICE_HOST")
+    if named or (Path.home() / ".kube" / "config").exists():
         return None
     from ambientctl.local.mesh import LocalMesh
 
     mesh = LocalMesh.find("default")
-    return str(mesh.kubeconfig) if mesh else None
+    if mesh is None:
+        raise UsageError(
+            "there is no ~/.kube/config, and no local mesh",
+            hint="ambientctl local up, or name a kubeconfig with --kubeconfig or KUBECONFIG",
+        )
+    return str(mesh.kubeconfig)
 
 
 async def known_namespace(kube: KubeClient, name: str) -> None:

@@ -23,15 +23,20 @@ def place(given: str, namespace: str) -> tuple[str, str]:
     """``NAME``, ``NAME.NAMESPACE``, ``NAMESPACE/NAME``, or with kubectl's kind before it:
     ``deploy/NAME``. Raises UsageError.
     """
+    given = without_kind(given)
     where, slash, name = given.partition("/")
-    if slash and where in KINDS:
-        slash, given = "", name
     if not slash:
         name, _, where = given.partition(".")
         where = where.partition(".")[0] or namespace
     if not name or not where:
         raise UsageError(f"{given!r} names nothing", hint="write NAME.NAMESPACE")
     return where, name
+
+
+def without_kind(given: str) -> str:
+    """``deploy/NAME`` is ``NAME``; other names stay as they are."""
+    kind, slash, name = given.partition("/")
+    return name if slash and kind in KINDS else given
 
 
 def pods_meant(pods: Iterable[KubeObject], name: str) -> list[KubeObject]:

@@ -313,7 +313,7 @@ def delete(
                     print(f"waypoint {namespace}/{name} deleted")
                 else:
                     print(f"waypoint {namespace}/{name} not found")
-            await settle_labels(kube, {(namespace, name) for name in wanted & there}, unlabel)
+            await settle_labels(kube, {(namespace, name) for name in wanted}, unlabel)
 
     run(task)
 

@@ -198,7 +198,7 @@ def _show_turned(console: Console, answer: Answer, trial: Trial) -> None:
     )
     for title, several, style in (("would break", broken, "red"), ("would pass", opened, "green")):
         for one in several[:SHOWN]:
-            by = f" by AuthorizationPolicy {one.after.by}" if one.after.by else ""
+            by = f" by {one.after.by}" if one.after.by else ""
             text = f"  {title}: {one.seen} ({one.target}, {one.seen.times} times){by}: "
             console.print(text + one.after.reason, style=style, markup=False)
         if len(several) > SHOWN:

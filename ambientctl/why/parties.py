@@ -9,6 +9,7 @@ from ambient.api.errors import UsageError
 from ambient.api.service import Service
 from ambient.api.spiffe import SCHEME, Identity
 from ambient.api.workload import NetworkMode, TunnelProtocol, Workload
+from ambientctl.pod_names import without_kind
 from ambientctl.why.mesh import Mesh
 
 
@@ -45,10 +46,10 @@ UNKNOWN_IP = parse_ip("0.0.0.0")
 
 
 def read_source(mesh: Mesh, text: str, namespace: str) -> Source:
-    """A pod, app or service (``ns/name``, ``name``, ``name.ns``), an address, or a SPIFFE id.
-
-    Raises UsageError that says what was looked for.
+    """A pod, app or service (``ns/name``, ``name``, ``name.ns``, ``deploy/name``), an address, or
+    a SPIFFE id. Raises UsageError that says what was looked for.
     """
+    text = without_kind(text)
     if text.startswith(SCHEME):
         return _identity(mesh, text)
     ip = parse_ip(text)
@@ -114,7 +115,7 @@ def read_target(mesh: Mesh, text: str, namespace: str) -> Target:
 
     Raises UsageError that says what was looked for.
     """
-    host, port = _split_port(text)
+    host, port = _split_port(without_kind(text))
     ip = parse_ip(host)
     if ip is not None:
         at = NetworkAddress("", ip)

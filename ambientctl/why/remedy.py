@@ -11,7 +11,7 @@ from ambient.policy.core.explain import Explanation, explain
 from ambient.policy.core.match import facts_of
 from ambient.state.core.mesh import MeshState
 from istiod_lite.core.peer_authentication import CONVERTED_PREFIX, STATIC_STRICT
-from waypoint.core.authz import NearMiss, Verdict
+from waypoint.core.authz import Deciding, NearMiss, Verdict
 from ztunnel.core.admit import Denial, Permit
 
 STRICT_REMEDY = (
@@ -73,15 +73,20 @@ def refuse_l4(state: MeshState, workload: Workload, permit: Permit) -> str:
 def refuse_l7(verdict: Verdict, asked: str) -> str:
     """The same for a request at a waypoint."""
     if verdict.by is not None:
-        return f"narrow or remove rule {verdict.by.rule} of AuthorizationPolicy {verdict.by.policy}"
+        return _narrow(verdict.by)
     return f"an AuthorizationPolicy with action DENY and targetRefs to the service, for {asked}"
 
 
 def flip_l7(verdict: Verdict, misses: Sequence[NearMiss]) -> str:
     """What would let a request past the policies of a waypoint."""
     if verdict.by is not None:
-        return f"narrow or remove rule {verdict.by.rule} of AuthorizationPolicy {verdict.by.policy}"
+        return _narrow(verdict.by)
     for miss in misses:
         if miss.effect.upper() == "ALLOW":
-            return f"widen rule {miss.rule} of AuthorizationPolicy {miss.policy}: {miss.field}"
+            return f"widen rule {miss.rule + 1} of AuthorizationPolicy {miss.policy}: {miss.field}"
     return "add a rule for this request to one of the ALLOW policies"
+
+
+def _narrow(by: Deciding) -> str:
+    """Waypoints count rules from 0, as Envoy does in its logs; people count from 1."""
+    return f"narrow or remove rule {by.rule + 1} of AuthorizationPolicy {by.policy}"

@@ -128,7 +128,7 @@ def judge(mesh: Mesh, seen: Seen) -> Outcome | None:
         at = HostPort(host.strip("[]"), int(port))
         decided = admit.admit_plaintext(mesh.state, workload, ip, at)
     verdict = decided.verdict
-    by = verdict.policy if verdict is not None else ""
+    by = mesh.around.author(workload, verdict.policy) if verdict is not None else ""
     reason = decided.reason if isinstance(decided, admit.Denial) else decided.verdict.reason
     return Outcome(isinstance(decided, admit.Permit), by, reason)
 
@@ -149,7 +149,7 @@ def _at_waypoint(mesh: Mesh, seen: Seen, identity: Identity | None) -> Outcome |
     told = explain_with(mesh.program(place), mesh.state, Self(place, frozenset()), facts)
     if told.verdict is None:
         return None
-    by = f"{told.verdict.by.policy}" if told.verdict.by is not None else ""
+    by = f"AuthorizationPolicy {told.verdict.by.policy}" if told.verdict.by is not None else ""
     return Outcome(told.verdict.allowed, by, told.verdict.reason)
 
 

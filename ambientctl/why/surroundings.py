@@ -12,13 +12,18 @@ import msgspec
 from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.kube.core import objects
-from ambient.kube.core.objects import AMBIENT_MODE_LABEL, REDIRECTION_ANNOTATION
+from ambient.kube.core.objects import (
+    AMBIENT_MODE_LABEL,
+    REDIRECTION_ANNOTATION,
+    PeerAuthentication,
+)
 from ambient.kube.core.resources import KubeObject
 from ambientctl.network_policies import Closed, Pod, closed, pod_of
 from cni_plugin.core.enrol import Exclusions, Reason, decide
 from istiod_lite.core.analysis.corpus import EXCLUDED
 from istiod_lite.core.bindings import Bindings
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
+from istiod_lite.core.peer_authentication import CONVERTED_PREFIX, STATIC_STRICT, deciding
 from istiod_lite.core.waypoints import Reason as BindingReason
 
 SYSTEM: Final = MeshFacts().root_namespace
@@ -42,6 +47,7 @@ class Surroundings(NamedTuple):
     pods: Mapping[tuple[str, str], KubeObject] = {}
     namespaces: Mapping[tuple[str, str], KubeObject] = {}
     policies: tuple[KubeObject, ...] = ()
+    peer_authentications: tuple[KubeObject, ...] = ()
     bindings: Bindings | None = None
 
     def closed(self, client: Workload, server: Workload | None, port: int) -> Closed | None:
@@ -50,6 +56,22 @@ class Surroundings(NamedTuple):
             return None
         there = self._pod(server) if server is not None else Pod()
         return closed(self.policies, self._pod(client), there, port)
+
+    def author(self, workload: Workload, policy: str) -> str:
+        """The object behind a policy of a node tunnel (``namespace/name``), with its kind.
+
+        Tunnels know a PeerAuthentication by the policy that the control plane makes of it.
+        """
+        namespace, _, name = policy.partition("/")
+        if name.startswith(CONVERTED_PREFIX):
+            return f"PeerAuthentication {namespace}/{name.removeprefix(CONVERTED_PREFIX)}"
+        if name != STATIC_STRICT:
+            return f"AuthorizationPolicy {policy}" if policy else ""
+        decoded = (objects.decode(one, PeerAuthentication) for one in self.peer_authentications)
+        found = deciding(decoded, workload.namespace, dict(workload.labels), namespace)
+        if found is None:
+            return policy
+        return f"PeerAuthentication {found.metadata.namespace}/{found.metadata.name}"
 
     def _pod(self, workload: Workload) -> Pod:
         found = self.pods.get((workload.namespace, workload.name))
@@ -116,5 +138,10 @@ def surroundings_of(
             for one in found.get(kind, ())
         }
 
-    policies = tuple(found.get("NetworkPolicy", ()))
-    return Surroundings(named("Pod"), named("Namespace"), policies, bindings)
+    return Surroundings(
+        named("Pod"),
+        named("Namespace"),
+        tuple(found.get("NetworkPolicy", ())),
+        tuple(found.get("PeerAuthentication", ())),
+        bindings,
+    )

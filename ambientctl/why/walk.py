@@ -201,7 +201,7 @@ class _Walker:
             self.stop(at, f"{told.status}: {told.refusal}")
         asked = "raw connection" if told.raw else f"{self.http.method} {self.http.path}"
         by = f"AuthorizationPolicy {verdict.by.policy}" if verdict.by else ""
-        rule = f", rule {verdict.by.rule}" if verdict.by else ""
+        rule = f", rule {verdict.by.rule + 1}" if verdict.by else ""
         if not verdict.allowed:
             status = "refused" if told.raw else "403"
             change = flip_l7(verdict, told.misses)
@@ -241,8 +241,7 @@ class _Walker:
 
     def settle(self, at: str, workload: Workload, decided: admit.Permit | admit.Denial) -> None:
         verdict = decided.verdict
-        policy = verdict.policy if verdict else ""
-        by = f"policy {policy}" if policy else ""
+        by = self.mesh.around.author(workload, verdict.policy) if verdict else ""
         if isinstance(decided, admit.Permit):
             self.step(at, f"to the application at {decided.upstream}: {decided.verdict.reason}", by)
             self.answer.refuse = refuse_l4(self.mesh.state, workload, decided)

@@ -56,6 +56,28 @@ def oldest(policies: Iterable[objects.PeerAuthentication]) -> objects.PeerAuthen
     return min(policies, key=lambda one: one.metadata.age_order, default=None)
 
 
+def deciding(
+    policies: Iterable[objects.PeerAuthentication],
+    namespace: str,
+    labels: dict[str, str],
+    root_namespace: str,
+) -> objects.PeerAuthentication | None:
+    """The object that sets the mode of a workload with these labels; None where none does."""
+    every = list(policies)
+
+    def wide(where: str) -> objects.PeerAuthentication | None:
+        there = (one for one in every if one.metadata.namespace == where)
+        return oldest(one for one in there if not has_selector(one))
+
+    own = oldest(
+        one for one in every if one.metadata.namespace == namespace and selects(one, labels)
+    )
+    for policy in (own, wide(namespace), wide(root_namespace)):
+        if policy is not None and _mode(policy.spec.mtls) is not None:
+            return policy
+    return None
+
+
 def inherited_strict(
     mesh: objects.PeerAuthentication | None, namespace: objects.PeerAuthentication | None
 ) -> bool:

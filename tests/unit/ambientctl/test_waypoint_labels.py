@@ -79,3 +79,10 @@ def test_labels_of_all_namespaces_go(mesh):
         assert f"{holder}: label istio.io/use-waypoint removed" in done.out
     assert labelled(mesh) == {"shop/out": "none", "other/mine": "waypoint"}
     assert "take the label out of its template" in done.err
+
+
+def test_labels_that_a_deletion_left_go_when_it_is_repeated(mesh):
+    mesh("waypoint", "delete", "waypoint", "-n", "shop")
+    done = mesh("waypoint", "delete", "waypoint", "-n", "shop", "--unlabel")
+    assert "waypoint shop/waypoint not found" in done.out
+    assert labelled(mesh) == {"shop/out": "none", "other/mine": "waypoint"}

@@ -65,7 +65,7 @@ def test_connections_are_judged_again_and_those_that_turn_are_named():
     (one,) = turned(before, after, seen)
     assert one.seen.times == 3
     assert one.target == "shop/details-1"
-    assert one.after.by == "shop/new"
+    assert one.after.by == "AuthorizationPolicy shop/new"
     (back,) = turned(after, before, seen)
     assert back.after.allowed
 
@@ -75,7 +75,7 @@ def test_plaintext_that_strict_would_refuse():
     line = complete("", "10.244.1.9", "10.244.2.2:9080")
     seen = [seen_in(read_line(line))]
     (one,) = turned(index_mesh(found), index_mesh(overlaid(found, [strict("shop")])), seen)
-    assert "istio_converted_static_strict" in one.after.by
+    assert one.after.by == "PeerAuthentication shop/strict"
 
 
 def test_requests_that_a_waypoint_would_refuse():
@@ -93,7 +93,7 @@ def test_requests_that_a_waypoint_would_refuse():
     after = index_mesh(overlaid(found, [no_delete("shop", "reviews")]))
     assert judge(index_mesh(found), seen).allowed
     (one,) = turned(index_mesh(found), after, [seen])
-    assert one.after.by == "shop/no-delete"
+    assert one.after.by == "AuthorizationPolicy shop/no-delete"
     assert one.target == "service shop/reviews"
 
 
@@ -121,7 +121,7 @@ def test_pain_1_why_names_the_rule_and_the_smallest_change(shop):
     shop.apply(POLICY)
     out = shop.ok("why", "details.shop", "10.244.1.10:9080")
     assert "(of service details.shop)" in out
-    assert "DENIED, decided by policy shop/nobody" in out
+    assert "DENIED, decided by AuthorizationPolicy shop/nobody" in out
     assert "to let it pass: narrow or remove rule 1 of AuthorizationPolicy shop/nobody" in out
     found = shop.json("why", "shop/details", "10.244.1.10:9080")
     assert found["allowed"] is False
@@ -143,14 +143,14 @@ def test_a_dry_run_answers_with_a_policy_that_is_not_applied(shop):
     assert done.status == 1
     now, _, then = done.out.partition(f"with {path}:")
     assert "allowed" in now
-    assert "DENIED, decided by policy shop/nobody" in then
+    assert "DENIED, decided by AuthorizationPolicy shop/nobody" in then
     assert "1 would break, 0 would begin to work" in then
     assert "would break: spiffe://cluster.local/ns/shop/sa/details -> 10.244.1.10:9080" in then
     assert "not asked: istio-system/ztunnel-2" in done.err
     # Nothing was applied.
     assert "allowed" in shop.ok("why", "shop/details", "10.244.1.10:9080")
     alone = json.loads(shop("why", "--dry-run", "-f", path, "-o", "json").out)
-    assert alone["connections"]["turned"][0]["after"]["by"] == "shop/nobody"
+    assert alone["connections"]["turned"][0]["after"]["by"] == "AuthorizationPolicy shop/nobody"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_deny_policy_is_named_with_its_rule_and_the_way_out() -> None:
     answer = ask("shop/client", "details.shop", deny("shop/no-client", principal=CLIENT))
 
     assert not answer.allowed
-    assert answer.decided_by == "policy shop/no-client"
+    assert answer.decided_by == "AuthorizationPolicy shop/no-client"
     assert answer.change == "narrow or remove rule 1 of AuthorizationPolicy shop/no-client"
 
 
@@ -82,7 +82,8 @@ def test_an_outsider_is_let_in_by_default_and_refused_under_strict() -> None:
     answer = ask("default/outside", "details.shop", strict("shop"))
 
     assert not answer.allowed
-    assert "istio_converted_static_strict" in answer.decided_by
+    assert answer.decided_by == "PeerAuthentication shop/strict"
+    assert "istio_converted_static_strict" in answer.hops[-1].what  # as the tunnel logs it
     assert "istio.io/dataplane-mode=ambient" in answer.change
 
 
@@ -120,6 +121,12 @@ def test_a_party_that_cannot_be_found_is_named(source: str, target: str, complai
         ask(source, target)
 
 
+def test_parties_may_be_written_with_their_kind() -> None:
+    namespaced = ask("shop/client", "details.shop")
+
+    assert ask("pod/shop/client", "svc/details.shop:9080").hops == namespaced.hops
+
+
 def test_an_identity_without_pods_is_taken_as_one_in_the_mesh() -> None:
     spiffe = "spiffe://cluster.local/ns/shop/sa/batch"
     policy = deny("shop/no-batch", principal="cluster.local/ns/shop/sa/batch")
@@ -127,7 +134,7 @@ def test_an_identity_without_pods_is_taken_as_one_in_the_mesh() -> None:
     answer = ask(spiffe, "details.shop", policy)
 
     assert not answer.allowed
-    assert answer.decided_by == "policy shop/no-batch"
+    assert answer.decided_by == "AuthorizationPolicy shop/no-batch"
     assert "no pod has it" in answer.source
 
 

@@ -97,6 +97,23 @@ def test_permissive_with_strict_ports():
     )
 
 
+@pytest.mark.parametrize(
+    ("modes", "decides"),
+    [
+        ({"shop": "STRICT", "istio-system": "PERMISSIVE"}, "shop"),
+        ({"istio-system": "STRICT"}, "istio-system"),
+        ({"shop": "UNSET", "istio-system": "STRICT"}, "istio-system"),
+        ({"other": "STRICT"}, None),
+    ],
+)
+def test_the_nearest_object_that_says_a_mode_decides(modes, decides):
+    every = [policy(mode, namespace=where, app=None) for where, mode in modes.items()]
+    found = pa.deciding(every, "shop", {"app": "a"}, "istio-system")
+    assert (found and found.metadata.namespace) == decides
+    own = policy("STRICT")
+    assert pa.deciding([*every, own], "shop", {"app": "a"}, "istio-system") is own
+
+
 def test_the_oldest_of_several_counts():
     young, old = policy("STRICT", created="2026-02-01"), policy("PERMISSIVE", created="2026-01-01")
     assert pa.oldest([young, old]) is old
