@@ -17,6 +17,8 @@ class Resource(NamedTuple):
     plural: str
     kind: str
     namespaced: bool = True
+    older: tuple[str, ...] = ()
+    """Versions in which a cluster with older definitions serves the same kind."""
 
     @property
     def api_version(self) -> str:
@@ -75,9 +77,13 @@ GATEWAY_CLASSES: Final = Resource(
 GATEWAYS: Final = Resource(GATEWAY_GROUP, "v1", "gateways", "Gateway")
 HTTP_ROUTES: Final = Resource(GATEWAY_GROUP, "v1", "httproutes", "HTTPRoute")
 GRPC_ROUTES: Final = Resource(GATEWAY_GROUP, "v1", "grpcroutes", "GRPCRoute")
-TCP_ROUTES: Final = Resource(GATEWAY_GROUP, "v1alpha2", "tcproutes", "TCPRoute")
-TLS_ROUTES: Final = Resource(GATEWAY_GROUP, "v1alpha2", "tlsroutes", "TLSRoute")
-"""TCPRoute and TLSRoute: the version of Gateway API's experimental channel."""
+TCP_ROUTES: Final = Resource(GATEWAY_GROUP, "v1", "tcproutes", "TCPRoute", older=("v1alpha2",))
+TLS_ROUTES: Final = Resource(
+    GATEWAY_GROUP, "v1", "tlsroutes", "TLSRoute", older=("v1alpha3", "v1alpha2")
+)
+"""TCPRoute and TLSRoute: Gateway API 1.6 serves v1 only in its standard channel, and older ones
+what their experimental channel had.
+"""
 ROUTES: Final = (HTTP_ROUTES, GRPC_ROUTES, TCP_ROUTES, TLS_ROUTES)
 REFERENCE_GRANTS: Final = Resource(GATEWAY_GROUP, "v1beta1", "referencegrants", "ReferenceGrant")
 

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from ambient.api.errors import UnavailableError
-from ambient.kube.core.errors import Gone, error_from
+from ambient.kube.core.errors import Gone, NotFound, error_from
 from ambient.kube.core.proxy import Proxy
 from ambient.kube.core.resources import KubeObject, Resource
 from ambient.kube.core.watch import trim
@@ -94,6 +94,8 @@ class KubeClient:
         self._nursery = nursery
         self._header: str | None = None
         self._header_until = -1.0
+        self._served: dict[Resource, Resource] = {}
+        """Of kinds with older versions: how this server has them."""
         self.watch_quiet_s = WATCH_QUIET_S
 
     @classmethod
@@ -155,7 +157,7 @@ class KubeClient:
 
     async def get(self, res: Resource, name: str, namespace: str | None = None) -> KubeObject:
         """One object."""
-        return await self.request("GET", res.path(namespace, name))
+        return await self.request("GET", self.served(res).path(namespace, name))
 
     async def list(
         self,
@@ -173,6 +175,26 @@ class KubeClient:
         self, res: Resource, namespace: str | None, params: Mapping[str, str]
     ) -> tuple[Objects, str]:
         """All objects and the resourceVersion to watch from."""
+        absent: NotFound | None = None
+        for one in (res, *(res._replace(version=version) for version in res.older)):
+            try:
+                found = await self._pages(one, namespace, params)
+            except NotFound as error:
+                absent = absent or error
+                continue
+            if res.older:
+                self._served[res] = one
+            return found
+        assert absent is not None
+        raise absent
+
+    def served(self, res: Resource) -> Resource:
+        """In the version of which the server had a list."""
+        return self._served.get(res, res)
+
+    async def _pages(
+        self, res: Resource, namespace: str | None, params: Mapping[str, str]
+    ) -> tuple[Objects, str]:
         selectors = {key: value for key, value in params.items() if value}
         query: dict[str, str] = {"limit": str(PAGE_SIZE)}
         items: Objects = []
@@ -200,12 +222,14 @@ class KubeClient:
         """Create an object, or call a subresource of it (``token``)."""
         metadata = obj.get("metadata", {})
         name = metadata["name"] if subresource else ""
+        res = self.served(res)
         path = res.path(metadata.get("namespace"), name, subresource)
         return await self.request("POST", path, {**_typed(res), **obj})
 
     async def replace(self, res: Resource, obj: KubeObject, subresource: str = "") -> KubeObject:
         """Replace an object; with its resourceVersion, only if nobody changed it since."""
         metadata = obj["metadata"]
+        res = self.served(res)
         path = res.path(metadata.get("namespace"), metadata["name"], subresource)
         return await self.request("PUT", path, {**_typed(res), **obj})
 
@@ -213,7 +237,7 @@ class KubeClient:
         self, res: Resource, name: str, body: Any, **options: Unpack[PatchOptions]
     ) -> KubeObject:
         """Change parts of an object; kind ``apply`` also creates it."""
-        kind = options.get("kind", "merge")
+        res, kind = self.served(res), options.get("kind", "merge")
         if kind == "apply":
             body = {**_typed(res), **body}
         params = {}
@@ -232,7 +256,7 @@ class KubeClient:
     async def delete(self, res: Resource, name: str, namespace: str | None = None) -> KubeObject:
         """Delete an object; dependents follow in the background."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        return await self.request("DELETE", res.path(namespace, name), body)
+        return await self.request("DELETE", self.served(res).path(namespace, name), body)
 
     async def request(self, method: str, path: str, body: Any = None) -> KubeObject:
         """Any other call that takes and gives JSON."""

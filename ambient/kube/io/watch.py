@@ -111,7 +111,7 @@ class _Watch:
 
     async def _watch(self, out: trio.MemorySendChannel[WatchEvent]) -> None:
         """One watch request. Raises WatchBroken, KubeError or UnavailableError."""
-        path = self._res.path(self._namespace)
+        path = self._kube.served(self._res).path(self._namespace)
         params = {
             **self._params,
             "watch": "true",
