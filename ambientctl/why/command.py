@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import click
@@ -10,18 +11,20 @@ import msgspec
 from rich.console import Console
 
 from ambient.api.errors import MeshError, UsageError
-from ambient.kube.core.resources import KubeObject
+from ambientctl.analyze.output import place
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.object_files import files_of, read_files
 from ambientctl.options import grouped, seconds
 from ambientctl.printing import dump, output_option, warn
+from ambientctl.why.doubts import doubts
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.observed import observed
 from ambientctl.why.parties import read_source, read_target
 from ambientctl.why.replay import Seen, Turned, turned
 from ambientctl.why.snapshot import index_mesh, overlaid, read_objects
 from ambientctl.why.walk import Http, Walk, walk
+from istiod_lite.core.analysis.corpus import Item
 
 SHOWN = 20
 """Connections that are listed; the rest is counted."""
@@ -104,7 +107,7 @@ async def _answer(
     async with cluster.connect() as kube:
         namespace = cluster.namespace or kube.namespace
         objects = await read_objects(kube)
-        written = read_trial(trial.files, namespace)
+        items = read_trial(trial.files, namespace)
         seen: list[Seen] = []
         silent: list[str] = []
         if trial.dry_run:
@@ -113,7 +116,9 @@ async def _answer(
     found = _walk(mesh, parties, namespace, request)
     if not trial.dry_run:
         return Answer(found)
-    after = index_mesh(overlaid(objects, written))
+    for one in doubts(objects, items, datetime.now(UTC)):
+        warn(f"[{one.code.id}] ({place(one)}) {one.message}", one.remedy)
+    after = index_mesh(overlaid(objects, [item.obj for item in items]))
     differences = tuple(turned(mesh, after, seen))
     again = _walk(after, parties, namespace, request)
     return Answer(found, again, len(seen), differences, tuple(silent))
@@ -130,12 +135,12 @@ def _walk(
     return walk(mesh, source, target, request)
 
 
-def read_trial(files: Sequence[str], namespace: str) -> list[KubeObject]:
+def read_trial(files: Sequence[str], namespace: str) -> list[Item]:
     """Objects of files. Raises MeshError for what cannot be read."""
     items, bad = read_files(files_of(files), namespace)
     if bad:
         raise MeshError(str(bad[0]))
-    return [item.obj for item in items]
+    return items
 
 
 def read_header(text: str) -> tuple[str, str]:
