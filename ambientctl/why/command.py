@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from ambientctl.why.walk import Http, Walk, walk
 from istiod_lite.core.analysis.corpus import Item
 
 SHOWN = 20
-"""Connections that are listed; the rest is counted."""
+"""Connections and notes that are listed."""
 
 
 class Trial(NamedTuple):
@@ -60,7 +61,9 @@ trial_options = grouped(
 )  # fmt: skip
 http_options = grouped(
     "request",
-    lambda method, path, headers: Http(method.upper(), path, tuple(map(read_header, headers))),
+    lambda method, path, headers: Http(
+        method.upper(), path, tuple(map(read_header, headers)), time.time()
+    ),
     click.option("--method", default="GET", show_default=True, help="HTTP method, for L7 rules."),
     click.option("--path", default="/", show_default=True, help="HTTP path, for L7 rules."),
     click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="HTTP header."),
@@ -224,7 +227,7 @@ def show_walk(console: Console, answer: Walk) -> None:
     console.print(f"{verdict}{decided}", style=style, markup=False)
     if answer.change:
         console.print(f"to let it pass: {answer.change}", markup=False)
-    for one in answer.notes:
+    for one in answer.notes[:SHOWN]:
         console.print(f"note: {one.text}", style="yellow", markup=False)
         if one.remedy:
             console.print(f"      remedy: {one.remedy}", markup=False)

@@ -14,7 +14,7 @@ from ambient.api.workload import Workload
 from ambientctl.access_log import CONNECTION, FAILED, REQUEST, Access
 from ambientctl.why.mesh import Mesh
 from waypoint.core.dispatch import Self
-from waypoint.core.explain import RequestFacts, explain_with
+from waypoint.core.explain import RequestFacts, explain
 from waypoint.core.place import Place
 from ztunnel.core import admit
 
@@ -146,7 +146,7 @@ def _at_waypoint(mesh: Mesh, seen: Seen, identity: Identity | None) -> Outcome |
         target=seen.path or "/",
         host=seen.host,
     )
-    told = explain_with(mesh.program(place), mesh.state, Self(place, frozenset()), facts)
+    told = explain(mesh.program(place), mesh.state, Self(place, frozenset()), facts)
     if told.verdict is None:
         return None
     by = f"AuthorizationPolicy {told.verdict.by.policy}" if told.verdict.by is not None else ""

@@ -19,7 +19,7 @@ from ambientctl.why.parties import Source, Target
 from ambientctl.why.remedy import flip_l4, flip_l7, refuse_l4, refuse_l7
 from ambientctl.why.surroundings import SYSTEM, Note
 from waypoint.core.dispatch import Self
-from waypoint.core.explain import Explanation, RequestFacts, Share, explain_with
+from waypoint.core.explain import Explanation, RequestFacts, Share, explain
 from waypoint.core.place import Place
 from ztunnel.core import admit
 from ztunnel.core.balance import candidates, choose
@@ -33,6 +33,8 @@ class Http(NamedTuple):
     method: str = "GET"
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
+    at_s: float = 0.0
+    """When (Unix time): tokens end."""
 
     def host(self, found: Route) -> str:
         """The Host header: given, or the called service's name."""
@@ -171,10 +173,11 @@ class _Walker:
             target=self.http.path,
             host=self.http.host(found),
             headers=self.http.headers,
+            at_s=self.http.at_s,
             network=waypoint.network,
         )
         program = self.mesh.program(place)
-        told = explain_with(program, self.mesh.state, Self(place, addresses), facts)
+        told = explain(program, self.mesh.state, Self(place, addresses), facts)
         self.judge_at_waypoint(at, told)
         share = max(told.shares, key=lambda one: one.share)
         for one in told.shares:
@@ -196,6 +199,8 @@ class _Walker:
 
     def judge_at_waypoint(self, at: str, told: Explanation) -> None:
         """Tell the waypoint's verdict; ends the walk unless the request goes on."""
+        for text in told.notes:
+            self.note(Note(text=text))
         verdict = told.verdict
         if verdict is None:
             self.stop(at, f"{told.status}: {told.refusal}")

@@ -5,24 +5,23 @@ Nothing here decides: it runs the same functions as live traffic and reports the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import msgspec
 
-from ambient.api.address import IPAddress, NetworkAddress
-from ambient.api.config import ConfigObject
+from ambient.api.address import IPAddress
 from ambient.api.spiffe import Identity
 from waypoint.core.admission import admitted
+from waypoint.core.authenticate import accept, judge, refusal
 from waypoint.core.authz import NearMiss, Question, Verdict, decide, near_misses, questions
 from waypoint.core.balance import Draw
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
 from waypoint.core.host import Target
+from waypoint.core.json_web_token import FETCH_FAILED
 from waypoint.core.message import Headers, Peer, Reply, Request
-from waypoint.core.objects import Problem
 from waypoint.core.path import normalise_target
-from waypoint.core.place import Place
 from waypoint.core.plan import Plan, plan, resolve
 from waypoint.core.program import Program
 from waypoint.core.routes import Forward, Route
@@ -33,7 +32,9 @@ BEFORE_ROUTING: Final = ("fault_filter_abort", "cors_response")
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A hypothetical request. ``authority`` is what the client calls: VIP:port, podIP:port or
-    hostname:port; ``host`` is its Host header and defaults to that."""
+    hostname:port; ``host`` is its Host header and defaults to that. ``at_s`` is when (Unix time):
+    tokens end.
+    """
 
     source: Identity | None
     source_ip: IPAddress
@@ -43,6 +44,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     network: str = ""
+    at_s: float = 0.0
 
 
 class Share(NamedTuple):
@@ -60,9 +62,9 @@ class Share(NamedTuple):
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome and its evidence. ``raw``: judged and relayed as a connection, not as HTTP.
 
-    ``refusal`` is set where the waypoint does not serve the destination at all; then nothing else
-    is known. ``status`` is what the client gets without asking the application, 0 where the
-    application answers.
+    ``refusal`` is set where the waypoint does not serve the destination at all, or a token is not
+    good; then nothing else is known. ``status`` is what the client gets without asking the
+    application, 0 where the application answers.
     """
 
     allowed: bool
@@ -75,21 +77,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     misses: tuple[NearMiss, ...] = ()
     """Rules that were asked and did not match."""
     notes: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
     raw: bool = False
 
 
-def explain(
-    objects: Iterable[ConfigObject], directory: Directory, own: Self, facts: RequestFacts
-) -> Explanation:
+def explain(program: Program, directory: Directory, own: Self, facts: RequestFacts) -> Explanation:
     """Route and judge a hypothetical request under this configuration."""
-    return explain_with(Program(own.place).changed(objects), directory, own, facts)
-
-
-def explain_with(
-    program: Program, directory: Directory, own: Self, facts: RequestFacts
-) -> Explanation:
-    """As ``explain``, with a program that is compiled already."""
     to = dispatch(facts.authority, directory, own, facts.network)
     if isinstance(to, Refusal):
         return Explanation(allowed=False, refusal=to.reason, status=to.status)
@@ -106,8 +98,11 @@ def explain_with(
     )
     if to.protocol is Protocol.TCP:
         return _explain_raw(program, directory, to, request, own)
+    token = _authenticated(program, to, request, facts.at_s)
+    if isinstance(token, Reply):
+        return Explanation(allowed=False, refusal=token.body, status=token.status)
     misses = near_misses(program.policies(to.service), request)
-    notes: list[str] = []
+    notes = [token] if token else []
     if to.service is not None:
         passed_over = program.table(to.service, to.address.port).misses(request)
         notes += [f"{miss.route.source} does not apply: {miss.field}" for miss in passed_over]
@@ -115,7 +110,7 @@ def explain_with(
     decided = plan(request, program, directory, to, _draws(), own)
     notes += _injected(decided.route)
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
-    notes += _asked_before(program, to, asked)
+    notes += _asked_before(asked)
     allowed = decided.verdict.allowed
     answered = decided.reply is not None and decided.reply.details in BEFORE_ROUTING
     shares: tuple[Share, ...] = ()
@@ -131,18 +126,32 @@ def explain_with(
         shares=shares,
         misses=misses,
         notes=tuple(notes),
-        problems=program.problems,
     )
 
 
-def _asked_before(program: Program, to: Destination, asked: tuple[Question, ...]) -> Iterator[str]:
+def _authenticated(program: Program, to: Destination, request: Request, at_s: float) -> Reply | str:
+    """Verify the request's token with the keys that the configuration has, and mark its claims.
+
+    The refusal, or a note about what could not be verified here; empty where all is known.
+    """
+    rules = program.guards.authentication(to.service)
+    judged = judge(rules, request, lambda _source: None, at_s)
+    if judged.error == FETCH_FAILED:
+        return "the token is verified with keys that only the waypoint has; here it proves nothing"
+    if judged.error:
+        return refusal(judged.error, request)
+    accept(rules, judged, request)
+    issuers = sorted({rule.issuer for rule in rules.providers})
+    if issuers and judged.provider is None:
+        return f"tokens of {', '.join(issuers)} are verified; this request carries none"
+    return ""
+
+
+def _asked_before(asked: tuple[Question, ...]) -> Iterator[str]:
     """What a live request has to pass first, and nobody can say here."""
     for one in asked:
         how = "its answer only counts (dry run)" if one.dry_run else "which may refuse"
         yield f"{one.by.policy} asks the authorizer {one.provider} first, {how}"
-    issuers = sorted({rule.issuer for rule in program.guards.authentication(to.service).providers})
-    if issuers:
-        yield f"tokens of {', '.join(issuers)} are verified first; this request carries none"
 
 
 def _explain_raw(
@@ -172,7 +181,6 @@ def _explain_raw(
         route_source=route.source if route is not None else "",
         shares=shares if verdict.allowed else (),
         notes=tuple(notes),
-        problems=program.problems,
         raw=True,
     )
 
@@ -222,11 +230,6 @@ def _shares(
             usable = () if isinstance(targets, Verdict) else targets
             found.append(Share(str(backend), part, usable))
     return tuple(found)
-
-
-def own_names(place: Place, addresses: Iterable[NetworkAddress] = ()) -> Self:
-    """The names of a waypoint, for ``explain``."""
-    return Self(place, frozenset(addresses))
 
 
 def _draws() -> Draw:

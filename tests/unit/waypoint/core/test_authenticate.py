@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.waypoint.sample import config, program, request, service
+from tests.unit.waypoint.tokens import jwks, token
 from waypoint.core import json_web_token
 from waypoint.core.authenticate import accept, judge, may_carry_token, refusal, wanted
 from waypoint.core.json_web_token import KeySet, read_keys
 from waypoint.core.request_authentication import KeySource
 
-KEYS = {name: rsa.generate_private_key(65537, 2048) for name in ("one", "two")}
 NOW = 1_000_000
 TARGETS = [{"kind": "Service", "group": "", "name": "reviews"}]
-
-
-def jwks(*names):
-    found = [
-        {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEYS[name].public_key())), "kid": name}
-        for name in names
-    ]
-    return json.dumps({"keys": found})
-
-
-def token(issuer="one", key=None, **payload):
-    signer = key or issuer
-    claims = {"iss": issuer, "sub": "alice", **payload}
-    return jwt.encode(claims, KEYS[signer], "RS256", headers={"kid": signer})
 
 
 def rule(issuer="one", **more):

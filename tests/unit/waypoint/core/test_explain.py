@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import pytest
+
 from ambient.api.service import AppProtocol, Port
 from tests.unit.waypoint.sample import (
     CURL,
@@ -19,7 +21,9 @@ from tests.unit.waypoint.sample import (
     virtual_service,
     workload,
 )
+from tests.unit.waypoint.tokens import jwks, token
 from waypoint.core.explain import RequestFacts, explain
+from waypoint.core.program import Program
 
 
 def facts(**changes):
@@ -27,11 +31,15 @@ def facts(**changes):
     return RequestFacts(**(given | changes))
 
 
+def ask(objects, directory, own, given):
+    return explain(Program(own.place).changed(objects), directory, own, given)
+
+
 TO_REVIEWS = {"route": [{"destination": {"host": "reviews"}}]}
 
 
 def told(*objects, state=None):
-    return explain(objects, state or mesh(), OWN, facts())
+    return ask(objects, state or mesh(), OWN, facts())
 
 
 SPLIT = (
@@ -50,7 +58,7 @@ READERS = policy(
 
 
 def test_an_allowed_request_shows_route_shares_and_rule():
-    found = explain([*SPLIT, READERS], mesh(), OWN, facts(target="/api/1"))
+    found = ask([*SPLIT, READERS], mesh(), OWN, facts(target="/api/1"))
     assert found.allowed
     assert found.status == 0
     assert found.verdict.detail == "ns[shop]-policy[readers]-rule[0]"
@@ -65,49 +73,48 @@ def test_an_allowed_request_shows_route_shares_and_rule():
 
 
 def test_a_refused_request_shows_what_kept_each_rule_from_matching():
-    found = explain([READERS], mesh(), OWN, facts(target="/api", method="DELETE"))
+    found = ask([READERS], mesh(), OWN, facts(target="/api", method="DELETE"))
     assert (found.allowed, found.status, found.shares) == (False, 403, ())
     assert found.verdict.reason == "no ALLOW policy matched (of shop/readers)"
     assert found.misses == (("shop/readers", "ALLOW", 0, "operation.methods"),)
-    other = explain([READERS], mesh(), OWN, facts(target="/api", source=INTRUDER))
+    other = ask([READERS], mesh(), OWN, facts(target="/api", source=INTRUDER))
     assert other.misses == (("shop/readers", "ALLOW", 0, "source.namespaces"),)
 
 
 def test_routes_that_did_not_apply_are_named():
     only = virtual_service({"match": [{"uri": {"exact": "/a"}}], "route": [to_subset("v1")]})
-    found = explain([subsets(), only], mesh(), OWN, facts(target="/b"))
+    found = ask([subsets(), only], mesh(), OWN, facts(target="/b"))
     assert (found.allowed, found.status, found.route) == (True, 404, "")
     assert found.notes == ("VirtualService/shop/reviews http[0] match[0] does not apply: uri",)
 
 
 def test_shares_that_lead_nowhere_say_so():
-    found = explain([SPLIT[1]], mesh(), OWN, facts())
+    found = ask([SPLIT[1]], mesh(), OWN, facts())
     assert [share.problem.details for share in found.shares] == ["cluster_not_found"] * 2
 
 
 def test_a_destination_that_is_not_ours():
-    found = explain([], mesh(), OWN, facts(authority="10.0.0.1:9080"))
+    found = ask([], mesh(), OWN, facts(authority="10.0.0.1:9080"))
     assert not found.allowed
     assert found.refusal == "workload shop/reviews-v1 does not use waypoint shop/waypoint"
 
 
 def test_a_pods_own_address():
     state = mesh(workload("bound", "10.0.0.8", "v1", waypoint=WAYPOINT))
-    found = explain([READERS], state, OWN, facts(authority="10.0.0.8:80"))
+    found = ask([READERS], state, OWN, facts(authority="10.0.0.8:80"))
     assert found.allowed
     assert [str(t.address) for t in found.shares[0].targets] == ["10.0.0.8:80"]
 
 
-def test_problems_of_the_configuration_are_part_of_it():
+def test_what_cannot_be_read_allows_nothing():
     broken = policy([{"from": [{"source": {"colours": ["*"]}}]}], name="jwt")
-    found = explain([broken], mesh(), OWN, facts())
+    found = ask([broken], mesh(), OWN, facts())
     assert not found.allowed
-    assert found.problems[0].field == "spec.rules[0].from[0].source.colours"
 
 
 def test_dry_runs_are_mentioned():
     dry = policy([{}], "DENY", metadata={"annotations": {"istio.io/dry-run": "true"}})
-    found = explain([dry], mesh(), OWN, facts())
+    found = ask([dry], mesh(), OWN, facts())
     assert found.allowed
     assert found.notes == ("dry-run shop/p would deny",)
 
@@ -153,9 +160,39 @@ def test_what_a_live_request_has_to_pass_first_is_told():
     targets = [{"kind": "Service", "group": "", "name": "reviews"}]
     rules = [{"issuer": "https://idp"}]
     tokens = config("RequestAuthentication", "t", {"targetRefs": targets, "jwtRules": rules})
-    found = explain([mesh_config, custom, tokens], mesh(), OWN, facts())
+    found = ask([mesh_config, custom, tokens], mesh(), OWN, facts())
     assert found.allowed
-    assert found.notes[-2:] == (
+    assert found.notes == (
+        "tokens of https://idp are verified; this request carries none",
         "shop/c asks the authorizer bouncer first, which may refuse",
-        "tokens of https://idp are verified first; this request carries none",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "at_s", "status", "allowed"),
+    [
+        (token("one", role="reader"), 1.0, 0, True),
+        (token("one", role="editor"), 1.0, 403, False),
+        (token("one", role="reader", exp=9), 100.0, 401, False),
+        (token("two", role="reader"), 1.0, 401, False),
+        ("a.b.c", 1.0, 401, False),
+    ],
+)
+def test_tokens_are_verified_with_the_keys_of_the_configuration(given, at_s, status, allowed):
+    targets = [{"kind": "Service", "group": "", "name": "reviews"}]
+    rules = [{"issuer": "one", "jwks": jwks("one")}]
+    tokens = config("RequestAuthentication", "t", {"targetRefs": targets, "jwtRules": rules})
+    readers = policy([{"when": [{"key": "request.auth.claims[role]", "values": ["reader"]}]}])
+    headers = (("authorization", f"Bearer {given}"),)
+    found = ask([tokens, readers], mesh(), OWN, facts(headers=headers, at_s=at_s))
+    assert (found.allowed, found.status) == (allowed, status)
+
+
+def test_keys_that_only_the_waypoint_has_prove_nothing_here():
+    targets = [{"kind": "Service", "group": "", "name": "reviews"}]
+    rules = [{"issuer": "one", "jwksUri": "https://idp/keys"}]
+    tokens = config("RequestAuthentication", "t", {"targetRefs": targets, "jwtRules": rules})
+    headers = (("authorization", f"Bearer {token('one')}"),)
+    found = ask([tokens], mesh(), OWN, facts(headers=headers))
+    assert found.allowed
+    assert "keys that only the waypoint has" in found.notes[0]
