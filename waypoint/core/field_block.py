@@ -6,6 +6,7 @@ leak a secret through a shared table, and costs a fraction of a compressing enco
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +15,10 @@ from hpack.table import HeaderTable
 _NEVER_INDEXED: Final = frozenset(("authorization", "cookie", "set-cookie", "proxy-authorization"))
 """Fields that the next hop must not put into a table either (RFC 7541, section 7.1.3)."""
 _CACHED_NAMES: Final = 1024
+
+NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
+BAD_VALUE: Final = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
+"""What a value must not have (RFC 9113, section 8.2.1)."""
 
 _INDEXED: dict[tuple[str, str], bytes] = {}
 _NAME_INDEX: dict[str, int] = {}
@@ -27,8 +32,12 @@ _LONGEST_KNOWN: Final = 96
 _known = dict(_INDEXED)
 
 
+class UnsendableError(ValueError):
+    """A field that HTTP forbids; filters may have made it."""
+
+
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
-    """The block for a header list; text is Latin-1, as it came. Raises UnicodeEncodeError."""
+    """The block for a header list; text is Latin-1, as it came. Raises UnsendableError."""
     known = _known.get
     return b"".join([known(field) or _field(field) for field in fields])
 
@@ -36,7 +45,12 @@ def encode(fields: Iterable[tuple[str, str]]) -> bytes:
 def _field(field: tuple[str, str]) -> bytes:
     """One literal field; most come again and again."""
     name, value = field
-    raw = value.encode("latin-1")
+    if BAD_VALUE.search(value) or (name[:1] != ":" and not NAME.fullmatch(name)):
+        raise UnsendableError(f"the field {name!r}")
+    try:
+        raw = value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise UnsendableError(f"the value of {name!r}") from None
     size = len(raw)
     prefix = _prefixes.get(name) or _prefix(name)
     made = prefix + (_SHORT[size] if size < 127 else _integer(size, 7, 0)) + raw

@@ -61,18 +61,23 @@ class FieldDecoder:
         """What blocks mean as long as the table stays as it is."""
         self._always: dict[bytes, tuple[list[Field], list[Field]]] = {}
         """What blocks mean that do not look at the table, and what they put into it."""
+        self._late: deque[list[Field]] = deque(maxlen=TABLE_BYTES // OVERHEAD)
+        """What recalled blocks put into the table since somebody looked: older ones than these
+        have no room there."""
 
     def decode(self, block: bytes) -> list[Field]:
         """The list, text as Latin-1; it is not to be changed. Raises CompressionError and
         FloodError."""
-        seen = self._seen.get(block)
-        if seen is not None:
-            return seen
         always = self._always.get(block)
         if always is not None:
             if always[1]:
-                self._remember(always[1])
+                self._late.append(always[1])
             return always[0]
+        while self._late:
+            self._remember(self._late.popleft())
+        seen = self._seen.get(block)
+        if seen is not None:
+            return seen
         self._looked, self._added = False, []
         found = self._decode(block)
         if len(block) <= _LONGEST_KNOWN:

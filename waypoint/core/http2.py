@@ -5,23 +5,18 @@ Frames, windows, limits and floods are those of ``ambient.hbone``; this adds wha
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from contextlib import suppress
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ambient.hbone.core.errors import HboneStreamError, ProtocolError
 from ambient.hbone.core.flow import FlowStream
-from ambient.hbone.core.frames import (
-    END_STREAM,
-    HEAD,
-    ErrorCode,
-    Frame,
-)
+from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.streams import LinkListener, Streams
-from waypoint.core.field_block import encode
+from waypoint.core.field_block import UnsendableError, encode
 from waypoint.core.field_decoder import FieldDecoder
-from waypoint.core.http1 import BadMessageError
+from waypoint.core.http1 import END, BadMessageError
 from waypoint.core.http2_head import (
     Fields,
     MalformedError,
@@ -31,9 +26,8 @@ from waypoint.core.http2_head import (
     read_trailers,
     request_fields,
     response_fields,
-    sendable,
 )
-from waypoint.core.message import End, Request, RequestHead, Response
+from waypoint.core.message import End, Headers, Request, RequestHead, Response
 from waypoint.core.message_limits import LIMITS
 
 _LIMITS: Final = Limits(
@@ -69,57 +63,47 @@ class BrokenRulesError(HboneStreamError):
     """The peer sent a message that HTTP forbids; we have reset its stream."""
 
 
-def _nobody() -> None:
-    """Nobody waits for the stream."""
-
-
 class HttpStream(FlowStream):
     """One exchange. What arrives waits in a queue that the stream's window bounds.
 
-    ``wake`` is called when there may be something to ``take``, when ``error`` was set, and when
-    there may be room to send.
+    Heirs may implement ``wake`` and ``failed``, and look into ``events`` before they ask.
     """
 
     __slots__ = (
-        "_events", "_expected", "_head_request", "error", "head", "trailers", "upgrade", "wake",
+        "_expected", "_head_request", "error", "events", "head", "trailers", "upgrade",
     )  # fmt: skip
 
-    def __init__(self, connection: Http2, stream_id: int) -> None:
+    tunnel: Http2[Any]  # type: ignore[mutable-override]
+
+    def __init__(self, connection: Http2[Any], stream_id: int) -> None:
         super().__init__(connection, stream_id)
         self.sink = self
         self.head: RequestHead | None = None
         self.trailers: tuple[tuple[str, str], ...] = ()
         self.error: HboneStreamError | None = None
-        self.wake: Callable[[], None] = _nobody
-        self._events: deque[StreamEvent] = deque()
+        self.events: list[StreamEvent] = []
+        """What has arrived and was not taken."""
         self._expected: int | None = None
         self._head_request = False
         self.upgrade = ""
         """The protocol that an extended CONNECT asked for."""
 
-    @property
-    def http2(self) -> Http2:
-        """The stream's connection."""
-        connection: Http2 = self.tunnel  # type: ignore[assignment]
-        return connection
-
-    def expect(self, length: int | None) -> None:
-        """Content has to have this length."""
-        self._expected = length
+    def wake(self) -> None:
+        """There may be something to ``take`` after there was nothing, ``error`` was set, or there
+        may be room to send."""
 
     def take(self) -> StreamEvent | None:
         """The next event, if there is one; its bytes are credited to the peer."""
-        if not self._events:
+        if not self.events:
             return None
-        event = self._events.popleft()
+        event = self.events.pop(0)
         if isinstance(event, bytes):
             self.credit(len(event))
         return event
 
     def take_all(self) -> list[StreamEvent]:
         """All events that are there; their bytes are credited to the peer."""
-        events = list(self._events)
-        self._events.clear()
+        events, self.events = self.events, []
         size = 0
         for event in events:
             if isinstance(event, bytes):
@@ -130,8 +114,9 @@ class HttpStream(FlowStream):
 
     def put(self, event: StreamEvent) -> None:
         """Something arrived."""
-        self._events.append(event)
-        self.wake()
+        self.events.append(event)
+        if len(self.events) == 1:
+            self.wake()
 
     # The sink
 
@@ -141,16 +126,16 @@ class HttpStream(FlowStream):
             self._expected -= len(view)
             if self._expected < 0:
                 self.credit(len(view))
-                self.http2.refuse(self, "more content than content-length says")
+                self.tunnel.refuse(self, "more content than content-length says")
                 return
         self.put(bytes(view))
 
     def ended(self) -> None:
         """See ``DataSink``."""
         if self._expected:
-            self.http2.refuse(self, "less content than content-length says")
+            self.tunnel.refuse(self, "less content than content-length says")
         else:
-            self.put(End(self.trailers))
+            self.put(End(self.trailers) if self.trailers else END)
 
     def failed(self, error: HboneStreamError) -> None:
         """See ``DataSink``."""
@@ -163,90 +148,88 @@ class HttpStream(FlowStream):
 
     def drop(self) -> None:
         """Give back the credit of everything that nobody will take."""
-        if self._events:
+        if self.events:
             self.take_all()
+
+
+S = TypeVar("S", bound=HttpStream)
 
 
 class Http2Listener(LinkListener, Protocol):
     """Who is told about the connection and its requests."""
 
-    def requested(self, stream: HttpStream) -> None:
+    def requested(self, stream: Any) -> None:
         """A request arrived (server)."""
 
-    def ended(self, stream: HttpStream) -> None:
+    def ended(self, stream: Any) -> None:
         """The stream is over in both directions."""
 
+    def touch(self) -> None:
+        """A stream has made output."""
 
-class Http2(Streams[HttpStream]):
-    """One connection."""
 
-    def __init__(self, listener: Http2Listener, limits: Limits, *, client: bool) -> None:
+class Http2(Streams[S], Generic[S]):
+    """One connection; ``make`` makes its streams."""
+
+    def __init__(
+        self,
+        listener: Http2Listener,
+        limits: Limits,
+        make: Callable[[Http2[S], int], S],
+        *,
+        client: bool,
+    ) -> None:
         super().__init__(listener, limits, client=client)
-        self._listener = listener
+        self.listener = listener
+        self._make = make
         self._fields = FieldDecoder(DECODED * LIMITS.head_bytes)
         self._heads: dict[tuple[int, bool, bool], tuple[Fields, Head]] = {}
         """By the id of their list, and what else they depend on."""
 
     # Sending
 
-    def request(self, request: Request) -> HttpStream:
+    def request(self, request: Request) -> S:
         """Open a stream (client; only while ``room`` > 0). Raises BadMessageError."""
-        fields = request_fields(request)
-        if not sendable(fields):
-            raise BadMessageError(500, "invalid_header_value")
-        stream = HttpStream(self, self._take_id())
+        block = _block(request_fields(request))
+        stream = self._make(self, self._take_id())
         self.streams[stream.id] = stream
         stream._head_request = request.method == "HEAD"
         stream.upgrade = request.upgrade
-        self._headers(stream, fields, end=not (request.has_body or request.upgrade))
+        self._headers(stream, block, end=not (request.has_body or request.upgrade))
         return stream
 
-    def respond(self, stream: HttpStream, response: Response) -> None:
+    def respond(self, stream: S, response: Response) -> None:
         """Send a response's head (server). Raises BadMessageError."""
-        fields = response_fields(response)
-        if not sendable(fields):
-            raise BadMessageError(500, "invalid_header_value")
+        block = _block(response_fields(response))
         if response.status >= 200:
             stream.answered = True
-        self._headers(stream, fields, end=response.end)
+        self._headers(stream, block, end=response.end)
 
-    def end(self, stream: HttpStream, trailers: tuple[tuple[str, str], ...]) -> None:
+    def end(self, stream: S, trailers: tuple[tuple[str, str], ...]) -> None:
         """Our direction is complete. Trailers that cannot be sent are left out."""
-        if trailers and sendable(trailers) and not stream.local_ended:
-            self._headers(stream, list(trailers), end=True)
-        else:
-            stream.end()
+        if trailers:
+            with suppress(UnsendableError):
+                self._headers(stream, encode(trailers), end=True)
+        stream.end()
 
-    def _headers(self, stream: HttpStream, fields: Fields, *, end: bool) -> None:
+    def _headers(self, stream: S, block: bytes, *, end: bool) -> None:
         if stream.local_ended:
             return  # reset meanwhile
-        self._send_headers(stream, encode(fields), end_stream=end)
+        self._send_headers(stream, block, end_stream=end)
         if end:
             stream.local_ended = True
-            self.settle(stream)
-
-    def send_last(self, stream: HttpStream, data: bytes) -> bool:
-        """Send ``data`` with END_STREAM, if there is room for all of it."""
-        size = len(data)
-        if size > stream.budget():
-            return False
-        self.out += HEAD.pack(size >> 8, size & 0xFF, Frame.DATA, END_STREAM, stream.id)
-        self.out += data
-        stream.send_window -= size
-        self.send_window -= size
-        stream.local_ended = True
-        self.settle(stream)
-        return True
+            if stream.remote_ended:
+                self._close(stream)
 
     # Receiving
 
-    def refuse(self, stream: HttpStream, reason: str) -> None:
+    def refuse(self, stream: S, reason: str) -> None:
         """Reset a stream whose peer broke the rules of HTTP."""
         self.blame(stream, BrokenRulesError(reason, ErrorCode.PROTOCOL_ERROR))
 
-    def closed(self, stream: HttpStream) -> None:
+    def closed(self, stream: S) -> None:
         """See ``Streams``."""
-        self._listener.ended(stream)
+        self.listener.ended(stream)
 
     def headers(self, stream_id: int, block: bytes, *, end_stream: bool) -> None:
         """See ``Streams``: a request, a response or trailers."""
@@ -272,7 +255,6 @@ class Http2(Streams[HttpStream]):
             self.refuse(stream, str(error))
 
     def _new_request(self, stream_id: int, fields: Fields, *, end: bool) -> None:
-        stream = HttpStream(self, stream_id)
         try:
             head = self._request_head(fields, end=end)
         except MalformedError:
@@ -281,11 +263,12 @@ class Http2(Streams[HttpStream]):
         except TooLargeError:
             self.blame_id(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
             return
+        stream = self._make(self, stream_id)
         stream.head = head
         stream.remote_ended = end
-        stream.expect(head.content_length)
+        stream._expected = head.content_length
         self.streams[stream_id] = stream
-        self._listener.requested(stream)
+        self.listener.requested(stream)
 
     def _request_head(self, fields: Fields, *, end: bool) -> RequestHead:
         """A list that the decoder recalls is read once."""
@@ -305,19 +288,28 @@ class Http2(Streams[HttpStream]):
         else:
             found = read_response(fields, end=end, head=head)
             self._keep(key, fields, found)
-        return Response(found.status, found.headers.copy(), "", found.content_length, found.end)
+        headers = Headers(found.headers.items)
+        return Response(found.status, headers, "", found.content_length, found.end)
 
     def _keep(self, key: tuple[int, bool, bool], fields: Fields, head: Head) -> None:
         if len(self._heads) >= KNOWN_HEADS:
             self._heads.clear()
         self._heads[key] = fields, head
 
-    def _response(self, stream: HttpStream, fields: Fields, *, end: bool) -> None:
+    def _response(self, stream: S, fields: Fields, *, end: bool) -> None:
         response = self._response_head(fields, end=end, head=stream._head_request)
         if response.status >= 200:
             stream.answered = True
             if not (stream._head_request or stream.upgrade or response.status in (204, 304)):
-                stream.expect(response.content_length)
+                stream._expected = response.content_length
         stream.put(response)
         if end:
             self.data_ends(stream.id)
+
+
+def _block(fields: Fields) -> bytes:
+    """A head as it is sent. Raises BadMessageError."""
+    try:
+        return encode(fields)
+    except UnsendableError:
+        raise BadMessageError(500, "invalid_header_value") from None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from waypoint.core.field_block import BAD_VALUE, NAME
 from waypoint.core.http1 import HOP_BY_HOP
 from waypoint.core.message import Headers, Request, RequestHead, Response
 from waypoint.core.message_limits import LIMITS
@@ -16,8 +17,6 @@ from waypoint.core.plain_head import AUTHORITY
 
 Fields = list[tuple[str, str]]
 
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_BAD_VALUE: Final = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
 _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET: Final = re.compile(r"[\x21-\x7e\x80-\xff]+")
 _REQUEST_PSEUDO: Final = frozenset((":method", ":scheme", ":path", ":authority", ":protocol"))
@@ -30,8 +29,6 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {"content-length", "host", "trailer"}
 _GOOD_FIELDS: Final = 4096
 _good: set[tuple[str, str]] = set()
 """Regular fields that were found to be well-formed: most come again and again."""
-_sendable: set[tuple[str, str]] = set()
-"""Fields, pseudo-headers too, that may be sent: their values are good wherever they come from."""
 
 
 def _note(field: tuple[str, str]) -> None:
@@ -161,13 +158,13 @@ def _split(raw: Iterable[tuple[str, str]], known: frozenset[str]) -> _Split:
         if field in _good:
             rest.append(field)
             continue
-        if field not in _sendable and _BAD_VALUE.search(value):
+        if BAD_VALUE.search(value):
             raise MalformedError(f"a bad value of {name!r}")
         if name[:1] == ":":
             if rest or name in pseudo or name not in known:
                 raise MalformedError(f"unexpected pseudo-header {name!r}")
             pseudo[name] = value
-        elif name in _REFUSED or not _NAME.fullmatch(name):
+        elif name in _REFUSED or not NAME.fullmatch(name):
             raise MalformedError(f"forbidden field {name!r}")
         else:
             rest.append(field)
@@ -198,18 +195,3 @@ def response_fields(response: Response) -> Fields:
     if response.content_length is not None and response.status >= 200 and response.status != 204:
         fields.append(("content-length", str(response.content_length)))
     return fields
-
-
-def sendable(fields: Iterable[tuple[str, str]]) -> bool:
-    """Is every field one that may be sent? (Filters may have made it.)"""
-    for field in fields:
-        if field in _good or field in _sendable:
-            continue
-        name, value = field
-        if _BAD_VALUE.search(value) or (name[:1] != ":" and not _NAME.fullmatch(name)):
-            return False
-        if len(value) < 128:
-            if len(_sendable) >= _GOOD_FIELDS:
-                _sendable.clear()
-            _sendable.add(field)
-    return True

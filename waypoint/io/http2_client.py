@@ -8,7 +8,7 @@ import trio
 
 from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError
 from ambient.hbone.core.frames import ErrorCode
-from waypoint.core.http2 import BrokenRulesError, HttpStream, client_limits
+from waypoint.core.http2 import BrokenRulesError, client_limits
 from waypoint.core.message import Request, Response
 from waypoint.core.reset import Reset
 from waypoint.core.websocket import from_http2
@@ -61,10 +61,11 @@ class Http2Client(Http2Link):
         """Is an exchange under way or about to be?"""
         return bool(self.http2.streams) or self.reserved > 0
 
-    def ended(self, stream: HttpStream) -> None:
+    def ended(self, stream: Flow) -> None:
         """See ``Http2Listener``."""
-        self.idle_since_s = now_s()
-        self._end_if_left()
+        if not self.http2.streams:
+            self.idle_since_s = now_s()
+            self._end_if_left()
 
     def going_away(self) -> None:
         """See ``LinkListener``."""
@@ -93,7 +94,7 @@ class Http2Stream:
     @property
     def answered(self) -> bool:
         """See ``UpstreamStream``."""
-        return self._flow is not None and self._flow.stream.answered
+        return self._flow is not None and self._flow.answered
 
     @property
     def _open(self) -> Flow:
@@ -104,10 +105,10 @@ class Http2Stream:
         """See ``UpstreamStream``. Raises UpstreamResetError where the connection has just gone."""
         link = self._link
         self._unreserve()
-        if link.room < 1:
+        if link.lost or link.http2.room < 1:
             raise UpstreamResetError(Reset.REFUSED_STREAM, "the connection is leaving")
         self._request = request
-        self._flow = Flow(link, link.http2.request(request))
+        self._flow = link.http2.request(request)
 
     async def takes_upgrades(self) -> bool:
         """See ``UpstreamStream``."""
@@ -115,11 +116,12 @@ class Http2Stream:
 
     def data(self, data: bytes) -> None:
         """See ``UpstreamStream``."""
-        self._open.send(data)
+        if data:
+            self._open.write(data)
 
     def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
         """See ``UpstreamStream``."""
-        self._open.end(trailers)
+        self._open.finish(trailers)
 
     async def flush(self) -> None:
         """See ``UpstreamStream``."""
@@ -129,14 +131,18 @@ class Http2Stream:
     async def receive(self) -> list[ResponseEvent]:
         """See ``UpstreamStream``."""
         flow = self._open
-        while not (events := flow.take() if not flow.stream.upgrade else self._until_upgraded()):
-            if flow.stream.error is not None or flow.stream.closed:
+        while not flow.events:
+            if flow.error is not None or flow.closed:
                 raise self._error()
             await flow.wait()
+        if flow.upgrade:
+            return self._until_upgraded()
+        events: list[ResponseEvent] = flow.take_all()
+        self._link.touch()
         return events
 
     def _error(self) -> UpstreamResetError:
-        error = self._open.stream.error
+        error = self._open.error
         if error is None:
             return UpstreamResetError(Reset.REMOTE_RESET)
         if self._link.broken:
@@ -151,15 +157,15 @@ class Http2Stream:
         """See ``UpstreamStream``."""
         if not self._ended:
             self._ended = True
-            self._unreserve()
+            if self._reserved:
+                self._unreserve()
             if self._flow is not None:
-                self._flow.reset(ErrorCode.CANCEL)
+                self._flow.abandon(ErrorCode.CANCEL)
             self._over()
 
     def _unreserve(self) -> None:
-        if self._reserved:
-            self._reserved = False
-            self._link.reserved -= 1
+        self._reserved = False
+        self._link.reserved -= 1
 
     def take_over(self) -> tuple[Duplex, bytes]:
         """See ``UpstreamStream``."""
@@ -178,7 +184,7 @@ class Http2Stream:
 
     def _upgraded(self, response: Response) -> bool:
         """Is the stream another protocol's from here on?"""
-        return bool(self._open.stream.upgrade) and 200 <= response.status < 300
+        return bool(self._open.upgrade) and 200 <= response.status < 300
 
 
 def _reset(error: HboneStreamError) -> Reset:

@@ -7,11 +7,11 @@ not take waits for a task of its own, and meanwhile nobody may add more than the
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections.abc import Awaitable, Callable
 
 import trio
 
-from ambient.hbone.core.errors import ConnectionLostError, PeerError
+from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError, PeerError
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.limits import Limits
 from ambient.hbone.io.stream import HboneStream
@@ -19,6 +19,7 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.http2 import Http2, HttpStream
 from waypoint.core.message import End, Response
+from waypoint.io.downstream import ClientGoneError
 from waypoint.io.duplex import STREAM_ERRORS, Duplex, Ending, Inlet, drop_now, relay_of
 from waypoint.io.duplex import send as send_all
 from waypoint.io.fiber import Signal, drive, now_s
@@ -32,7 +33,7 @@ class Http2Link:
 
     def __init__(self, stream: Duplex, limits: Limits, *, client: bool) -> None:
         self.stream = stream
-        self.http2 = Http2(self, limits, client=client)
+        self.http2 = Http2(self, limits, Flow, client=client)
         self.lost = False
         """The connection is over; nothing can be sent or opened."""
         self.broken = False
@@ -55,10 +56,10 @@ class Http2Link:
     def going_away(self) -> None:
         """See ``LinkListener``."""
 
-    def requested(self, stream: HttpStream) -> None:
+    def requested(self, stream: Flow) -> None:
         """See ``Http2Listener``."""
 
-    def ended(self, stream: HttpStream) -> None:
+    def ended(self, stream: Flow) -> None:
         """See ``Http2Listener``."""
 
     # Bytes
@@ -165,80 +166,102 @@ class Http2Link:
         self.lost = True
 
 
-class Flow:
-    """One stream as a task sees it: content goes out within the windows, events come in."""
+class Flow(HttpStream):
+    """A stream as a fiber or task sees it: content goes out within the windows, events come in.
 
-    def __init__(self, link: Http2Link, stream: HttpStream) -> None:
-        self.link = link
-        self.stream = stream
-        self._pending: deque[bytes] = deque()
-        self._end: tuple[tuple[str, str], ...] | None = None
-        self._signal = Signal()
-        stream.wake = self._signal.wake
+    It is a ``BodySource``.
+    """
 
-    def send(self, data: bytes) -> None:
+    _pending: list[bytes] | None = None
+    _end: tuple[tuple[str, str], ...] | None = None
+    _signal: Signal | None = None
+    on_failure: Callable[[], None] | None = None
+    """Called when the stream is over before its time."""
+
+    def wake(self) -> None:
+        """See ``HttpStream``."""
+        if self._signal is not None:
+            self._signal.wake()
+
+    def failed(self, error: HboneStreamError) -> None:
+        """See ``DataSink``."""
+        self.error = error
+        if self.on_failure is not None:
+            self.on_failure()
+        self.wake()
+
+    def wait(self) -> Awaitable[None]:
+        """Wait for an event, an error, or room."""
+        signal = self._signal
+        if signal is None:
+            signal = self._signal = Signal()
+        return signal.wait()
+
+    # Out
+
+    def write(self, data: bytes) -> None:
         """Content, for the next ``flush``."""
-        if data:
+        if self._pending is None:
+            self._pending = [data]
+        else:
             self._pending.append(data)
 
-    def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Our direction is complete behind what was sent."""
+    def finish(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Our direction is complete behind what was written."""
         self._end = trailers
 
     async def flush(self) -> bool:
         """Send everything; waits while the peer is slow. False where the stream is over."""
-        stream, link = self.stream, self.link
-        while self._pending and not stream.local_ended:
-            if self._send_one():
-                continue
-            link.touch()
-            if stream.budget() <= 0 and not stream.local_ended:
-                link.http2.block(stream)
-                await self._signal.wait()
-        if self._end is not None and not self._pending:
-            link.http2.end(stream, self._end)
+        pending = self._pending
+        while pending and not self.local_ended:
+            data = pending[0]
+            sent = self.send(data, last=self._end == () and len(pending) == 1)
+            if sent == len(data):
+                del pending[0]
+            elif sent:
+                pending[0] = data[sent:]
+            else:
+                await self._room()
+        if self._end is not None and not (pending or self.local_ended):
+            self.tunnel.end(self, self._end)
             self._end = None
-        link.touch()
-        return stream.error is None and not self._pending
+        self.tunnel.listener.touch()
+        return self.error is None and not pending
 
-    def _send_one(self) -> bool:
-        """Send of the first piece what the windows allow; False if that is nothing."""
-        stream, pending = self.stream, self._pending
-        data = pending[0]
-        if self._end == () and len(pending) == 1 and stream.http2.send_last(stream, data):
-            self._end = None
-            pending.clear()
-            return True
-        sent = stream.send(data)
-        if sent == len(data):
-            pending.popleft()
-        elif sent:
-            pending[0] = data[sent:]
-        return sent > 0
+    async def _room(self) -> None:
+        """Wait until more may be sent, if nothing may be."""
+        self.tunnel.listener.touch()
+        if self.budget() <= 0 and not self.local_ended:
+            self.tunnel.block(self)
+            await self.wait()
+
+    def abandon(self, code: int) -> None:
+        """End both directions at once."""
+        if self.events or not self.closed:
+            self.drop()
+            self.tunnel.reset(self, code)
+            self.tunnel.listener.touch()
+
+    # In
 
     def poll(self) -> Response | bytes | End | None:
         """The next event, if it is there; gives the peer room for more."""
-        event = self.stream.take()
+        event = self.take()
         if isinstance(event, bytes):
-            self.link.touch()
+            self.tunnel.listener.touch()
         return event
 
-    def take(self) -> list[Response | bytes | End]:
-        """All events that are there; gives the peer room for more."""
-        events = self.stream.take_all()
-        if events:
-            self.link.touch()
-        return events
+    def poll_body(self) -> bytes | End | None:
+        """See ``BodySource``."""
+        event = self.poll() if self.events else None
+        if event is None and self.error is not None:
+            raise ClientGoneError
+        assert not isinstance(event, Response)
+        return event
 
-    async def wait(self) -> None:
-        """Wait for an event, an error, or room."""
-        await self._signal.wait()
-
-    def reset(self, code: int) -> None:
-        """End both directions at once."""
-        self.stream.drop()
-        self.link.http2.reset(self.stream, code)
-        self.link.touch()
+    async def wait_body(self) -> None:
+        """See ``BodySource``."""
+        await self.wait()
 
 
 class FlowDuplex(Ending):
@@ -249,12 +272,13 @@ class FlowDuplex(Ending):
 
     async def send_all(self, data: bytes) -> None:
         """See ``Duplex``."""
-        self._flow.send(data)
+        if data:
+            self._flow.write(data)
         await self._flush()
 
     async def send_eof(self) -> None:
         """See ``Duplex``."""
-        self._flow.end()
+        self._flow.finish()
         await self._flush()
 
     async def _flush(self) -> None:
@@ -271,7 +295,7 @@ class FlowDuplex(Ending):
             if isinstance(event, bytes) and event:
                 return event
             if event is None:
-                if flow.stream.error is not None or flow.stream.closed:
+                if flow.error is not None or flow.closed:
                     raise trio.BrokenResourceError("the stream was reset")
                 await flow.wait()
 
@@ -281,4 +305,4 @@ class FlowDuplex(Ending):
 
     def end_now(self, code: ErrorCode) -> None:
         """See ``Ending``."""
-        self._flow.reset(code)
+        self._flow.abandon(code)

@@ -12,8 +12,8 @@ from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.stream import HboneStream
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
-from waypoint.core.http2 import HttpStream, server_limits
-from waypoint.core.message import End, Response
+from waypoint.core.http2 import server_limits
+from waypoint.core.message import Response
 from waypoint.core.websocket import for_http2
 from waypoint.io.downstream import Body, ClientGoneError
 from waypoint.io.duplex import Duplex
@@ -27,77 +27,49 @@ LEAVE_S: Final = 0.5
 """Between the first GOAWAY and the last: new requests may be on their way (RFC 9113, 6.8)."""
 
 
-class _Content:
-    """The content of a request, as it comes on its stream: a ``BodySource``."""
-
-    __slots__ = ("_flow",)
-
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
-
-    def poll_body(self) -> bytes | End | None:
-        """See ``BodySource``."""
-        event = self._flow.poll()
-        if event is None and self._flow.stream.error is not None:
-            raise ClientGoneError
-        assert not isinstance(event, Response)
-        return event
-
-    async def wait_body(self) -> None:
-        """See ``BodySource``."""
-        await self._flow.wait()
-
-
 class Http2Exchange:
     """One request and its response: a ``Downstream``."""
 
-    def __init__(self, link: Http2Link, stream: HttpStream) -> None:
-        assert stream.head is not None
-        self.head = stream.head
-        self._flow = Flow(link, stream)
-        self.body = Body(_Content(self._flow), present=stream.head.has_body)
+    def __init__(self, flow: Flow) -> None:
+        assert flow.head is not None
+        self.head = flow.head
+        self._flow = flow
+        self.body = Body(flow, present=flow.head.has_body)
         self.started = False
         self.closing = False
-        self._silent = stream.head.method == "HEAD"
+        self._silent = flow.head.method == "HEAD"
         self._complete = False
-        self._failing: Callable[[], None] | None = None
-        self._wake = stream.wake
-        stream.wake = self._woken
-
-    def _woken(self) -> None:
-        if self._flow.stream.error is not None and self._failing is not None:
-            self._failing()
-        self._wake()
 
     def attend(self, limit: Limit) -> None:
         """See ``Downstream``."""
-        self._failing = limit.cancel
-        self._woken()
+        self._flow.on_failure = limit.cancel
+        if self._flow.error is not None:
+            limit.cancel()
 
     def begin(self, response: Response) -> None:
         """See ``Downstream``."""
-        stream, http2 = self._flow.stream, self._flow.link.http2
+        flow = self._flow
         if response.status == 101:
             response = for_http2(response)
         if response.status < 200 and response.informational:
-            http2.respond(stream, response)
+            flow.tunnel.respond(flow, response)
             return
         self._complete = response.end
         if self._silent and not response.end:
             response.end = True  # nothing follows a HEAD
-        http2.respond(stream, response)
+        flow.tunnel.respond(flow, response)
         self.started = True
 
     def data(self, data: bytes) -> None:
         """See ``Downstream``."""
-        if not self._silent:
-            self._flow.send(data)
+        if data and not self._silent:
+            self._flow.write(data)
 
     def end(self, trailers: tuple[tuple[str, str], ...] = ()) -> None:
         """See ``Downstream``."""
         self._complete = True
         if not self._silent:
-            self._flow.end(trailers)
+            self._flow.finish(trailers)
 
     async def flush(self) -> None:
         """See ``Downstream``."""
@@ -106,7 +78,7 @@ class Http2Exchange:
 
     def reset(self) -> None:
         """See ``Downstream``."""
-        self._flow.reset(ErrorCode.INTERNAL_ERROR)
+        self._flow.abandon(ErrorCode.INTERNAL_ERROR)
 
     def take_over(self) -> tuple[Duplex, bytes]:
         """See ``Downstream``."""
@@ -115,10 +87,9 @@ class Http2Exchange:
 
     def settle(self) -> None:
         """After the exchange: nothing of it stays."""
-        self._failing = None
-        self._flow.stream.wake = self._wake  # no cycle for the collector
+        self._flow.on_failure = None  # no cycle for the collector
         # A response that did not need all of the request is complete: NO_ERROR (RFC 9113, 8.1).
-        self._flow.reset(ErrorCode.NO_ERROR if self._complete else ErrorCode.INTERNAL_ERROR)
+        self._flow.abandon(ErrorCode.NO_ERROR if self._complete else ErrorCode.INTERNAL_ERROR)
 
 
 class _Requests:
@@ -188,10 +159,10 @@ class Http2Server(Http2Link):
                     requests.close()
             nursery.cancel_scope.cancel()
 
-    def requested(self, stream: HttpStream) -> None:
+    def requested(self, stream: Flow) -> None:
         """See ``Http2Listener``."""
         assert self._requests is not None
-        self._requests.start(self._exchange(Http2Exchange(self, stream)))
+        self._requests.start(self._exchange(Http2Exchange(stream)))
 
     async def _exchange(self, exchange: Http2Exchange) -> None:
         try:
@@ -203,7 +174,7 @@ class Http2Server(Http2Link):
         finally:
             exchange.settle()
 
-    def ended(self, stream: HttpStream) -> None:
+    def ended(self, stream: Flow) -> None:
         """See ``Http2Listener``."""
         if self._leaving and not self.http2.streams:
             self._idle.set()

@@ -8,7 +8,7 @@ from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.core.frames import END_STREAM, HEAD, HEAD_BYTES, Frame, window_update
 from ambient.hbone.core.limits import OUTPUT_HIGH, Limits
 
-_pack_head_into = HEAD.pack_into
+_pack_head, _pack_head_into = HEAD.pack, HEAD.pack_into
 _DATA = int(Frame.DATA)
 
 
@@ -109,18 +109,27 @@ class FlowStream:
             tunnel.congested = True
         return view[: HEAD_BYTES + size]
 
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Send as much of ``data`` as the budget allows; returns how much that was."""
-        size = min(len(data), self.budget())
+    def send(self, data: bytes | bytearray | memoryview, *, last: bool = False) -> int:
+        """Send as much of ``data`` as the budget allows; returns how much that was.
+
+        Where that is all, and it is the ``last``, the frame carries END_STREAM."""
+        size, budget = len(data), self.budget()
+        if size > budget:
+            size, last = budget, False
+            data = memoryview(data)[: max(0, size)]
         if size <= 0:
             return 0
         tunnel = self.tunnel
-        tunnel.out += HEAD.pack(size >> 8, size & 0xFF, Frame.DATA, 0, self.id)
-        tunnel.out += memoryview(data)[:size]
+        flags = END_STREAM if last else 0
+        tunnel.out += _pack_head(size >> 8, size & 0xFF, _DATA, flags, self.id)
+        tunnel.out += data
         self.send_window -= size
         tunnel.send_window -= size
         if len(tunnel.out) > OUTPUT_HIGH:
             tunnel.congested = True
+        if last:
+            self.local_ended = True
+            tunnel.settle(self)
         return size
 
     def end(self) -> None:

@@ -89,10 +89,6 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
 
 def header_frames(block: bytes, stream_id: int, *, end_stream: bool, max_frame: int) -> bytes:
     """A header block as HEADERS and as many CONTINUATION frames as the peer's limit asks for."""
-    if len(block) <= max_frame:
-        flags = END_HEADERS | END_STREAM if end_stream else END_HEADERS
-        size = len(block)
-        return HEAD.pack(size >> 8, size & 0xFF, Frame.HEADERS, flags, stream_id) + block
     pieces = [block[at : at + max_frame] for at in range(0, len(block), max_frame)] or [b""]
     out = bytearray()
     for number, piece in enumerate(pieces):

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _unpack_head = HEAD.unpack_from
 _DATA, _HEADERS = int(Frame.DATA), int(Frame.HEADERS)
-_NOT_PLAIN = PADDED | END_STREAM
 _HEADERS_FORM = PADDED | PRIORITY_FLAG | END_HEADERS
 
 
@@ -64,6 +63,8 @@ class FrameReader:
     def __init__(self, handler: FrameHandler, *, max_frame: int, expect_preface: bool) -> None:
         self._handler = handler
         self._max_frame = max_frame
+        self._plain = min(max_frame, MAX_CONTROL_FRAME)
+        """Frames up to this size need no closer look at their length."""
         self._preface_left = len(PREFACE) if expect_preface else 0
         self._stash = bytearray()
         """The beginning of a frame that is not there yet; at most MAX_CONTROL_FRAME + 9 bytes."""
@@ -94,41 +95,29 @@ class FrameReader:
                 return
             high, low, kind, flags, stream_id = _unpack_head(data, position)
             length = high << 8 | low
-            if kind == _DATA and not flags & _NOT_PLAIN:
-                end = position + HEAD_BYTES + length
-                if 0 < length <= self._max_frame and end <= size and self._block is None:
-                    # by far the most frequent: a plain DATA frame that is there as a whole
+            end = position + HEAD_BYTES + length
+            if end <= size and self._block is None and 0 < length <= self._plain:
+                # by far the most frequent: a plain frame that is there as a whole
+                if kind == _DATA and not flags & PADDED:
                     stream = self._handler.data_begins(stream_id & ID_MASK, length, 0)
                     if stream is not None:
                         stream.sink.data(data[position + HEAD_BYTES : end])
+                    if flags & END_STREAM:
+                        self._handler.data_ends(stream_id & ID_MASK)
                     position = end
                     continue
-            if kind == _HEADERS and (end := self._take_plain_headers(data, position)):
-                position = end
-                continue
-            if kind == _DATA and not flags & PADDED:
-                self._begin_data(stream_id & ID_MASK, length, 0, flags)
-                position += HEAD_BYTES
-                continue
+                if kind == _HEADERS and flags & _HEADERS_FORM == END_HEADERS:
+                    block = bytes(data[position + HEAD_BYTES : end])
+                    ends = flags & END_STREAM != 0
+                    self._handler.headers(stream_id & ID_MASK, block, end_stream=ends)
+                    position = end
+                    continue
             needed = HEAD_BYTES + self._held_whole(kind, flags, length)
             if size - position < needed:
                 self._stash += data[position:]
                 return
             self._whole(data[position : position + needed])
             position += needed
-
-    def _take_plain_headers(self, data: memoryview, position: int) -> int:
-        """A HEADERS frame that is there as a whole, and all of its block: where it ends. 0 where it
-        is another one, or something is wrong with it."""
-        high, low, _, flags, stream_id = _unpack_head(data, position)
-        length = high << 8 | low
-        end: int = position + HEAD_BYTES + length
-        plain = flags & _HEADERS_FORM == END_HEADERS and end <= len(data)
-        if not plain or self._block is not None or length > min(self._max_frame, MAX_CONTROL_FRAME):
-            return 0
-        block = bytes(data[position + HEAD_BYTES : end])
-        self._handler.headers(stream_id & ID_MASK, block, end_stream=bool(flags & END_STREAM))
-        return end
 
     def _take_preface(self, data: memoryview) -> int:
         begin = len(PREFACE) - self._preface_left

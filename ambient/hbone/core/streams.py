@@ -21,6 +21,9 @@ from ambient.hbone.core.errors import (
 )
 from ambient.hbone.core.flow import DataSink, Discard, FlowStream
 from ambient.hbone.core.frames import (
+    END_HEADERS,
+    END_STREAM,
+    HEAD,
     ID_MASK,
     MAX_WINDOW,
     U32,
@@ -35,6 +38,8 @@ from ambient.hbone.core.link import Link
 from ambient.hbone.core.reader import FrameReader
 
 S = TypeVar("S", bound=FlowStream)
+_HEADERS = int(Frame.HEADERS)
+_WHOLE_END = END_HEADERS | END_STREAM
 
 
 class LinkListener(Protocol):
@@ -106,12 +111,16 @@ class Streams(Link, Generic[S]):
 
     def _take_id(self) -> int:
         """The id of the next stream that we open (client; only while ``room`` > 0)."""
-        assert self.client
-        assert self.room > 0
         self._next_id += 2
         return self._next_id - 2
 
     def _send_headers(self, stream: S, block: bytes, *, end_stream: bool) -> None:
+        size = len(block)
+        if size <= self.peer_max_frame:
+            flags = _WHOLE_END if end_stream else END_HEADERS
+            self.out += HEAD.pack(size >> 8, size & 0xFF, _HEADERS, flags, stream.id)
+            self.out += block
+            return
         self.out += header_frames(
             block, stream.id, end_stream=end_stream, max_frame=self.peer_max_frame
         )
@@ -220,7 +229,8 @@ class Streams(Link, Generic[S]):
         if stream is not None and not stream.remote_ended:
             stream.remote_ended = True
             stream.sink.ended()
-            self.settle(stream)
+            if stream.local_ended:
+                self._close(stream)
 
     def _admit(self, stream_id: int) -> bool:
         """Is the header block with this id a new request that is to be served (server)?

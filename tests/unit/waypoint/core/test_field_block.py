@@ -1,13 +1,15 @@
 """HPACK blocks that an independent decoder reads back."""
 
 import hpack
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypoint.core.field_block import encode
+from waypoint.core.field_block import BAD_VALUE, UnsendableError, encode
 
-NAMES = st.text("abcdefghij-:_", min_size=1, max_size=200)
-VALUES = st.text(st.characters(max_codepoint=255), max_size=400)
+NAMES = st.text("abcdefghij-_", min_size=1, max_size=200)
+TEXT = st.text(st.characters(max_codepoint=255), max_size=400)
+VALUES = TEXT.filter(lambda text: BAD_VALUE.search(text) is None)
 KNOWN = st.sampled_from(
     [(":method", "GET"), (":status", "200"), ("accept-encoding", "gzip, deflate")]
 )
@@ -28,3 +30,21 @@ def test_static_fields_are_one_byte():
 def test_secrets_are_never_indexed():
     decoded = hpack.Decoder().decode(encode([("authorization", "x"), ("accept", "y")]), raw=True)
     assert [field.indexable for field in decoded] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("a", "1\r\nb: 2"),
+        ("a", "\0"),
+        ("a", " 1"),
+        ("a", "1\t"),
+        ("a", "\u20ac"),
+        ("a b", "1"),
+        ("A", "1"),
+    ],
+)
+def test_what_http_forbids_is_refused_each_time(field):
+    for _ in range(2):
+        with pytest.raises(UnsendableError):
+            encode([(":status", "200"), field])

@@ -28,7 +28,7 @@ from ambient.api.address import HostPort
 from ambient.hbone.core.errors import PeerError
 from ambient.hbone.core.frames import PREFACE
 from waypoint.core.http1 import BadMessageError
-from waypoint.core.http2 import Http2, client_limits, server_limits
+from waypoint.core.http2 import Http2, HttpStream, client_limits, server_limits
 from waypoint.core.message import End, Headers, Peer, Request, Response
 
 GET = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")]
@@ -51,6 +51,8 @@ class Listener:
 
     def ended(self, stream): ...
 
+    def touch(self): ...
+
 
 class Wire:
     """One end under test, and what it has sent."""
@@ -58,7 +60,10 @@ class Wire:
     def __init__(self, *, client=False):
         self.listener = Listener()
         self.http2 = Http2(
-            self.listener, client_limits() if client else server_limits(), client=client
+            self.listener,
+            client_limits() if client else server_limits(),
+            HttpStream,
+            client=client,
         )
         self.http2.start()
         self.sent()
@@ -257,7 +262,7 @@ def test_a_server_takes_it(frames):
 def test_bad_beginnings():
     listener = Listener()
     for start in (b"GET / HTTP/1.1\r\n\r\n\r\n\r\nxxxxxxxx", PREFACE + DONE, PREFACE + raw(6)):
-        http2 = Http2(listener, server_limits(), client=False)
+        http2 = Http2(listener, server_limits(), HttpStream, client=False)
         with pytest.raises(PeerError):
             http2.receive(memoryview(start), 1.0)
     assert not listener.requests

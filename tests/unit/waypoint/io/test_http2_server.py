@@ -13,7 +13,7 @@ from ambient.api.type_urls import ADDRESS_TYPE
 from tests.unit.waypoint.io.http2_peers import GET, http2_app, http2_caller
 from tests.unit.waypoint.io.rig import http_app, rig
 from tests.unit.waypoint.sample import policy, service, subsets, to_subset, virtual_service
-from waypoint.core.http2 import HttpStream
+from waypoint.io.http2_link import Flow
 from waypoint.io.http2_server import Http2Exchange
 
 BOTH = ("127.0.1.1", "127.0.1.2")
@@ -352,7 +352,7 @@ async def test_a_connect_has_no_route_and_the_connection_goes_on():
 
 async def test_requests_leave_nothing_for_the_collector():
     def left():
-        return [one for one in gc.get_objects() if type(one) in (Http2Exchange, HttpStream)]
+        return [one for one in gc.get_objects() if type(one) in (Http2Exchange, Flow)]
 
     async with rig(apps=False) as mesh:
         await http2_apps(mesh)
