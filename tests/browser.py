@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import websocket
@@ -74,17 +75,23 @@ class Tab:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Tab]:
-    """A browser with one empty tab."""
+def chromium() -> Iterator[Tab]:
+    """A browser with one empty tab; all its files, those it would leave in /tmp too, go with it."""
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
+        yield from _chromium(folder)
+
+
+def _chromium(folder: str) -> Iterator[Tab]:
     process = subprocess.Popen(
         [
             "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
             "--disable-dev-shm-usage", "--window-size=1280,800", "--remote-debugging-port=0",
-            f"--user-data-dir={profile}", "about:blank",
+            f"--user-data-dir={folder}/profile", "about:blank",
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": folder},
     )  # fmt: skip
     try:
         assert process.stderr is not None

@@ -17,6 +17,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 WITH_NAMESPACES = {"netns", "e2e", "scenarios"}
 """Folders all of whose tests need them; in others a test is marked ``netns``."""
 
+SHARED = "tests/scenarios/"
+"""A folder whose files share a mesh: one worker takes them all."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files are handed out one by one (``--dist loadfile``), those of ``SHARED`` together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            path = super()._split_scope(nodeid)
+            return SHARED if path.startswith(SHARED) else path
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
 
 def pytest_collection_modifyitems(items):
     """Where ``tests/sandbox`` could make no namespaces, what needs them is skipped."""

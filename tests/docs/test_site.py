@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import chromium, missing
+from tests.browser import Tab, chromium, missing
 from tests.docs.shell import ROOT
 
 LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
@@ -83,16 +83,21 @@ def served(site: Path) -> Iterator[str]:
             thread.join()
 
 
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Tab]:
+    with chromium() as opened:
+        yield opened
+
+
 @pytest.mark.skipif(missing() != "", reason=missing())
 @pytest.mark.parametrize("page", ["index.html", "concepts/index.html", "tasks/l7-policy.html"])
-def test_a_browser_loads_it_from_here_only(served: str, page: str, tmp_path: Path) -> None:
-    with chromium(tmp_path) as tab:
-        tab.open(served + page)
-        tab.until("document.querySelector('.md-content h1') !== null")
-        urls = tab.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
-        broken = "[...document.images].filter(one => !one.complete || !one.naturalWidth).length"
-        assert tab.evaluate(broken) == 0
-        assert tab.errors == []
+def test_a_browser_loads_it_from_here_only(tab: Tab, served: str, page: str) -> None:
+    tab.open(served + page)
+    tab.until("document.querySelector('.md-content h1') !== null")
+    urls = tab.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+    broken = "[...document.images].filter(one => !one.complete || !one.naturalWidth).length"
+    assert tab.evaluate(broken) == 0
+    assert tab.errors == []
     assert urls
     assert [url for url in urls if not url.startswith(served)] == []
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,16 +36,17 @@ done
 """
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The sample application in the mesh, with a policy and traffic."""
     if missing():
         pytest.skip(missing())
-    made = Host(tmp_path)
+    folder = tmp_path_factory.mktemp("state")
+    made = Host(folder)
     made.local("up")
     traffic: subprocess.Popen[bytes] | None = None
     try:
-        kubeconfig = tmp_path / "ambient-mesh" / "default" / "kubeconfig"
+        kubeconfig = folder / "ambient-mesh" / "default" / "kubeconfig"
         made.environment["KUBECONFIG"] = str(kubeconfig)
         made.kubectl("label", "namespace", "bookinfo", "istio.io/dataplane-mode=ambient")
         made.kubectl("apply", "-f", "-", stdin=DENY)
@@ -95,9 +95,9 @@ def text_of(tab: Tab, name: str) -> str:
     return found
 
 
-def test_the_page_shows_the_mesh_as_it_is(url: str, tmp_path: Path) -> None:
+def test_the_page_shows_the_mesh_as_it_is(url: str) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/dashboard/#token=\S+", url)
-    with chromium(tmp_path / "profile") as tab:
+    with chromium() as tab:
         tab.open(url)
         tab.until("document.getElementById('state').innerText.includes('rates over')")
         assert "token" not in tab.evaluate("location.href")
@@ -121,8 +121,8 @@ def test_the_page_shows_the_mesh_as_it_is(url: str, tmp_path: Path) -> None:
         assert tab.errors == []
 
 
-def test_without_its_token_the_page_says_how_to_get_one(url: str, tmp_path: Path) -> None:
-    with chromium(tmp_path / "profile") as tab:
+def test_without_its_token_the_page_says_how_to_get_one(url: str) -> None:
+    with chromium() as tab:
         tab.open(url.partition("#")[0])
         said = tab.until("document.getElementById('state').className === 'bad' && "
                          "document.getElementById('state').innerText")  # fmt: skip
@@ -190,10 +190,10 @@ def served(mesh: bytes) -> Iterator[str]:
             thread.join()
 
 
-def test_of_a_thousand_workloads_namespaces_are_drawn_until_one_is_chosen(tmp_path: Path) -> None:
+def test_of_a_thousand_workloads_namespaces_are_drawn_until_one_is_chosen() -> None:
     if missing():
         pytest.skip(missing())
-    with served(large_mesh(1000)) as url, chromium(tmp_path / "profile") as tab:
+    with served(large_mesh(1000)) as url, chromium() as tab:
         tab.open(url)
         tab.until("document.getElementById('note').innerText.includes('1000 workloads')")
         assert tab.evaluate("meshGraph.nodes().length") == 10

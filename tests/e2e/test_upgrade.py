@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ def connect():
 
 stays, done, failed = connect(), 0, []
 get(stays)
+print("started", flush=True)
 while not os.path.exists(STOP):
     try:
         comes = connect()
@@ -49,11 +49,11 @@ print(json.dumps({"done": done, "failed": failed}))
 
 
 @pytest.fixture
-def kubectl(tmp_path: Path) -> Iterator[list[str]]:
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A mesh with the sample in it, and how to talk to it."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
-    os.environ["XDG_STATE_HOME"] = str(tmp_path / "state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     run(AMBIENTCTL, "local", "up", "--name", NAME)
     try:
         config = run(AMBIENTCTL, "local", "kubeconfig", "--name", NAME).strip()
@@ -94,6 +94,8 @@ def test_pain_12_rollout_restart_of_ztunnel_loses_nothing(
     inside = [AMBIENTCTL, "local", "exec", "client", "-n", "bookinfo", "--name", NAME, "--"]
     load = subprocess.Popen([*inside, "python3", "-c", script], stdout=subprocess.PIPE, text=True)
     try:
+        assert load.stdout is not None
+        assert load.stdout.readline() == "started\n"
         daemon_set = ("daemonset/ztunnel", "-n", "istio-system")
         run(*kubectl, "rollout", "restart", *daemon_set)
         run(*kubectl, "rollout", "status", *daemon_set, "--timeout=90s")

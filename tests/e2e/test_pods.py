@@ -1,19 +1,20 @@
-"""A whole mesh under STRICT: who comes in past the tunnel (probes of the kubelet) and who does not,
-until it is enrolled (a process outside Kubernetes)."""
+"""A whole mesh and its pods: who comes in under STRICT (probes of the kubelet past the tunnel, a
+process outside Kubernetes once it is enrolled), and who answers when they ask for a name."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 
-from tests.e2e.test_local import AMBIENTCTL, Host, host, until
+import pytest
 
-__all__ = ["host"]  # a fixture
+from tests.e2e.test_local import AMBIENTCTL, DEADLINE_S, Host, until
 
 POD = """\
 apiVersion: v1
 kind: Pod
-metadata: {name: %(name)s, namespace: %(namespace)s}
+metadata: {name: %(name)s, namespace: %(namespace)s, annotations: {%(annotation)s}}
 spec:
   nodeName: %(node)s
   terminationGracePeriodSeconds: 1
@@ -34,19 +35,37 @@ spec: {mtls: {mode: STRICT}}
 """
 
 
-def test_pain_05_a_probed_pod_stays_ready_under_strict(host: Host) -> None:
-    host.local("up", "--sample", "none", "--nodes", "2")
-    host.kubectl("create", "namespace", "shop")
-    host.kubectl("label", "namespace", "shop", "istio.io/dataplane-mode=ambient")
-    sleeper = {"command": "[sleep, infinity]", "probe": ""}
-    pods = [
-        {"name": "web", "namespace": "shop", "node": "node-1", "command": SERVER, "probe": PROBE},
-        {"name": "member", "namespace": "shop", "node": "node-2", **sleeper},
-        {"name": "outsider", "namespace": "default", "node": "node-2", **sleeper},
-    ]
-    host.kubectl("apply", "-f", "-", stdin="".join(POD % pod for pod in pods))
+SLEEPER = {"node": "node-2", "command": "[sleep, infinity]", "probe": "", "annotation": ""}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("state"))
+    made.local("up", "--sample", "none", "--nodes", "2")
+    try:
+        yield made
+    finally:
+        made.run(AMBIENTCTL, "local", "down")
+
+
+def start(host: Host, namespace: str, pods: list[dict[str, str]], more: str = "") -> None:
+    """Pods that are ready, and a namespace of the mesh for those of them that belong to it."""
+    host.kubectl("create", "namespace", namespace)
+    host.kubectl("label", "namespace", namespace, "istio.io/dataplane-mode=ambient")
+    host.kubectl("apply", "-f", "-", stdin="".join(POD % (SLEEPER | pod) for pod in pods) + more)
     for pod in pods:
-        host.kubectl("wait", "--for=condition=Ready", "pod", pod["name"], "-n", pod["namespace"])
+        words = ("pod", pod["name"], "-n", pod["namespace"], f"--timeout={DEADLINE_S}s")
+        host.kubectl("wait", "--for=condition=Ready", *words)
+
+
+def test_pain_05_a_probed_pod_stays_ready_under_strict(host: Host) -> None:
+    web = {"name": "web", "namespace": "shop", "node": "node-1"}
+    pods = [
+        web | {"command": SERVER, "probe": PROBE},
+        {"name": "member", "namespace": "shop"},
+        {"name": "outsider", "namespace": "default"},
+    ]
+    start(host, "shop", pods)
     address = get(host, "web")["status"]["podIP"]
     assert curl(host, "outsider", "default", address) == 0, "permissive: everybody may call"
 
@@ -129,3 +148,51 @@ def probes(host: Host) -> int:
 def curl(host: Host, pod: str, namespace: str, address: str) -> int:
     command = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", f"http://{address}:8080/"]
     return host.run(AMBIENTCTL, "local", "exec", pod, "-n", namespace, "--", *command).returncode
+
+
+SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: names}
+spec: {clusterIP: 10.96.77.7, ports: [{port: 80}]}
+"""
+TUNNEL_TTL_S, CLUSTER_TTL_S = 30, 5
+ASK = """
+import socket, sys
+server = open("/etc/resolv.conf").read().split()[1]
+name = b"".join(bytes([len(label)]) + label.encode() for label in sys.argv[1].split("."))
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.settimeout(10)
+    sock.sendto(b"\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + name + b"\\0\\0\\1\\0\\1", (server, 53))
+    data = sock.recv(600)
+print(socket.inet_ntoa(data[-4:]), int.from_bytes(data[-10:-6], "big"))
+"""
+
+
+def test_names_are_answered_by_the_tunnel_unless_a_pod_says_no(host: Host) -> None:
+    refuses = 'ambient.istio.io/dns-capture: "false"'
+    pods = [
+        {"name": "member", "namespace": "names"},
+        {"name": "refuser", "namespace": "names", "annotation": refuses},
+        {"name": "stranger", "namespace": "default"},
+    ]
+    start(host, "names", pods, SERVICE)
+    until(lambda: answer(host, "member") == ["10.96.77.7", str(TUNNEL_TTL_S)])
+    assert answer(host, "refuser") == ["10.96.77.7", str(CLUSTER_TTL_S)]
+    assert answer(host, "stranger", "default") == ["10.96.77.7", str(CLUSTER_TTL_S)]
+    resolved = host.local("exec", "member", "-n", "names", "--", "getent", "ahostsv4", "api")
+    assert resolved.split()[0] == "10.96.77.7"
+
+    # The annotation also works on pods that run.
+    host.kubectl("annotate", "pod", "refuser", "-n", "names", "ambient.istio.io/dns-capture-")
+    until(lambda: answer(host, "refuser")[1] == str(TUNNEL_TTL_S))
+    (tunnel,) = ztunnel_of(host, SLEEPER["node"])
+    ask = ["curl", "-sS", "127.0.0.1:15020/metrics"]
+    metrics = host.local("exec", tunnel, "-n", "istio-system", "--", *ask)
+    assert 'istio_dns_requests_total{request_protocol="udp",request_query_type="a"' in metrics
+
+
+def answer(host: Host, pod: str, namespace: str = "names") -> list[str]:
+    """Address and TTL of the service, as an application in the pod is told."""
+    name = "api.names.svc.cluster.local"
+    return host.local("exec", pod, "-n", namespace, "--", "python3", "-c", ASK, name).split()
