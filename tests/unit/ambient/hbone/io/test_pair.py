@@ -209,17 +209,20 @@ async def test_a_reset_of_the_application_ends_its_stream_in_order():
 
 
 async def test_a_handler_that_has_not_answered_is_cancelled_when_the_client_gives_up():
-    cancelled = trio.Event()
+    began, cancelled = trio.Event(), trio.Event()
 
     async def handler(stream):
+        began.set()
         try:
             await trio.sleep_forever()
         finally:
             cancelled.set()
 
     async with mesh(handler) as m:
-        with trio.move_on_after(0.2):
-            await m.open()
+        async with trio.open_nursery() as client:
+            client.start_soon(m.open)
+            await began.wait()
+            client.cancel_scope.cancel()
         await cancelled.wait()
 
 
