@@ -100,7 +100,7 @@ def index_mesh(found: Mapping[str, Iterable[KubeObject]]) -> Mesh:
     """Objects by kind, as the proxies would be told about them."""
     index = Index()
     index.load(found)
-    return mesh_of(index)._replace(around=surroundings_of(found, index.bindings))
+    return mesh_of(index)._replace(around=surroundings_of(found, index.world))
 
 
 def mesh_of(index: Index) -> Mesh:

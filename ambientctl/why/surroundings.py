@@ -21,16 +21,16 @@ from ambient.kube.core.resources import KubeObject
 from ambientctl.network_policies import Closed, Pod, closed, pod_of
 from cni_plugin.core.enrol import Exclusions, Reason, decide
 from istiod_lite.core.analysis.corpus import EXCLUDED
-from istiod_lite.core.bindings import Bindings
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
 from istiod_lite.core.peer_authentication import CONVERTED_PREFIX, STATIC_STRICT, deciding
 from istiod_lite.core.waypoints import Reason as BindingReason
+from istiod_lite.core.world import World
 
 SYSTEM: Final = MeshFacts().root_namespace
 _REMEDIES: Final = {
     Reason.NOT_LABELLED: "kubectl label namespace {namespace} {label}=ambient",
     Reason.POD_OUT: "kubectl label pod {name} -n {namespace} {label}- (in its template, too)",
-    Reason.SIDECAR: "ambientctl migrate plan {namespace}",
+    Reason.SIDECAR: "ambientctl migrate plan -n {namespace}",
 }
 
 
@@ -48,7 +48,7 @@ class Surroundings(NamedTuple):
     namespaces: Mapping[tuple[str, str], KubeObject] = {}
     policies: tuple[KubeObject, ...] = ()
     peer_authentications: tuple[KubeObject, ...] = ()
-    bindings: Bindings | None = None
+    world: World | None = None
 
     def closed(self, client: Workload, server: Workload | None, port: int) -> Closed | None:
         """The NetworkPolicies that let no connection through; None where it passes."""
@@ -105,15 +105,17 @@ class Surroundings(NamedTuple):
 
     def past_waypoint(self, service: Service | None, workload: Workload | None) -> Note | None:
         """The waypoint that the destination asks for without being bound to it."""
-        if self.bindings is None:
+        if self.world is None:
             return None
         if service is not None:
-            ref = ObjectRef("Service", ObjectKey(service.namespace, service.name))
+            ref = self.world.hosts.winner(service.namespace, service.hostname)
         elif workload is not None:
             ref = ObjectRef("Pod", ObjectKey(workload.namespace, workload.name))
         else:
             return None
-        binding = self.bindings.get(ref)
+        if ref is None:
+            return None
+        binding = self.world.bindings.get(ref)
         if binding.gateway is None or binding.accepted:
             return None
         if binding.inherited and binding.reason is BindingReason.OTHER_TRAFFIC:
@@ -127,9 +129,7 @@ class Surroundings(NamedTuple):
         return Note(text=text, remedy=f"{remedy} -n {where}")
 
 
-def surroundings_of(
-    found: Mapping[str, Iterable[KubeObject]], bindings: Bindings | None
-) -> Surroundings:
+def surroundings_of(found: Mapping[str, Iterable[KubeObject]], world: World | None) -> Surroundings:
     """Of objects by kind."""
 
     def named(kind: str) -> dict[tuple[str, str], KubeObject]:
@@ -143,5 +143,5 @@ def surroundings_of(
         named("Namespace"),
         tuple(found.get("NetworkPolicy", ())),
         tuple(found.get("PeerAuthentication", ())),
-        bindings,
+        world,
     )

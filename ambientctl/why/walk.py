@@ -26,6 +26,10 @@ from ztunnel.core.balance import candidates, choose
 from ztunnel.core.route import INNER_IDENTITY_HINT, NoRoute, Route, no_inner_identity, route
 from ztunnel.core.route import Protocol as Hop1Protocol
 
+REFUSE_OUTSIDE = (
+    "put the destination into the mesh, or a waypoint in front of its service, then a policy can"
+)
+
 
 class Http(NamedTuple):
     """The request inside the connection, for hops that look into it."""
@@ -237,7 +241,7 @@ class _Walker:
         if workload is None or workload.tunnel_protocol is not TunnelProtocol.HBONE:
             self.step("destination", f"{address} is outside the mesh: nobody checks")
             if not self.answer.refuse:
-                self.answer.refuse = "put the destination into the mesh, then a policy can"
+                self.answer.refuse = REFUSE_OUTSIDE
             return
         at = f"tunnel of {workload.namespace}/{workload.name}"
         self.step(at, "plaintext: nobody has proven who calls")

@@ -292,3 +292,28 @@ def test_a_waypoint_that_is_not_there_is_told() -> None:
     (note,) = answer.notes
     assert "asks for waypoint shop/wypoint, and traffic goes past it" in note.text
     assert note.remedy.startswith("ambientctl waypoint apply -n shop --name wypoint")
+
+
+def test_a_waypoint_that_a_service_entry_asks_for_in_vain_is_told() -> None:
+    outside: Manifest = {
+        "kind": "ServiceEntry",
+        "metadata": {
+            "name": "books",
+            "namespace": "shop",
+            "labels": {"istio.io/use-waypoint": "gone"},
+        },
+        "spec": {
+            "hosts": ["books.example.com"],
+            "addresses": ["240.240.0.9"],
+            "location": "MESH_EXTERNAL",
+            "resolution": "STATIC",
+            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+            "endpoints": [{"address": "192.0.2.7"}],
+        },
+    }
+
+    answer = ask("shop/client", "books.example.com:80", outside)
+
+    assert answer.allowed
+    assert "ServiceEntry shop/books asks for waypoint shop/gone" in answer.notes[0].text
+    assert "a waypoint in front of its service" in answer.refuse
