@@ -109,3 +109,13 @@ def test_the_chart_is_current() -> None:
 def test_every_definition_is_in_the_kustomization() -> None:
     listed = yaml.safe_load(Path("manifests/crds/Kustomization").read_text())["resources"]
     assert listed == sorted(path.name for path in Path("manifests/crds").glob("*.yaml"))
+
+
+def test_gateway_apis_guard_lets_definitions_be_upgraded() -> None:
+    """Its ValidatingAdmissionPolicy "safe-upgrades" refuses those without release and channel."""
+    found = list(Path("manifests/crds").glob("*routes.yaml"))
+    assert len(found) == 4
+    for path in found:
+        annotations = yaml.safe_load(path.read_text())["metadata"]["annotations"]
+        assert annotations["gateway.networking.k8s.io/channel"] == "standard", path
+        assert annotations["gateway.networking.k8s.io/bundle-version"] >= "v1.5", path
