@@ -68,13 +68,12 @@ def _abort(raw: Any, field: str) -> tuple[Reply | None, float]:
     if name:
         if name not in GrpcStatus.__members__:
             raise UnusableError(f"{field}.grpcStatus", f"{name!r} is not a gRPC status")
-        headers = (("content-type", "application/grpc"), *_grpc_headers(name))
-        return Reply(200, "", "FI", "fault_filter_abort", headers), share
+        return _abortion(200, int(GrpcStatus[name])), share
     status = integer(spec.get("httpStatus"), f"{field}.httpStatus")
     if not 200 <= status <= 599:
         raise UnusableError(f"{field}.httpStatus", f"{status} is not a final HTTP status")
-    return Reply(status, ABORT_BODY, "FI", "fault_filter_abort"), share
+    return _abortion(status), share
 
 
-def _grpc_headers(name: str) -> tuple[tuple[str, str], ...]:
-    return (("grpc-status", str(int(GrpcStatus[name]))), ("grpc-message", ABORT_BODY))
+def _abortion(status: int, grpc_status: int | None = None) -> Reply:
+    return Reply(status, ABORT_BODY, "FI", "fault_filter_abort", grpc_status=grpc_status)

@@ -110,7 +110,9 @@ def trailers_only(reply: Reply) -> Reply:
     headers = Headers(reply.headers)
     headers.set("content-type", _CONTENT_TYPE)
     if "grpc-status" not in headers:
-        headers.add("grpc-status", str(int(status_of_http(reply.status))))
+        given = reply.grpc_status
+        code = status_of_http(reply.status) if given is None else given
+        headers.add("grpc-status", str(int(code)))
     if reply.body and "grpc-message" not in headers:
         headers.add("grpc-message", quote(reply.body, safe=_PLAIN))
     return reply._replace(status=200, body="", headers=tuple(headers))

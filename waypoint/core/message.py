@@ -190,10 +190,14 @@ class Response:
 
 
 class Reply(NamedTuple):
-    """A response that the waypoint gives itself; ``flag`` and ``details`` are for the log."""
+    """A response that the waypoint gives itself; ``flag`` and ``details`` are for the log.
+
+    ``grpc_status`` is what gRPC clients are told, where it does not follow from ``status``.
+    """
 
     status: int
     body: str = ""
     flag: str = "-"
     details: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    grpc_status: int | None = None

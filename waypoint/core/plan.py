@@ -22,7 +22,7 @@ from waypoint.core.host import Key, Target
 from waypoint.core.load_balancer import Balancing
 from waypoint.core.local_reply import NO_ROUTE, denied, unknown_cluster
 from waypoint.core.message import Peer, Reply, Request, Response
-from waypoint.core.program import Program
+from waypoint.core.program import FilterChain, Program
 from waypoint.core.routes import Backend, DirectResponse, Forward, Route
 from waypoint.core.session import Visit
 from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
@@ -104,7 +104,7 @@ def plan(
     verdict = decide(chain.policies, request)
     route = chain.routes.select(request) if chain.routes is not None else None
     if not verdict.allowed:
-        return Plan(verdict=verdict, route=route, reply=denied(verdict.detail))
+        return _refused(verdict, route, denied(verdict.detail), request, draw)
     if to.workload is not None:
         decided = Plan(verdict=verdict, route=None, upstream=direct(to.workload, to))
     elif route is None:
@@ -112,12 +112,36 @@ def plan(
     else:
         decided = Plan(verdict=verdict, route=route)
         if route.fault is not None:
-            decided = _faulted(decided, route.fault, draw)
+            decided = _faulted(decided, route.fault, request, draw)
         if decided.reply is None:
             decided = _follow(decided, route, request, Places(program, directory, to), draw)
     if own is not None and decided.upstream is not None:
         return guard(decided, directory, request.peer, own)
     return decided
+
+
+def refused(
+    chain: FilterChain, reply: Reply, request: Request, draw: Draw
+) -> Plan:
+    """Of a request that was refused before anybody judged it, with the route that it would have
+    taken: that has a say in the reply's fields (Envoy)."""
+    route = chain.routes.select(request) if chain.routes is not None else None
+    return _refused(Verdict(allowed=True, reason="not judged"), route, reply, request, draw)
+
+
+def _refused(
+    verdict: Verdict, route: Route | None, reply: Reply, request: Request, draw: Draw
+) -> Plan:
+    filters = () if route is None else _response_filters(route, request, draw)
+    return Plan(verdict=verdict, route=route, reply=reply, filters=filters)
+
+
+def _response_filters(route: Route, request: Request, draw: Draw) -> tuple[Filter, ...]:
+    """What edits replies of our own where the route would have forwarded."""
+    if not isinstance(route.action, Forward):
+        return ()
+    backend = route.action.choose(draw())
+    return tuple(_bound(item, request) for item in (*route.filters, *backend.filters))
 
 
 def _mirrored(decided: Plan, route: Route, places: Places, draw: Draw) -> Plan:
@@ -163,8 +187,11 @@ class Places(NamedTuple):
     to: Destination
 
 
-def _faulted(decided: Plan, fault: Fault, draw: Draw) -> Plan:
-    return replace(decided, delay_s=fault.delay_for(draw()), reply=fault.abort_for(draw()))
+def _faulted(decided: Plan, fault: Fault, request: Request, draw: Draw) -> Plan:
+    assert decided.route is not None
+    delay_s, reply = fault.delay_for(draw()), fault.abort_for(draw())
+    filters = () if reply is None else _response_filters(decided.route, request, draw)
+    return replace(decided, delay_s=delay_s, reply=reply, filters=filters)
 
 
 def _follow(decided: Plan, route: Route, request: Request, places: Places, draw: Draw) -> Plan:

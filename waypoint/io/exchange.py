@@ -18,7 +18,7 @@ from waypoint.core.grpc import is_grpc, trailers_only
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.local_reply import bad_request
 from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead, Response
-from waypoint.core.plan import Plan, plan
+from waypoint.core.plan import Plan, plan, refused
 from waypoint.core.program import Program
 from waypoint.core.record import Record
 from waypoint.io.attempts import Attempts
@@ -109,6 +109,7 @@ class Exchange:
             program.guards.mesh, chain, request, self._client.body, self._record.protocol
         )
         if reply is not None:
+            self._record.decided = refused(chain, reply, request, self._service.draw)
             return reply
         limits = chain.limits if chain.limits.found else None
         seen = request if limits is None else replace(request, headers=request.headers.copy())

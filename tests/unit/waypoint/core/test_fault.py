@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waypoint.core.fault import compile_fault
+from waypoint.core.grpc import trailers_only
 from waypoint.core.objects import UnusableError
 
 
@@ -22,12 +23,13 @@ def test_delay_and_abort_are_drawn_apart():
     assert (reply.status, reply.body, reply.flag) == (503, "fault filter abort", "FI")
 
 
-def test_a_grpc_status_is_a_trailers_only_response():
+def test_a_grpc_status_is_for_grpc_clients_only():
     fault = compile_fault(
         {"abort": {"grpcStatus": "UNAVAILABLE", "percentage": {"value": 100}}}, "fault"
     )
     reply = fault.abort_for(0.5)
-    assert (reply.status, dict(reply.headers)["grpc-status"]) == (200, "14")
+    assert (reply.status, reply.body, reply.grpc_status) == (200, "fault filter abort", 14)
+    assert dict(trailers_only(reply).headers)["grpc-status"] == "14"
 
 
 @pytest.mark.parametrize(
