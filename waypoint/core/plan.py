@@ -120,9 +120,7 @@ def plan(
     return decided
 
 
-def refused(
-    chain: FilterChain, reply: Reply, request: Request, draw: Draw
-) -> Plan:
+def refused(chain: FilterChain, reply: Reply, request: Request, draw: Draw) -> Plan:
     """Of a request that was refused before anybody judged it, with the route that it would have
     taken: that has a say in the reply's fields (Envoy)."""
     route = chain.routes.select(request) if chain.routes is not None else None

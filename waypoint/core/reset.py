@@ -31,24 +31,26 @@ class Reset(Enum):
         self.flag = flag
 
     def details(self, cause: str = "", *, started: bool = False) -> str:
-        """The log's response code details; ``started``: the response had begun."""
+        """The log's response code details; ``started``: the response had begun.
+
+        What was wrong about a protocol is not part of them, as with Envoy.
+        """
         when = "after" if started else "before"
-        told = self.words + (f"|{cause}" if cause else "")
+        told = self.words + (f"|{cause}" if cause and self is not Reset.PROTOCOL_ERROR else "")
         return f"upstream_reset_{when}_response_started{{{told.replace(' ', '_')}}}"
 
     def reply(self, cause: str = "", *, retried: bool = False, started: bool = False) -> Reply:
-        """The answer for the client. ``cause`` goes to it too, as with Envoy.
+        """The answer for the client. ``cause`` is for the log only: it can name what clients must
+        not know (Envoy since 1.38).
 
         With ``started`` nothing can be answered any more; flag and details are for the log.
         """
         prefix = RESET_PREFIX
         if retried:
             prefix = prefix.replace("reset reason", "retried and the latest reset reason")
-        body = prefix + self.words
-        if cause:
-            body += f", transport failure reason: {cause}"
         status = 502 if self is Reset.PROTOCOL_ERROR else 503
-        return Reply(status, body, self.flag, self.details(cause, started=started))
+        details = self.details(cause, started=started)
+        return Reply(status, prefix + self.words, self.flag, details)
 
 
 OVERLOADED: Final = Reset.OVERFLOW.reply()._replace(headers=(("x-envoy-overloaded", "true"),))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
-from waypoint.core.grpc import is_grpc, timeout_s
+from waypoint.core.grpc import is_grpc, timeout_s, timeout_text
 from waypoint.core.message import Headers, Request
 
 TOTAL: Final = "x-envoy-upstream-rq-timeout-ms"
@@ -20,6 +21,16 @@ class Timeouts(NamedTuple):
     per_try_s: float | None = None
     silent: bool = False
 
+    def tell(self, headers: Headers, left_s: float = math.inf) -> None:
+        """Let the application know how long a try may take, ``left_s`` of the total being left."""
+        limit_s = self.per_try_s if self.per_try_s is not None else self.total_s
+        if limit_s is None:
+            return
+        expected_ms = max(1, round(min(limit_s, left_s) * 1000))  # 0 would be no limit
+        headers.set(EXPECTED, str(expected_ms))
+        if is_grpc(headers):
+            headers.set("grpc-timeout", timeout_text(expected_ms))
+
 
 def timeouts_of(request: Request, total_s: float | None, per_try_s: float | None) -> Timeouts:
     """The limits of a request; takes the headers that are for us, and tells the application."""
@@ -34,10 +45,9 @@ def timeouts_of(request: Request, total_s: float | None, per_try_s: float | None
         headers.remove(TOTAL, PER_TRY, ALT_RESPONSE)
     if per_try_s is not None and total_s is not None and per_try_s >= total_s:
         per_try_s = None
-    expected_s = per_try_s if per_try_s is not None else total_s
-    if expected_s is not None:
-        headers.set(EXPECTED, str(round(expected_s * 1000)))
-    return Timeouts(total_s, per_try_s, silent)
+    found = Timeouts(total_s, per_try_s, silent)
+    found.tell(headers)
+    return found
 
 
 def _asks(headers: Headers) -> bool:

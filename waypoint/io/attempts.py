@@ -161,6 +161,7 @@ class Attempts:
                 cluster.count(retries=1)  # one place for all retries of a request
             async with in_task():
                 await trio.sleep(tries.pause_s(self._service.draw()))
+            self._timeouts.tell(self._request.headers, self._limit.deadline - now_s())
 
     def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
         policy, tries = self._tries.policy, self._tries
@@ -272,7 +273,7 @@ class Attempts:
         else:
             reply = reset.reply(cause, retried=retried, started=started)
         ended = self._why_no_retry(cluster)
-        return reply._replace(flag=f"{reply.flag},{ended}") if ended else reply
+        return reply._replace(flag=f"{ended},{reply.flag}") if ended else reply
 
     def _why_no_retry(self, cluster: Cluster) -> str:
         """The response flag where a retry was wanted and could not be; counted."""

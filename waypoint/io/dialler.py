@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from typing import Final, Protocol
@@ -161,9 +162,11 @@ async def resolved(address: HostPort) -> HostPort:
 
 
 def _words(error: Exception) -> str:
-    """The cause in one line; an OSError without its number."""
-    if isinstance(error, OSError):
+    """The cause in one line; that of a connection in Envoy's words, without the address."""
+    if isinstance(error, ssl.SSLError | socket.gaierror):
         return (error.strerror or str(error)).lower()
+    if isinstance(error, OSError) and error.errno:
+        return f"delayed connect error: {os.strerror(error.errno)}"
     return str(error)
 
 

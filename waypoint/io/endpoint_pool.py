@@ -88,8 +88,13 @@ class EndpointPool:
         """A stream for one exchange. Raises UpstreamResetError."""
         connection = None if fresh else self._kept(careful)
         if connection is None:
-            async with in_task():
-                connection = await self._admitted(careful, request)
+            try:
+                async with in_task():
+                    connection = await self._admitted(careful, request)
+            except BaseException:  # also a limit that was reached just behind the dial
+                if connection is not None:
+                    self._drop(connection)
+                raise
         self.active += 1
         connection.exchanges += 1
         found = connection

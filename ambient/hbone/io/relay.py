@@ -155,13 +155,13 @@ class Relay:
 
     async def _flush_for_tasks(self) -> None:
         """Sends what trio tasks marked, after all tasks of trio's turn had theirs."""
-        while True:
-            await self._idle_flusher.park()
+        while True:  # begins with what was marked before this task had its first turn
             self._in_turn = True
             self.now_s = trio.current_time()
             self._end_turn()
             self._in_turn = False
             self._tasks_active_s = time.monotonic()
+            await self._idle_flusher.park()
 
     def spawn(self, task: Callable[[], object], name: str) -> None:
         """Run a connection's background task as long as the relay runs."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from waypoint.core.grpc import is_grpc, status_of_http, timeout_s, trailers_only
+from waypoint.core.grpc import is_grpc, status_of_http, timeout_s, timeout_text, trailers_only
 from waypoint.core.message import Headers, Reply
 
 
@@ -79,3 +79,18 @@ def test_a_local_reply_becomes_trailers_only():
     }
     kept = trailers_only(Reply(200, "", headers=(("grpc-status", "5"),)))
     assert dict(kept.headers)["grpc-status"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (1, "1m"),
+        (99_999_999, "99999999m"),
+        (100_000_000, "100000S"),
+        (100_000_000_000, "1666666M"),
+        (10**13, "2777777H"),
+        (10**30, "99999999H"),
+    ],
+)
+def test_a_timeout_has_eight_digits(milliseconds, text):
+    assert timeout_text(milliseconds) == text

@@ -27,9 +27,11 @@ def test_answers(reset, status, flag, words):
     assert "retried and the latest reset reason: " in reset.reply(retried=True).body
 
 
-def test_the_cause_is_told():
+def test_the_cause_is_for_the_log():
     reply = Reset.CONNECTION_FAILURE.reply("connection refused", started=True)
-    assert reply.body.endswith("failure, transport failure reason: connection refused")
+    assert reply.body.endswith("reset reason: remote connection failure")
     assert reply.details == (
         "upstream_reset_after_response_started{remote_connection_failure|connection_refused}"
     )
+    broken = Reset.PROTOCOL_ERROR.reply("http1.codec_error")
+    assert broken.details == "upstream_reset_before_response_started{protocol_error}"

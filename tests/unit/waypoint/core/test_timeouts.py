@@ -49,3 +49,14 @@ def test_any_value_of_a_client_is_harmless(text):
     asked = request(headers={"x-envoy-upstream-rq-timeout-ms": text})
     found = timeouts_of(asked, 1.0, None)
     assert found.total_s is None or found.total_s > 0
+
+
+def test_what_is_left_is_told_before_each_try():
+    headers = request(headers=GRPC).headers
+    Timeouts(3.0, 1.0).tell(headers, 0.25)
+    assert (headers.first("x-envoy-expected-rq-timeout-ms"), headers.first("grpc-timeout")) == (
+        "250",
+        "250m",
+    )
+    Timeouts(3.0).tell(headers, -1.0)  # 0 would mean no limit
+    assert headers.first("x-envoy-expected-rq-timeout-ms") == "1"

@@ -28,6 +28,7 @@ from ambient.hbone.io.stream import HboneStream
 from tests.fakes.certs import TestCa
 from tests.unit.waypoint.sample import CURL, OWN, mesh, workload
 from waypoint.core.program import Program
+from waypoint.core.record import Record
 from waypoint.io.dialler import Dialler, connect, plain
 from waypoint.io.listener import Listener, bind
 from waypoint.io.service import Service
@@ -115,6 +116,7 @@ class Rig:
         self.calls: Counter[str] = Counter()
         self.tunnels: Counter[str] = Counter()
         self.peers: set[Identity] = set()
+        self.records: list[Record] = []
         self._pool = Pool(relay)
 
     def waypoint(self, state) -> None:
@@ -127,6 +129,19 @@ class Rig:
         self.upstreams = Upstreams(dialler)
         self.service = Service(OWN, state, self.upstreams)
         self.listener = Listener(self.service, relay, certs, WAYPOINT_ID, 1.0)
+        finished = self.service.reports.finished
+
+        def note(record: Record) -> None:
+            finished(record)
+            self.records.append(record)
+
+        self.service.reports.finished = note
+
+    async def cause(self) -> str:
+        """Why the last attempt of the next exchange in ``records`` failed."""
+        while not self.records:
+            await trio.sleep(0.01)
+        return self.records.pop().cause
 
     def configure(self, *objects: ConfigObject) -> None:
         self.service.replace_program(Program(OWN.place).changed(objects))

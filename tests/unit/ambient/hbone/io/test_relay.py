@@ -172,3 +172,13 @@ async def test_a_closed_number_is_not_reused_within_the_same_turn():
         relay.unwatch(fresh.fileno())
     for sock in (_one_app, _two_app, one, two, fresh):
         sock.close()
+
+
+async def test_what_is_marked_before_the_first_turn_is_not_forgotten():
+    relay, called = Relay(), trio.Event()
+    relay.soon(called.set)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: relay.run(task_status=task_status))
+            await called.wait()
+            nursery.cancel_scope.cancel()
