@@ -38,22 +38,25 @@ class PodPort(NamedTuple):
 
 
 async def ask(
-    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S
-) -> bytes:
+    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S,
+    body: bytes = b"",
+) -> bytes:  # fmt: skip
     """The body of a 200. Raises MeshError with the program's words otherwise, UnavailableError
     where it cannot be reached.
     """
-    return (await ask_dated(kube, at, path, method=method, limit_s=limit_s))[0]
+    found = await ask_dated(kube, at, path, method=method, limit_s=limit_s, body=body)
+    return found[0]
 
 
 async def ask_dated(
-    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S
-) -> tuple[bytes, str]:
+    kube: KubeClient, at: PodPort, path: str, *, method: str = "GET", limit_s: float = ANSWER_S,
+    body: bytes = b"",
+) -> tuple[bytes, str]:  # fmt: skip
     """The same, with the answer's Date: the program's clock."""
     try:
         with trio.fail_after(limit_s):
             async with forwarded(kube, at.namespace, at.pod, at.port) as stream:
-                status, body, date = await _exchange(stream, method, path)
+                status, answer, date = await _exchange(stream, method, path, body)
     except (trio.TooSlowError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
         silent = isinstance(error, trio.TooSlowError)
         reason = f"no answer within {limit_s:g} s" if silent else str(error) or "no answer"
@@ -61,9 +64,9 @@ async def ask_dated(
             f"{at}{path}: {reason}", hint=f"kubectl -n {at.namespace} logs {at.pod}"
         ) from error
     if status != 200:
-        text = body[:500].decode(errors="replace").strip()
+        text = answer[:500].decode(errors="replace").strip()
         raise MeshError(f"{at}{path} answers {status}: {text}")
-    return body, date
+    return answer, date
 
 
 async def ask_json(
@@ -83,12 +86,16 @@ def decoded(body: bytes, at: PodPort, path: str) -> Any:
         ) from error
 
 
-async def _exchange(stream: PodStream, method: str, path: str) -> tuple[int, bytes, str]:
+async def _exchange(
+    stream: PodStream, method: str, path: str, sent: bytes
+) -> tuple[int, bytes, str]:
     """Status, body and date."""
     connection = h11.Connection(h11.CLIENT)
-    headers = [("Host", "localhost"), ("Connection", "close"), ("Content-Length", "0")]
+    headers = [("Host", "localhost"), ("Connection", "close"), ("Content-Length", str(len(sent)))]
     request = h11.Request(method=method, target=path, headers=headers)
-    await stream.send_all((connection.send(request) or b"") + _end(connection))
+    wire = connection.send(request) or b""
+    wire += (connection.send(h11.Data(data=sent)) or b"") if sent else b""
+    await stream.send_all(wire + (connection.send(h11.EndOfMessage()) or b""))
     status, body, date = 0, bytearray(), ""
     while True:
         event = connection.next_event()
@@ -106,10 +113,6 @@ async def _exchange(stream: PodStream, method: str, path: str) -> tuple[int, byt
                 return status, bytes(body), date
             case _:
                 continue  # 1xx
-
-
-def _end(connection: h11.Connection) -> bytes:
-    return connection.send(h11.EndOfMessage()) or b""
 
 
 async def running_pods(

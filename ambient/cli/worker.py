@@ -82,11 +82,11 @@ class Worker:
         """End it now."""
         self._signal(signal.SIGKILL)
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, patience_s: float = ANSWER_S) -> Response:
         """An answer of its admin, metrics or readiness endpoint. Raises WorkerLostError."""
         if self._http is None:
             raise WorkerLostError("it is being started")
-        return await ask(self._http, request, ANSWER_S)
+        return await ask(self._http, request, patience_s)
 
     async def _run_once(self) -> int:
         """One process from start to end; its exit code."""

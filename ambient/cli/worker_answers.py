@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Final
 
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,19 +13,24 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from ambient.cli.worker import Worker
+from ambient.cli.worker import ANSWER_S, Worker
 from ambient.cli.worker_http import WorkerLostError
 from ambient.telemetry.core.metric_sums import add_up
 from ambient.telemetry.io.http import Request, Response
 
+LONGEST_S: Final = 310.0
+"""For what concerns one worker: a profile may take 300 s. One that ends is noticed at once."""
 
-async def ask_all(workers: Sequence[Worker], request: Request) -> dict[int, Response | None]:
+
+async def ask_all(
+    workers: Sequence[Worker], request: Request, patience_s: float = ANSWER_S
+) -> dict[int, Response | None]:
     """The answers by worker; None of those that are not there."""
     answers: dict[int, Response | None] = {worker.number: None for worker in workers}
 
     async def one(worker: Worker) -> None:
         with suppress(WorkerLostError):
-            answers[worker.number] = await worker.ask(request)
+            answers[worker.number] = await worker.ask(request, patience_s)
 
     async with trio.open_nursery() as nursery:
         for worker in workers:
@@ -40,7 +46,7 @@ async def ask_one(workers: Sequence[Worker], request: Request) -> Response:
     if not found:
         return Response(404, f"there is no worker {wanted}, only 0 to {len(workers) - 1}\n")
     try:
-        return await found[0].ask(request._replace(query=query))
+        return await found[0].ask(request._replace(query=query), LONGEST_S)
     except WorkerLostError as error:
         return Response(503, f"worker {wanted}: {error}\n")
 

@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 
 from ambient.api.errors import MeshError, UsageError
+from ambient.kube.io.client import KubeClient
 from ambientctl.analyze.output import place
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
@@ -21,7 +22,8 @@ from ambientctl.printing import dump, output_option, warn
 from ambientctl.why.doubts import doubts
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.observed import observed
-from ambientctl.why.parties import read_source, read_target
+from ambientctl.why.parties import Source, Target, read_source, read_target
+from ambientctl.why.probe import Probed, probe, told
 from ambientctl.why.replay import Seen, Turned, turned
 from ambientctl.why.snapshot import index_mesh, overlaid, read_objects
 from ambientctl.why.walk import Http, Walk, walk
@@ -32,11 +34,12 @@ SHOWN = 20
 
 
 class Trial(NamedTuple):
-    """Policies that are not applied yet."""
+    """What besides the answer: policies that are not applied yet, or a real connection."""
 
     dry_run: bool
     files: tuple[str, ...]
     since_s: int
+    probe: bool = False
 
 
 class Answer(NamedTuple):
@@ -47,16 +50,21 @@ class Answer(NamedTuple):
     looked_at: int = 0
     turned: tuple[Turned, ...] = ()
     silent: tuple[str, ...] = ()
+    probed: Probed | MeshError | None = None
 
 
 trial_options = grouped(
     "trial",
-    lambda dry_run, files, since: Trial(dry_run, files, since),
+    lambda dry_run, files, since, probe: Trial(dry_run, files, since, probe),
     click.option("--dry-run", is_flag=True, help="Judge with the policies of -f."),
     click.option("-f", "--file", "files", multiple=True, help="Policies that are not applied yet."),
     click.option(
         "--since", default="10m", callback=seconds, show_default=True,
         help="With --dry-run: connections seen in this time are judged again.",
+    ),
+    click.option(
+        "--probe", is_flag=True,
+        help="Connect from inside the source pod, too, and compare; the request reaches DST.",
     ),
 )  # fmt: skip
 http_options = grouped(
@@ -87,6 +95,10 @@ def why(
     has several. The answer is worked out from the cluster's objects with the functions that the
     proxies use; no traffic is sent.
 
+    With --probe it is sent: the source's tunnel connects from inside the pod as its application
+    would, with the request of --method, --path and --header where the port speaks HTTP. Exit status
+    1 where that goes another way than was worked out.
+
     With --dry-run -f policy.yaml nothing is applied: the answer is that with these policies, and
     the connections of the last minutes (live ones and those in access logs) are judged again.
     Exit status 1 where a connection would be refused by them that passes now.
@@ -95,12 +107,17 @@ def why(
         raise UsageError("--dry-run and -f go together", hint="why --dry-run -f policy.yaml")
     if (src is None) is not (dst is None) or (src is None and not trial.dry_run):
         raise UsageError("who calls whom?", hint="ambientctl why SRC DST[:PORT]")
+    if trial.probe and trial.dry_run:
+        raise UsageError("--probe tries what is applied, --dry-run what is not", hint="give one")
     answer = run(lambda: _answer(cluster, (src, dst), request, trial))
     if output == "text":
         show(answer, trial)
     else:
         dump(_object(answer), output)
-    if any(not one.after.allowed for one in answer.turned):
+    if isinstance(answer.probed, MeshError):
+        raise answer.probed
+    differs = answer.probed is not None and answer.probed.agrees is False
+    if differs or any(not one.after.allowed for one in answer.turned):
         raise SystemExit(1)
 
 
@@ -115,27 +132,40 @@ async def _answer(
         silent: list[str] = []
         if trial.dry_run:
             seen, silent = await observed(kube, trial.since_s)
-    mesh = index_mesh(objects)
-    found = _walk(mesh, parties, namespace, request)
+        mesh = index_mesh(objects)
+        named = _named(mesh, parties, namespace)
+        found = walk(mesh, *named, request) if named else None
+        if named and found is not None and trial.probe:
+            return Answer(found, probed=await _probed(kube, mesh, named, request, found))
     if not trial.dry_run:
         return Answer(found)
     for one in doubts(objects, items, datetime.now(UTC)):
         warn(f"[{one.code.id}] ({place(one)}) {one.message}", one.remedy)
     after = index_mesh(overlaid(objects, [item.obj for item in items]))
     differences = tuple(turned(mesh, after, seen))
-    again = _walk(after, parties, namespace, request)
+    named = _named(after, parties, namespace)
+    again = walk(after, *named, request) if named else None
     return Answer(found, again, len(seen), differences, tuple(silent))
 
 
-def _walk(
-    mesh: Mesh, parties: tuple[str | None, str | None], namespace: str, request: Http
-) -> Walk | None:
+def _named(
+    mesh: Mesh, parties: tuple[str | None, str | None], namespace: str
+) -> tuple[Source, Target] | None:
     src, dst = parties
     if src is None or dst is None:
         return None
     source = read_source(mesh, src, namespace)
-    target = read_target(mesh, dst, source.workload.namespace or namespace)
-    return walk(mesh, source, target, request)
+    return source, read_target(mesh, dst, source.workload.namespace or namespace)
+
+
+async def _probed(
+    kube: KubeClient, mesh: Mesh, named: tuple[Source, Target], request: Http, found: Walk
+) -> Probed | MeshError:
+    """The answer is shown also where no connection can be made."""
+    try:
+        return await probe(kube, mesh, named, request, found)
+    except MeshError as error:
+        return error
 
 
 def read_trial(files: Sequence[str], namespace: str) -> list[Item]:
@@ -158,6 +188,8 @@ def _object(answer: Answer) -> Any:
     made = msgspec.to_builtins(answer.walk) if answer.walk is not None else {}
     if answer.after is not None:
         made["dryRun"] = msgspec.to_builtins(answer.after)
+    if isinstance(answer.probed, Probed):
+        made["probe"] = msgspec.to_builtins(answer.probed)
     if answer.looked_at or answer.turned:
         made["connections"] = {
             "judged": answer.looked_at,
@@ -189,8 +221,24 @@ def show(answer: Answer, trial: Trial) -> None:
         show_walk(console, answer.after)
     elif answer.walk is not None:
         show_walk(console, answer.walk)
+    if isinstance(answer.probed, Probed):
+        _show_probed(console, answer.probed)
     if trial.dry_run:
         _show_turned(console, answer, trial)
+
+
+def _show_probed(console: Console, probed: Probed) -> None:
+    console.print(f"probe: {probed.sent}: {told(probed.called)}", markup=False)
+    match probed.agrees:
+        case True:
+            console.print("as worked out", style="green", markup=False)
+        case None:
+            console.print("which tells nothing: applications may do so, too", markup=False)
+        case _:
+            text = f"DIFFERS: {probed.difference}"
+            console.print(text, style="bold red", markup=False)
+            hint = "hint: ambientctl tap shows what proxies say of it; ambientctl check"
+            console.print(hint, markup=False)
 
 
 def _show_turned(console: Console, answer: Answer, trial: Trial) -> None:

@@ -105,3 +105,20 @@ def test_a_policy_is_tried_over_what_was_seen(mesh, tmp_path):
 
     mesh.until(judged)
     mesh.call()  # nothing was applied
+
+
+def test_why_connects_from_inside_the_pod_and_compares(mesh, tmp_path):
+    words = ("why", "bookinfo/client", "details.bookinfo", "--path", "/details/0", "--probe")
+    out = mesh.ctl(*words)
+    assert "the application answered 200" in out
+    assert "as worked out" in out
+    path = tmp_path / "policy.yaml"
+    path.write_text(DENY)
+    mesh.kubectl("apply", "-f", str(path))
+    try:  # until the policy has reached the tunnel, the two differ
+        mesh.until(lambda: mesh.run(AMBIENTCTL, *words).returncode == 0)
+        out = mesh.ctl(*words)
+        assert "DENIED, decided by policy bookinfo/no-client" in out
+        assert "refused with status 401: denied by bookinfo/no-client" in out
+    finally:
+        mesh.kubectl("delete", "-f", str(path))

@@ -14,6 +14,7 @@ from ambient.telemetry.core.access_record import Direction
 from ambient.telemetry.io.http import Handler, Request, Response, Routes
 from ambient.telemetry.io.logs import levels
 from ztunnel.core import dump
+from ztunnel.io.call import make_call, read_call
 from ztunnel.io.connections import LiveConnection
 from ztunnel.io.node import Node
 from ztunnel.io.pods import Pods
@@ -28,6 +29,7 @@ INDEX: Final = """\
 /debug/pprof/profile      where the time goes: ?seconds=10&frequency=100, collapsed stacks
 /debug/pprof/heap         what the memory is for
 /probe                    POST: ?pod=<uid>&to=<address>,... does this pod reach their tunnels?
+/call                     POST: ?pod=<uid>, JSON: connect as this pod's application would
 /quitquitquit             POST: drain and end
 """
 LOGGING_HELP: Final = (
@@ -47,6 +49,7 @@ def admin_routes(node: Node, pods: Pods, stopping: trio.Event, default_levels: s
     routes.add("/connections", admin.connections)
     routes.add("/logging", local_only(admin.logging), methods=("GET", "POST"))
     routes.add("/probe", local_only(admin.probe), methods=("POST",))
+    routes.add("/call", local_only(admin.call), methods=("POST",))
     routes.add("/quitquitquit", local_only(admin.quit), methods=("POST",))
     routes.include(profile_routes())
     return routes
@@ -130,6 +133,17 @@ class _Admin:
         except ValueError as error:
             return Response(400, f"{error}\n")
         return _json(msgspec.to_builtins(await probe(self._node, pod, targets)))
+
+    async def call(self, request: Request) -> Response:
+        """Connect as an application of ours would; 404 where we do not serve its pod."""
+        pod = self._pods.running.get(request.query.get("pod", ""))
+        if pod is None:
+            return Response(404, "this tunnel serves no pod of that uid\n")
+        try:
+            wish = read_call(request.body)
+        except ValueError as error:
+            return Response(400, f"{error}\n")
+        return _json(msgspec.to_builtins(await make_call(self._node, pod, wish)))
 
     async def quit(self, _: Request) -> Response:
         """Drain and end, as SIGTERM does."""

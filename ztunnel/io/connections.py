@@ -66,14 +66,27 @@ class Connections:
         self._view = view
         self._metrics = metrics
         self._live: set[LiveConnection] = set()
+        self._listeners: list[list[AccessRecord]] = []
 
     @property
     def live(self) -> frozenset[LiveConnection]:
         """A copy of what is open now."""
         return frozenset(self._live)
 
+    @contextmanager
+    def overheard(self) -> Iterator[list[AccessRecord]]:
+        """The records of all connections that come in the meantime, as they come."""
+        heard: list[AccessRecord] = []
+        self._listeners.append(heard)
+        try:
+            yield heard
+        finally:
+            self._listeners = [one for one in self._listeners if one is not heard]
+
     def refuse(self, record: AccessRecord, error: MeshError) -> None:
         """A connection that ends before it was open: one line, no traffic counts."""
+        for heard in self._listeners:
+            heard.append(record)
         record.error = str(error)
         hint = {"hint": error.hint} if error.hint else {}
         access_log.warning(Event.CONN_FAILED, **record.refused_fields(), **hint)
@@ -94,6 +107,8 @@ class Connections:
             live.labels, live.counters, sent_is_response=sent_is_response
         )
         self._live.add(live)
+        for heard in self._listeners:
+            heard.append(live.record)
         if is_logged(ACCESS_SCOPE, "debug"):
             access_log.debug(Event.CONN_OPENED, **live.record.opened_fields())
         started_s = trio.current_time() if since_s is None else since_s

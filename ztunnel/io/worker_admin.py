@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -15,6 +16,8 @@ from ztunnel.core import merge
 from ztunnel.io.admin import JSON
 from ztunnel.io.worker import Worker
 
+PATIENCE_S: Final = 15.0
+"""For what a worker does for a pod; a call takes 12 s at most (ztunnel/io/call.py)."""
 _NOT_READY = "not ready, pending: "
 
 
@@ -54,14 +57,14 @@ class WorkerAdmin:
                 return await self._merged(request)
             case "/logging":
                 return await ask_each(self._workers, request)
-            case "/probe":
+            case "/probe" | "/call":
                 return await self._answered(request)
             case _:  # what concerns one process: a profile, for example
                 return await ask_one(self._workers, request)
 
     async def _answered(self, request: Request) -> Response:
         """By the worker that serves the pod; the others say 404."""
-        answers = (await ask_all(self._workers, request)).values()
+        answers = (await ask_all(self._workers, request, PATIENCE_S)).values()
         found = [answer for answer in answers if answer is not None]
         known = [answer for answer in found if answer.status != 404]
         return next(iter(known or found), Response(503, "no worker\n"))
