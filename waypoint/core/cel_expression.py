@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import cel
-
+from waypoint.core.cel_program import compile_cel, printed
 from waypoint.core.log_format import grpc_number
-from waypoint.core.objects import UnusableError
 from waypoint.core.record import Record
 
-MAX_EXPRESSION: Final = 4096
 UNKNOWN: Final = "unknown"
 ROOTS: Final = frozenset(
     ("request", "response", "source", "destination", "connection", "upstream", "xds", "metadata",
@@ -21,20 +18,8 @@ ROOTS: Final = frozenset(
 
 def compile_expression(text: str, field: str) -> Callable[[Record], Any]:
     """The value of an expression for a record. Raises UnusableError; the value, ValueError."""
-    if not text or len(text) > MAX_EXPRESSION:
-        raise UnusableError(field, f"needs an expression of 1 to {MAX_EXPRESSION} characters")
-    try:
-        program = cel.compile(text)
-    except (ValueError, RuntimeError) as error:
-        raise UnusableError(field, f"{text!r} is no CEL: {error}") from None
-
-    def evaluate(record: Record) -> Any:
-        try:
-            return program.execute(attributes(record))
-        except Exception as error:  # noqa: BLE001 - the library raises many kinds
-            raise ValueError(str(error)) from None
-
-    return evaluate
+    program = compile_cel(text, field)
+    return lambda record: program(attributes(record))
 
 
 def filter_of(text: str, field: str) -> Callable[[Record], bool]:
@@ -59,9 +44,7 @@ def text_of(text: str, field: str) -> Callable[[Record], str]:
             found = evaluate(record)
         except ValueError:
             return UNKNOWN
-        if isinstance(found, bool):
-            return "true" if found else "false"
-        return UNKNOWN if found in (None, "") else str(found)
+        return printed(found) or UNKNOWN
 
     return value
 

@@ -10,8 +10,8 @@ from ambient.api.service import LoadBalancing
 from ambient.api.workload import Workload
 from waypoint.core.balance import Draw
 from waypoint.core.cluster import Cluster
+from waypoint.core.decision import Upstream
 from waypoint.core.peers import Peers
-from waypoint.core.plan import Upstream
 
 NO_PREFERENCE: Final = LoadBalancing()
 FORGET_AFTER_S: Final = 600.0

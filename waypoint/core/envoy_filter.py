@@ -7,7 +7,8 @@ The same patches that users write for Envoy: the filters themselves (HTTP_FILTER
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -19,23 +20,33 @@ from waypoint.core.objects import (
     Json,
     Problem,
     UnusableError,
+    boolean,
     field_of,
     integer,
     mapping,
     sequence,
     string,
+    unwrapped,
 )
 from waypoint.core.place import Place
-from waypoint.core.rate_limit import GlobalLimit, LocalLimit, Rule
+from waypoint.core.rate_limit import Beside, GlobalLimit, LocalLimit, RouteLimit, Rule
 from waypoint.core.rate_limit_config import (
     read_global,
     read_local,
     read_rate_limits,
+    read_route_limit,
 )
 
 LOCAL: Final = "envoy.filters.http.local_ratelimit"
 GLOBAL: Final = "envoy.filters.http.ratelimit"
 BUFFER: Final = "envoy.filters.http.buffer"
+LEFT_OUT: Final = {
+    "local_cluster_rate_limit": "each pod of a waypoint counts for itself",
+    "local_rate_limit_per_downstream_connection": "all connections share a bucket",
+    "request_type": "requests of clients inside and outside count alike",
+}
+"""Fields of filters that waypoints do not follow."""
+_NOTHING: Final = RouteLimit()
 MAX_BUFFER: Final = 64 << 20
 """Bodies are held whole up to their limit: what one request may cost (our own choice)."""
 _PORT: Final = re.compile(r"(?:inbound\|http\||inbound-vip\|)?(\d+)(?:\|.*)?")
@@ -75,6 +86,7 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[TargetRef, ...]
     local: tuple[tuple[Spot, LocalLimit], ...] = ()
     counted: tuple[GlobalLimit, ...] = ()
+    of_routes: tuple[tuple[Spot, RouteLimit], ...] = ()
     rules: tuple[SpotRules, ...] = ()
     bodies: tuple[tuple[Spot, int | None], ...] = ()
 
@@ -115,14 +127,26 @@ class Limits(msgspec.Struct, frozen=True):
         """Those that a service counts."""
         return (limit for one in self.found for limit in one.counted)
 
-    def rules(self, port: int, route: str) -> tuple[Rule, ...]:
-        """What makes descriptors: of the route, and of the port where the route has none or wants
-        both (Envoy's ``include_vh_rate_limits``)."""
+    def of_route(self, port: int, route: str) -> RouteLimit:
+        """What the route says of those that a service counts, else the port."""
+        covering = [
+            (spot.rank, limit)
+            for one in self.found
+            for spot, limit in one.of_routes
+            if spot.covers(port, route)
+        ]
+        return max(covering, key=itemgetter(0), default=(0, _NOTHING))[1]
+
+    def rules(self, port: int, route: str, vh: Beside = Beside.OVERRIDE) -> tuple[Rule, ...]:
+        """What makes descriptors: of the route, and of the port as the route
+        (``include_vh_rate_limits``), else ``vh`` of the filter wants it."""
         covering = [
             one for some in self.found for one in some.rules if one.spot.covers(port, route)
         ]
         of_route = [one for one in covering if one.spot.on_route]
-        if any(one.rules for one in of_route) and not any(one.beside for one in of_route):
+        beside = Beside.INCLUDE if any(one.beside for one in of_route) else vh
+        own = any(one.rules for one in of_route)
+        if beside is Beside.IGNORE or (beside is Beside.OVERRIDE and own):
             covering = of_route
         return tuple(rule for one in covering for rule in one.rules)
 
@@ -157,6 +181,7 @@ def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem
         targets=read_targets(spec),
         local=tuple(reader.local),
         counted=tuple(reader.counted),
+        of_routes=tuple(reader.of_routes),
         rules=tuple(reader.rules),
         bodies=tuple(reader.bodies),
     )
@@ -168,6 +193,7 @@ class _Patches:
         self._name = name
         self.local: list[tuple[Spot, LocalLimit]] = []
         self.counted: list[GlobalLimit] = []
+        self.of_routes: list[tuple[Spot, RouteLimit]] = []
         self.rules: list[SpotRules] = []
         self.bodies: list[tuple[Spot, int | None]] = []
         self.problems: list[Problem] = []
@@ -192,11 +218,12 @@ class _Patches:
 
     def _filter(self, value: Json, field: str) -> bool:
         name = string(value.get("name"), f"{field}.name")
-        config = _unwrapped(field_of(value, "typed_config"), field)
+        config = unwrapped(field_of(value, "typed_config"), field)
         if name == LOCAL:
-            self.local.append((Spot(), read_local(config, f"{self._name}:{field}", field)))
+            self._local(Spot(), config, field)
         elif name == GLOBAL:
             self.counted.append(read_global(config, field))
+            self._left_out(config, field)
         elif name == BUFFER:
             self.bodies.append((Spot(), _most_bytes(config, field)))
         else:
@@ -207,12 +234,17 @@ class _Patches:
         per_filter = mapping(field_of(value, "typed_per_filter_config"), field)
         taken = False
         if LOCAL in per_filter:
-            config = _unwrapped(per_filter[LOCAL], field)
-            self.local.append((spot, read_local(config, f"{self._name}:{field}", field)))
+            config, off = _of_route(per_filter[LOCAL], field)
+            self._local(spot, {} if off else config, field)
+            taken = True
+        if GLOBAL in per_filter:
+            config, off = _of_route(per_filter[GLOBAL], field)
+            limit = RouteLimit(disabled=True) if off else read_route_limit(config, field)
+            self.of_routes.append((spot, limit))
             taken = True
         if BUFFER in per_filter:
-            config = _unwrapped(per_filter[BUFFER], field)
-            off = config.get("disabled") is True
+            config, off = _of_route(per_filter[BUFFER], field)
+            off = off or config.get("disabled") is True
             own = mapping(config.get("buffer"), f"{field}.buffer")
             self.bodies.append((spot, None if off else _most_bytes(own, f"{field}.buffer")))
             taken = True
@@ -225,6 +257,33 @@ class _Patches:
             taken = True
         return taken
 
+    def _local(self, spot: Spot, config: Json, field: str) -> None:
+        """Without a word of configuration it is switched off there."""
+        limit = read_local(config, f"{self._name}:{field}", field)
+        self.local.append((spot, limit))
+        self._left_out(config, field)
+        if any(rule.cost is not None for rule in limit.rules):
+            where = f"{field}.rate_limits.apply_on_stream_done"
+            self._ignored(where, "only a service counts what has ended")
+
+    def _left_out(self, config: Json, field: str) -> None:
+        for name, reason in LEFT_OUT.items():
+            if field_of(config, name) not in (None, False, "", "both"):
+                self._ignored(f"{field}.{name}", reason)
+
+    def _ignored(self, field: str, reason: str) -> None:
+        self.problems.append(Problem(self._name, field, reason, "the field has no effect"))
+
+
+def _of_route(raw: Any, field: str) -> tuple[Json, bool]:
+    """A filter's configuration for a route, which may be wrapped as a FilterConfig; True where it
+    is switched off."""
+    config = unwrapped(raw, field)
+    if "FilterConfig" in str(config.get("@type")):
+        off = boolean(config.get("disabled"), f"{field}.disabled")
+        return unwrapped(config.get("config"), field), off
+    return config, False
+
 
 def _most_bytes(config: Json, field: str) -> int:
     where = f"{field}.max_request_bytes"
@@ -232,15 +291,6 @@ def _most_bytes(config: Json, field: str) -> int:
     if not 0 < size <= MAX_BUFFER:
         raise UnusableError(where, f"needs 1 to {MAX_BUFFER} bytes, found {size}")
     return size
-
-
-def _unwrapped(raw: Any, field: str) -> Json:
-    """A message, also one that is wrapped as a TypedStruct."""
-    config = mapping(raw, f"{field}.typed_config")
-    wrapped = config.get("value")
-    if "TypedStruct" in str(config.get("@type")) and isinstance(wrapped, Mapping):
-        return wrapped
-    return config
 
 
 def _spot(match: Json, field: str, *, on_route: bool) -> Spot:

@@ -16,13 +16,14 @@ from waypoint.core.admission import admitted
 from waypoint.core.authenticate import accept, judge, refusal
 from waypoint.core.authz import NearMiss, Question, Verdict, decide, near_misses, questions
 from waypoint.core.balance import Draw
+from waypoint.core.decision import Plan
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Protocol, Refusal, Self, dispatch
 from waypoint.core.host import Target
 from waypoint.core.json_web_token import FETCH_FAILED
 from waypoint.core.message import Headers, Peer, Reply, Request
 from waypoint.core.path import normalise_target
-from waypoint.core.plan import Plan, plan, resolve
+from waypoint.core.plan import plan, resolve
 from waypoint.core.program import Program
 from waypoint.core.routes import Forward, Route
 

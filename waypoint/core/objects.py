@@ -127,6 +127,15 @@ def fraction(value: Any, field: str) -> float | None:
     return percent / 100
 
 
+def unwrapped(raw: Any, field: str) -> Json:
+    """A message of Envoy's, also one that is wrapped as a TypedStruct."""
+    config = mapping(raw, f"{field}.typed_config")
+    wrapped = config.get("value")
+    if "TypedStruct" in str(config.get("@type")) and isinstance(wrapped, Mapping):
+        return wrapped
+    return config
+
+
 def field_of(value: Json, name: str) -> Any:
     """A field of protobuf's JSON: in either spelling."""
     first, *rest = name.split("_")

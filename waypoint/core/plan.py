@@ -2,93 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
 
 from ambient.api.address import NetworkAddress
-from ambient.api.service import AppProtocol, Service
 from ambient.api.workload import Workload
 from waypoint.core.admission import admitted
 from waypoint.core.authz import Verdict, decide
 from waypoint.core.balance import Draw
-from waypoint.core.codec import Codec, upstream_codec
+from waypoint.core.decision import Plan, Upstream
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Self
 from waypoint.core.fault import Fault
 from waypoint.core.filters import Filter, HeaderFilter, Redirect
-from waypoint.core.host import Key, Target
+from waypoint.core.host import Target
 from waypoint.core.load_balancer import Balancing
 from waypoint.core.local_reply import NO_ROUTE, denied, unknown_cluster
-from waypoint.core.message import Peer, Reply, Request, Response
+from waypoint.core.message import Peer, Reply, Request
 from waypoint.core.program import FilterChain, Program
 from waypoint.core.routes import Backend, DirectResponse, Forward, Route
 from waypoint.core.session import Visit
-from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 
 NOT_RESOLVED = (-1, None, None)
-DIRECT = "direct"
-"""Name of the one route of a pod's own address."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
-    """Where the request goes: the endpoints to choose from, and how.
-
-    ``allowed`` are the endpoints that admit the client; None where all do.
-    """
-
-    backend: Backend
-    service: Service | None
-    port: int
-    targets: tuple[Target, ...]
-    settings: ClusterSettings = DEFAULT_SETTINGS
-    allowed: frozenset[Key] | None = None
-    declared: AppProtocol = AppProtocol.UNKNOWN
-    """What the service says that the port speaks."""
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        """What tells this cluster from others."""
-        if self.service is None:
-            return str(self.targets[0].address), 0, ""
-        return str(self.service.key), self.port, self.backend.subset
-
-    def codec(self, client: str) -> Codec:
-        """How the endpoints are spoken to; ``client`` is the version of the request."""
-        return upstream_codec(self.declared, client, self.settings.pool)
-
-    @property
-    def cluster(self) -> str:
-        """The name in logs, in Istio's form."""
-        host = self.service.hostname if self.service else DIRECT
-        return f"inbound-vip|{self.port}|http/{self.backend.subset}|{host}".replace("/|", "|")
-
-
-@dataclass(slots=True, kw_only=True)
-class Plan:
-    """The decision about one request, as good as immutable: a frozen one takes three times as long
-    to make. Exactly one of ``reply`` and ``upstream`` is set.
-
-    ``filters`` are those that the request has passed; the response passes them backwards.
-    ``delay_s`` is an injected delay, before anything else happens. ``visit`` is the session that
-    the request belongs to, and ``mirrors`` are those who get a copy.
-    """
-
-    verdict: Verdict
-    route: Route | None
-    reply: Reply | None = None
-    upstream: Upstream | None = None
-    filters: tuple[Filter, ...] = ()
-    delay_s: float = 0.0
-    visit: Visit | None = None
-    mirrors: tuple[Upstream, ...] = ()
-
-    def edit(self, response: Response) -> None:
-        """Let the response pass the filters."""
-        for item in reversed(self.filters):
-            item.on_response(response)
 
 
 def plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -11,6 +12,7 @@ import msgspec
 
 from waypoint.core.message import Headers, Reply, Request
 from waypoint.core.providers import Address
+from waypoint.core.record import Record
 from waypoint.core.token_bucket import KEY_BYTES, TOLERANCE, Bucket, Slots, take
 
 Entry = tuple[str, str]
@@ -38,11 +40,16 @@ class Found(NamedTuple):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One of ``rate_limits``: actions that make a descriptor where all of them find something."""
+    """One of ``rate_limits``: actions that make a descriptor where all of them find something.
+
+    With ``cost`` it is for the end of the exchange (``apply_on_stream_done``), which says what it
+    cost; else ``hits`` says so at the beginning.
+    """
 
     actions: tuple[Action, ...]
     stage: int = 0
     hits: Callable[[Request], int | None] | None = None
+    cost: Callable[[Record], int | None] | None = None
     override: Callable[[Request], Override | None] | None = None
 
     def find(self, request: Request, cluster: str) -> Found | None:
@@ -56,9 +63,20 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
                 entries.append(entry)
         if not entries:
             return None
-        hits = self.hits(request) if self.hits is not None else None
+        hits = None
+        if self.hits is not None and (hits := self.hits(request)) is None:
+            return None  # as Envoy, where its format makes no number
         override = self.override(request) if self.override is not None else None
         return Found(tuple(entries), hits, override)
+
+
+class Beside(Enum):
+    """``vh_rate_limits``: when the rules of a port hold with those of a route."""
+
+    OVERRIDE = "OVERRIDE"
+    """Where the route has none."""
+    INCLUDE = "INCLUDE"
+    IGNORE = "IGNORE"
 
 
 class Verdict(NamedTuple):
@@ -83,6 +101,7 @@ class LocalLimit(msgspec.Struct, frozen=True, kw_only=True):
     descriptors: tuple[tuple[Descriptor, Bucket], ...] = ()
     rules: tuple[Rule, ...] = ()
     """Its own; without any, those of the route."""
+    vh: Beside = Beside.OVERRIDE
     stage: int = 0
     status: int = 429
     headers: tuple[Entry, ...] = ()
@@ -104,7 +123,12 @@ class GlobalLimit(msgspec.Struct, frozen=True, kw_only=True):
     at: Address
     timeout_s: float = 0.02
     stage: int = 0
-    deny_on_error: bool = False
+    enabled: float = 1.0
+    enforced: float = 1.0
+    deny_on_error: float = 0.0
+    """The share of requests that are refused where the service does not answer."""
+    rules: tuple[Rule, ...] = ()
+    """Its own; with any, those of routes do not count."""
     status_on_error: int = 500
     status: int = 429
     headers: tuple[Entry, ...] = ()
@@ -115,12 +139,37 @@ class GlobalLimit(msgspec.Struct, frozen=True, kw_only=True):
     exhausted: bool = False
 
 
+class RouteLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route says of ``ratelimit`` filters (``RateLimitPerRoute``); empty: no more."""
+
+    disabled: bool = False
+    domain: str = ""
+    vh: Beside = Beside.OVERRIDE
+    rules: tuple[Rule, ...] = ()
+
+
 def descriptors(
     rules: Iterable[Rule], stage: int, request: Request, cluster: str
 ) -> tuple[Found, ...]:
     """Those of the rules of a filter's stage."""
-    made = (rule.find(request, cluster) for rule in rules if rule.stage == stage)
+    made = (
+        rule.find(request, cluster) for rule in rules if rule.stage == stage and rule.cost is None
+    )
     return tuple(found for found in made if found is not None)
+
+
+def costs(
+    rules: Iterable[Rule], stage: int, request: Request, cluster: str, record: Record
+) -> tuple[Found, ...]:
+    """Those that are counted when the exchange has ended; what cost nothing is not."""
+    found: list[Found] = []
+    for rule in rules:
+        if rule.stage == stage and rule.cost is not None:
+            one = rule.find(request, cluster)
+            hits = rule.cost(record)
+            if one is not None and hits:
+                found.append(one._replace(hits=hits))
+    return tuple(found)
 
 
 class _Taken(NamedTuple):

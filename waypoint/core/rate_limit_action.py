@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from waypoint.core import claims
+from waypoint.core.cel_program import compile_cel, printed
 from waypoint.core.message import Request
 from waypoint.core.objects import (
     Json,
@@ -17,6 +18,7 @@ from waypoint.core.objects import (
     mapping,
     sequence,
     string,
+    unwrapped,
 )
 from waypoint.core.predicate import Test, regex_test
 from waypoint.core.rate_limit import SKIPPED, Action, Entry
@@ -53,8 +55,56 @@ def compile_action(action: Json, field: str) -> Action:
             return _match(spec, "query_parameters", key or "query_match", value, where)
         case "metadata" | "dynamic_metadata" | "dynamicMetadata":
             return _metadata(spec, key, where)
+        case "extension":
+            return _expression(spec, where)
         case _:
             raise UnusableError(where, "this action is not supported")
+
+
+EXPRESSION: Final = "envoy.rate_limit_descriptors.expr"
+
+
+def _expression(spec: Json, field: str) -> Action:
+    """``envoy.rate_limit_descriptors.expr``: CEL over what is known of the request by now."""
+    if spec.get("name") != EXPRESSION:
+        raise UnusableError(f"{field}.name", f"only {EXPRESSION} is supported")
+    config = unwrapped(field_of(spec, "typed_config"), field)
+    key = string(field_of(config, "descriptor_key"), f"{field}.descriptor_key")
+    if not key:
+        raise UnusableError(f"{field}.descriptor_key", "required")
+    skip = boolean(field_of(config, "skip_if_error"), f"{field}.skip_if_error")
+    evaluate = compile_cel(string(config.get("text"), f"{field}.text"), f"{field}.text")
+
+    def find(request: Request, cluster: str) -> Entry | None:
+        try:
+            value = printed(evaluate(_attributes(request, cluster)))
+        except ValueError:
+            value = ""
+        return (key, value) if value else (SKIPPED if skip else None)
+
+    return find
+
+
+def _attributes(request: Request, cluster: str) -> dict[str, Any]:
+    """Envoy's attributes before the request is sent on."""
+    path, _, query = request.target.partition("?")
+    headers = {name: request.headers.get(name) for name, _ in request.headers}
+    identity = request.peer.identity
+    return {
+        "request": {
+            "path": request.target, "url_path": path, "query": query,
+            "host": request.authority, "method": request.method, "scheme": request.scheme,
+            "headers": headers, "id": headers.get("x-request-id", ""),
+            "referer": headers.get("referer", ""), "useragent": headers.get("user-agent", ""),
+        },
+        "source": {"address": f"{request.remote_ip}:{request.peer.port}",
+                   "port": request.peer.port},
+        "destination": {"address": str(request.local), "port": request.local.port},
+        "connection": {"mtls": identity is not None, "requested_server_name": request.sni,
+                       "uri_san_peer_certificate": str(identity or "")},
+        "xds": {"cluster_name": cluster},
+        "metadata": {"filter_metadata": {k: dict(v) for k, v in request.metadata.items()}},
+    }  # fmt: skip
 
 
 def _source(request: Request) -> str:
@@ -238,6 +288,8 @@ def noted(raw: Any, field: str) -> Callable[[Request], Any]:
 
 
 def _metadata(spec: Json, key: str, field: str) -> Action:
+    if spec.get("source") == "ROUTE_ENTRY":
+        raise UnusableError(f"{field}.source", "routes of a waypoint have no metadata")
     find = noted(field_of(spec, "metadata_key"), f"{field}.metadata_key")
     default = string(field_of(spec, "default_value"), f"{field}.default_value")
     skip = boolean(field_of(spec, "skip_if_absent"), f"{field}.skip_if_absent")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from waypoint.core.header_value import compile_value
+from waypoint.core.log_format import text_format
 from waypoint.core.message import Request
 from waypoint.core.objects import (
     Json,
@@ -20,8 +21,18 @@ from waypoint.core.objects import (
     string,
 )
 from waypoint.core.providers import Address
-from waypoint.core.rate_limit import Descriptor, Entry, GlobalLimit, LocalLimit, Override, Rule
+from waypoint.core.rate_limit import (
+    Beside,
+    Descriptor,
+    Entry,
+    GlobalLimit,
+    LocalLimit,
+    Override,
+    RouteLimit,
+    Rule,
+)
 from waypoint.core.rate_limit_action import compile_action, noted
+from waypoint.core.record import Record
 from waypoint.core.token_bucket import Bucket
 
 LEAST_INTERVAL_S: Final = 0.05
@@ -45,6 +56,7 @@ def read_local(value: Json, name: str, field: str) -> LocalLimit:
         ),
         rules=read_rate_limits(field_of(value, "rate_limits"), f"{field}.rate_limits"),
         stage=_stage(value, field),
+        vh=read_beside(value, field),
         status=status if status >= 400 else 429,
         headers=_headers(field_of(value, "response_headers_to_add"), field),
         marks=_headers(field_of(value, "request_headers_to_add_when_not_enforced"), field),
@@ -77,43 +89,61 @@ def read_rate_limits(raw: Any, field: str) -> tuple[Rule, ...]:
 
 
 def _rule(value: Json, field: str) -> Rule:
-    if field_of(value, "apply_on_stream_done"):
-        raise UnusableError(f"{field}.apply_on_stream_done", "requests are counted as they come")
     actions = sequence(value.get("actions"), f"{field}.actions")
     if not actions:
         raise UnusableError(f"{field}.actions", "required")
+    hits, at_end = field_of(value, "hits_addend"), field_of(value, "apply_on_stream_done")
     return Rule(
         actions=tuple(compile_action(mapping(one, field), field) for one in actions),
         stage=_stage(value, field),
-        hits=_hits(field_of(value, "hits_addend"), f"{field}.hits_addend"),
+        hits=None if at_end else _hits(hits, f"{field}.hits_addend"),
+        cost=_cost(hits, f"{field}.hits_addend") if at_end else None,
         override=_override(value.get("limit"), f"{field}.limit"),
     )
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
 MOST_HITS: Final = 1_000_000_000
 """Of one request (Envoy)."""
 
 
 def _hits(raw: Any, field: str) -> Callable[[Request], int | None] | None:
-    """``{number: 3}``, or ``{format: "%REQ(x-cost)%"}``, where what is no number counts as 1."""
+    """``{number: 3}``, or ``{format: "%REQ(x-cost)%"}``, where what is no number makes none."""
     if raw is None:
         return None
     spec = mapping(raw, field)
     if "format" not in spec:
-        number = spec.get("number")
-        fixed = integer(mapping(number, field).get("value") if isinstance(number, Mapping) else
-                        number, f"{field}.number", 1)  # fmt: skip
-        if fixed > MOST_HITS:
-            raise UnusableError(f"{field}.number", f"{fixed} is more than {MOST_HITS}")
+        fixed = _number(spec, field)
         return lambda request: fixed
     template = compile_value(string(spec.get("format"), f"{field}.format"), f"{field}.format")
+    if isinstance(template, str):
+        text = template
+        return lambda request: _hits_of(text)
+    return lambda request: _hits_of(template.render(request))
 
-    def read(request: Request) -> int | None:
-        text = template if isinstance(template, str) else template.render(request)
-        digits = text.isascii() and text.isdigit() and len(text) <= 10
-        return min(int(text), MOST_HITS) if digits else None
 
-    return read
+def _number(spec: Json, field: str) -> int:
+    number = spec.get("number")
+    unwrapped = mapping(number, field).get("value") if isinstance(number, Mapping) else number
+    fixed = integer(unwrapped, f"{field}.number", 1)
+    if fixed > MOST_HITS:
+        raise UnusableError(f"{field}.number", f"{fixed} is more than {MOST_HITS}")
+    return fixed
+
+
+def _hits_of(text: str) -> int | None:
+    hits = int(float(text)) if _NUMBER.fullmatch(text) else MOST_HITS + 1
+    return hits if hits <= MOST_HITS else None
+
+
+def _cost(raw: Any, field: str) -> Callable[[Record], int | None]:
+    """The same at the end of the exchange: with all that an access log can tell."""
+    spec = mapping(raw, field)
+    if "format" not in spec:
+        fixed = _number(spec, field) if spec else 1
+        return lambda record: fixed
+    write = text_format(string(spec.get("format"), f"{field}.format"), f"{field}.format")
+    return lambda record: _hits_of(write(record))
 
 
 _UNITS: Final = {"SECOND": 1, "MINUTE": 2, "HOUR": 3, "DAY": 4, "MONTH": 5, "YEAR": 6, "WEEK": 7}
@@ -163,7 +193,14 @@ def read_global(value: Json, field: str) -> GlobalLimit:
         at=Address(cluster[2], int(cluster[1])),
         timeout_s=duration_s(value.get("timeout"), f"{field}.timeout") or 0.02,
         stage=_stage(value, field),
-        deny_on_error=boolean(field_of(value, "failure_mode_deny"), f"{field}.failure_mode_deny"),
+        enabled=_share(field_of(value, "filter_enabled"), f"{field}.filter_enabled", 1.0),
+        enforced=_share(field_of(value, "filter_enforced"), f"{field}.filter_enforced", 1.0),
+        deny_on_error=_share(
+            field_of(value, "failure_mode_deny_percent"),
+            f"{field}.failure_mode_deny_percent",
+            boolean(field_of(value, "failure_mode_deny"), f"{field}.failure_mode_deny"),
+        ),
+        rules=read_rate_limits(field_of(value, "rate_limits"), f"{field}.rate_limits"),
         status_on_error=integer(failing.get("code"), field) or 500,
         status=status if status >= 400 else 429,
         headers=_headers(field_of(value, "response_headers_to_add"), field),
@@ -171,6 +208,25 @@ def read_global(value: Json, field: str) -> GlobalLimit:
         silent=field_of(value, "disable_x_envoy_ratelimited_header") is True,
         exhausted=field_of(value, "rate_limited_as_resource_exhausted") is True,
     )
+
+
+def read_route_limit(value: Json, field: str) -> RouteLimit:
+    """A ``RateLimitPerRoute``. Raises UnusableError."""
+    return RouteLimit(
+        domain=string(value.get("domain"), f"{field}.domain"),
+        vh=read_beside(value, field),
+        rules=read_rate_limits(field_of(value, "rate_limits"), f"{field}.rate_limits"),
+    )
+
+
+def read_beside(value: Json, field: str) -> Beside:
+    """``vh_rate_limits``. Raises UnusableError."""
+    name = string(field_of(value, "vh_rate_limits"), f"{field}.vh_rate_limits", "OVERRIDE")
+    try:
+        return Beside(name)
+    except ValueError:
+        known = ", ".join(one.value for one in Beside)
+        raise UnusableError(f"{field}.vh_rate_limits", f"{name!r} is none of {known}") from None
 
 
 def _descriptor(value: Json, field: str) -> tuple[Descriptor, Bucket]:
@@ -183,13 +239,16 @@ def _descriptor(value: Json, field: str) -> tuple[Descriptor, Bucket]:
     return entries, read_bucket(field_of(value, "token_bucket"), f"{field}.token_bucket")
 
 
-def _share(raw: Any, field: str) -> float:
-    """A ``RuntimeFractionalPercent`` as 0 to 1; absent means never."""
+def _share(raw: Any, field: str, absent: float = 0.0) -> float:
+    """A ``RuntimeFractionalPercent`` as 0 to 1."""
     if raw is None:
-        return 0.0
+        return float(absent)
     default = mapping(field_of(mapping(raw, field), "default_value"), field)
     base = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
-    return integer(default.get("numerator"), field) / base[default.get("denominator") or "HUNDRED"]
+    denominator = default.get("denominator") or "HUNDRED"
+    if denominator not in base:
+        raise UnusableError(f"{field}.denominator", f"{denominator!r} is none of {', '.join(base)}")
+    return integer(default.get("numerator"), field) / base[denominator]
 
 
 def _headers(raw: Any, field: str) -> tuple[Entry, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.service.ratelimit.v3 import rls_pb2
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from waypoint.core.message import Headers, Reply
@@ -17,9 +18,9 @@ ERROR: Final = "rate_limiter_error"
 Pairs = tuple[tuple[str, str], ...]
 
 
-def question(limit: GlobalLimit, found: Iterable[Found]) -> bytes:
+def question(domain: str, found: Iterable[Found]) -> bytes:
     """May a request with these descriptors pass?"""
-    made = rls_pb2.RateLimitRequest(domain=limit.domain)
+    made = rls_pb2.RateLimitRequest(domain=domain)
     for entries, hits, override in found:
         one = made.descriptors.add()
         for key, value in entries:
@@ -31,27 +32,36 @@ def question(limit: GlobalLimit, found: Iterable[Found]) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def answer(
-    limit: GlobalLimit, raw: bytes, *, grpc: bool = False
-) -> tuple[Reply | None, Pairs, Pairs]:
-    """The refusal, if it is one; fields for the response, and for the request upstream."""
+class Answer(NamedTuple):
+    """The refusal, if it is one; fields for the response, and for the request upstream; what later
+    filters and logs may know."""
+
+    refusal: Reply | None
+    response: Pairs = ()
+    request: Pairs = ()
+    noted: Mapping[str, Any] = {}
+
+
+def answer(limit: GlobalLimit, raw: bytes, *, grpc: bool = False, enforced: bool = True) -> Answer:
+    """What the service says. Raises ValueError where that is nothing."""
     try:
         found = rls_pb2.RateLimitResponse.FromString(raw)
-    except DecodeError:
-        return failed(limit), (), ()
+    except DecodeError as error:
+        raise ValueError(f"its answer cannot be read: {error}") from None
+    noted = MessageToDict(found.dynamic_metadata)
     response = tuple((one.key.lower(), one.value) for one in found.response_headers_to_add)
     if limit.tell:
         response += _told(found)
     upstream = tuple((one.key.lower(), one.value) for one in found.request_headers_to_add)
-    if found.overall_code != rls_pb2.RateLimitResponse.OVER_LIMIT:
-        return None, response, upstream
+    if found.overall_code != rls_pb2.RateLimitResponse.OVER_LIMIT or not enforced:
+        return Answer(None, response, upstream, noted)
     headers = Headers() if limit.silent else Headers([("x-envoy-ratelimited", "true")])
     for name, value in (*response, *limit.headers):
         headers.set(name, value)
     if limit.exhausted and grpc:
         headers.add("grpc-status", "8")
     body = found.raw_body.decode(errors="replace")
-    return Reply(limit.status, body, "RL", LIMITED, tuple(headers)), (), ()
+    return Answer(Reply(limit.status, body, "RL", LIMITED, tuple(headers)), noted=noted)
 
 
 _UNITS_S: Final = (0, 1, 60, 3600, 86_400, 30 * 86_400, 365 * 86_400, 7 * 86_400)
@@ -79,8 +89,6 @@ def _told(found: rls_pb2.RateLimitResponse) -> Pairs:
     )
 
 
-def failed(limit: GlobalLimit) -> Reply | None:
-    """What no answer means."""
-    if not limit.deny_on_error:
-        return None
+def failed(limit: GlobalLimit) -> Reply:
+    """The refusal of a request about which nobody answers."""
     return Reply(limit.status_on_error, "", "RLSE", ERROR)

@@ -11,10 +11,10 @@ from ambient.api.address import parse_ip
 from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.telemetry.core.metric_names import TrafficLabels
+from waypoint.core.decision import Plan
 from waypoint.core.dispatch import Destination
 from waypoint.core.host import Target
 from waypoint.core.message import Headers, Peer, Reply
-from waypoint.core.plan import Plan
 from waypoint.core.trace_context import Trace
 
 NO_FLAG = "-"

@@ -10,6 +10,7 @@ import trio
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.cluster import Cluster
+from waypoint.core.decision import Plan, Upstream
 from waypoint.core.grpc import http_status
 from waypoint.core.grpc_messages import GrpcMessages
 from waypoint.core.hash_policy import HashKey
@@ -18,7 +19,6 @@ from waypoint.core.local_reply import NO_HEALTHY_UPSTREAM, PER_TRY_TIMEOUT, time
 from waypoint.core.message import Headers, Reply, Request, Response
 from waypoint.core.message_limits import LIMITS
 from waypoint.core.outlier import Cause
-from waypoint.core.plan import Plan, Upstream
 from waypoint.core.record import Record
 from waypoint.core.reset import OVERLOADED, Reset
 from waypoint.core.retry import CONNECTING, Next, Tries

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import trio
 
+from waypoint.core.decision import Plan
 from waypoint.core.dispatch import Destination
 from waypoint.core.entry import Caller, enter
 from waypoint.core.envoy_filter import Limits
@@ -18,13 +20,13 @@ from waypoint.core.grpc import is_grpc, trailers_only
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.local_reply import bad_request
 from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead, Response
-from waypoint.core.plan import Plan, plan, refused
+from waypoint.core.plan import plan, refused
 from waypoint.core.program import Program
 from waypoint.core.record import Record
 from waypoint.io.attempts import Attempts
 from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.fiber import Limit, in_task, now_s
-from waypoint.io.rate_limits import Called
+from waypoint.io.rate_limits import Called, Told
 from waypoint.io.service import Service
 
 Edits = tuple[HeaderEdits, ...]
@@ -63,6 +65,7 @@ class Exchange:
         self._caller = caller
         self._to = to
         self._record = _record(client.head, caller.peer, to)
+        self._rates: Callable[[Record], Told | None] | None = None
 
     async def run(self) -> None:
         """All stages. Raises ClientGoneError."""
@@ -81,6 +84,8 @@ class Exchange:
             record.received += client.body.received
             record.duration_ms = (now_s() - begun_s) * 1000
             self._service.reports.finished(record)
+            if self._rates is not None and (told := self._rates(record)) is not None:
+                self._service.background(told)
 
     async def _stages(self) -> None:
         try:
@@ -157,6 +162,8 @@ class Exchange:
         cluster = decided.upstream.cluster if decided.upstream is not None else ""
         to = Called(str(self._to.key), self._to.address.port, route, cluster)
         found = await self._service.limiter.admit(limits, to, seen)
+        if found.reply is None:
+            self._rates = partial(self._service.limiter.ending, limits, to, seen)
         most = limits.body(to.port, route)
         held = most is not None and found.reply is None and request.has_body
         if held and not await self._hold(request, most or 0):

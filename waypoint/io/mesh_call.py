@@ -14,13 +14,14 @@ import trio
 from ambient.api.address import HostPort
 from waypoint.core.cluster import Cluster
 from waypoint.core.codec import Codec
+from waypoint.core.decision import Upstream
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Destination, Protocol, Self
 from waypoint.core.grpc import GrpcStatus, status_of_http
 from waypoint.core.host import Host
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import End, Headers, Peer, Reply, Request, Response
-from waypoint.core.plan import Upstream, resolve
+from waypoint.core.plan import resolve
 from waypoint.core.program import Program
 from waypoint.core.providers import Address
 from waypoint.core.routes import Backend

@@ -12,10 +12,10 @@ from typing import Final
 
 import trio
 
+from waypoint.core.decision import Upstream
 from waypoint.core.grpc import http_status
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.message import End, Request, RequestHead, Response
-from waypoint.core.plan import Upstream
 from waypoint.core.reset import Reset
 from waypoint.io.attempt import Attempt
 from waypoint.io.downstream import Body, ClientGoneError, Downstream

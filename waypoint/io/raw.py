@@ -14,11 +14,12 @@ from ambient.hbone.io.stream import HboneStream
 from waypoint.core.authz import decide
 from waypoint.core.client_hello import server_name
 from waypoint.core.connection_pool import ConnectionPool
+from waypoint.core.decision import Plan
 from waypoint.core.dispatch import Destination
 from waypoint.core.ext_authz import DENIED, FLAG
 from waypoint.core.host import Key
 from waypoint.core.message import Headers, Peer, Reply, Request
-from waypoint.core.plan import Plan, direct, guard, resolve
+from waypoint.core.plan import direct, guard, resolve
 from waypoint.core.record import Record
 from waypoint.core.reset import Reset
 from waypoint.core.routes import Forward

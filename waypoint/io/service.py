@@ -17,11 +17,11 @@ from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import ACCESS_SCOPE, get_logger
 from waypoint.core.cluster import Cluster
 from waypoint.core.clusters import Clusters
+from waypoint.core.decision import Upstream
 from waypoint.core.directory import Directory
 from waypoint.core.dispatch import Self
 from waypoint.core.message import Headers
 from waypoint.core.objects import Problem
-from waypoint.core.plan import Upstream
 from waypoint.core.program import Program
 from waypoint.core.watches import Watches
 from waypoint.io.ext_authz import Authorizers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.waypoint.sample import config, program, request, service
-from waypoint.core.rate_limit import Found, LocalLimit, descriptors, refusal, spend
+from waypoint.core.rate_limit import Beside, Found, LocalLimit, descriptors, refusal, spend
 from waypoint.core.rate_limit_config import read_rate_limits
 from waypoint.core.token_bucket import Bucket
 
@@ -218,8 +218,71 @@ def test_a_route_has_its_own_rules_or_those_of_its_port(route, names):
 
 
 @pytest.mark.parametrize(
+    ("vh", "names"),
+    [("OVERRIDE", ["route"]), ("INCLUDE", ["port", "route"]), ("IGNORE", ["route"])],
+)
+def test_a_filter_may_want_the_rules_of_the_port_beside_those_of_the_route(vh, names):
+    of_port = on_route({"rate_limits": key("port")}) | {"applyTo": "VIRTUAL_HOST"}
+    of_route = on_route({"route": {"rate_limits": key("route")}}, name="slow")
+    found, problems = limits(http_filter(local(vh_rate_limits=vh)), of_port, of_route)
+    assert problems == ()
+    ((_, limit),) = found.local(9080, "slow")
+    told = descriptors(found.rules(9080, "slow", limit.vh), 0, request(), "c")
+    assert [one.entries[0][1] for one in told] == names
+    told = descriptors(found.rules(9080, "", limit.vh), 0, request(), "c")
+    assert len(told) == (vh != "IGNORE")
+
+
+COUNTED = "envoy.filters.http.ratelimit"
+
+
+def test_a_route_may_have_a_domain_and_rules_of_its_own_or_no_limit():
+    own = {"domain": "route", "vh_rate_limits": "IGNORE", "rate_limits": key("own")}
+    off = {"@type": "x/envoy.config.route.v3.FilterConfig", "disabled": True}
+    found, problems = limits(
+        http_filter(GLOBAL | {"filter_enforced": {"default_value": {"numerator": 5}}}, COUNTED),
+        http_filter(local(2)),
+        on_route({"typed_per_filter_config": {COUNTED: own}}, name="own"),
+        on_route({"typed_per_filter_config": {COUNTED: off, LOCAL: off}}, name="off"),
+    )
+    assert problems == ()
+    (limit,) = found.counted()
+    assert (limit.enabled, limit.enforced, limit.deny_on_error) == (1.0, 0.05, 1.0)
+    ours = found.of_route(9080, "own")
+    assert (ours.domain, ours.vh, len(ours.rules)) == ("route", Beside.IGNORE, 1)
+    assert found.of_route(9080, "off").disabled
+    assert not found.of_route(9080, "").disabled
+    assert [found.local(9080, name)[0][1].enabled for name in ("off", "")] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("patch", "fields"),
+    [
+        (http_filter(local(local_cluster_rate_limit={})), ["local_cluster_rate_limit"]),
+        (http_filter(local(local_rate_limit_per_downstream_connection=True)),
+         ["local_rate_limit_per_downstream_connection"]),
+        (http_filter(local(local_rate_limit_per_downstream_connection=False)), []),
+        (http_filter(GLOBAL | {"request_type": "internal"}, COUNTED), ["request_type"]),
+        (http_filter(GLOBAL | {"request_type": "both"}, COUNTED), []),
+        (http_filter(local(rate_limits=[key("k")[0] | {"apply_on_stream_done": True}])),
+         ["rate_limits.apply_on_stream_done"]),
+    ],
+)  # fmt: skip
+def test_fields_without_effect_are_named_and_the_rest_holds(patch, fields):
+    found, problems = limits(patch)
+    assert [one.field.removeprefix("spec.configPatches[0].patch.value.") for one in problems] == (
+        fields
+    )
+    assert found.local(9080, "") or list(found.counted())
+
+
+@pytest.mark.parametrize(
     ("patch", "field"),
     [
+        (http_filter(local(vh_rate_limits="SOME")),
+         "spec.configPatches[0].patch.value.vh_rate_limits"),
+        (http_filter(local(filter_enabled={"default_value": {"denominator": "DOZEN"}})),
+         "spec.configPatches[0].patch.value.filter_enabled.denominator"),
         ({"applyTo": "CLUSTER", "patch": {"value": {}}}, "spec.configPatches[0]"),
         (http_filter({}, "envoy.filters.http.lua"), "spec.configPatches[0]"),
         (http_filter(local(token_bucket=bucket(1, interval="1ms"))),

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.waypoint.sample import request
+from tests.unit.waypoint.sample import AT, request
+from waypoint.core.dispatch import Destination, Protocol
+from waypoint.core.message import Headers
 from waypoint.core.objects import UnusableError
-from waypoint.core.rate_limit import Found, Override, descriptors
+from waypoint.core.rate_limit import Found, Override, costs, descriptors
 from waypoint.core.rate_limit_config import read_rate_limits
+from waypoint.core.record import Record
 
 AUTHZ = "envoy.filters.http.ext_authz"
+PEER = request().peer
 
 
 def asked():
     made = request(
         target="/a?q=1&empty=",
-        headers={"x-team": "blue", "x-size": "40", "x-empty": "", "x-cost": "7"},
+        headers={
+            "x-team": "blue",
+            "x-size": "40",
+            "x-empty": "",
+            "x-cost": "7",
+            "x-part": "2.9",
+            "x-huge": "9000000000",
+        },
     )
     made.claims = {"sub": "alice"}
     made.metadata = {AUTHZ: {"plan": {"requests_per_unit": 9.0, "unit": "HOUR"}, "tier": "gold"}}
@@ -110,12 +121,58 @@ ANY = {"generic_key": {"descriptor_value": "v"}}
         ({"number": 3}, 3),
         ({"number": {"value": 0}}, 0),
         ({"format": "%REQ(x-cost)%"}, 7),
-        ({"format": "%REQ(x-team)%"}, None),  # no number: one
+        ({"format": "%REQ(x-part)%"}, 2),  # as Envoy, which reads any decimal number
         (None, None),
     ],
 )
 def test_what_a_request_costs(given, hits):
     assert [one.hits for one in found(ANY, hits_addend=given)] == [hits]
+
+
+@pytest.mark.parametrize("name", ["x-team", "x-none", "x-huge"])
+def test_a_cost_that_is_no_number_or_too_large_makes_no_descriptor(name):
+    assert found(ANY, hits_addend={"format": f"%REQ({name})%"}) == ()
+
+
+def expression(text, **more):
+    wrapped = {"@type": "type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3."
+               "Descriptor", "descriptor_key": "e", "text": text, **more}  # fmt: skip
+    return {"extension": {"name": "envoy.rate_limit_descriptors.expr", "typed_config": wrapped}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("request.method", "GET"),
+        ("request.headers['x-team'] + '-' + request.url_path", "blue-/a"),
+        ("int(request.headers['x-size']) > 30", "true"),
+        ("connection.mtls ? connection.uri_san_peer_certificate : 'nobody'",
+         "spiffe://cluster.local/ns/shop/sa/curl"),
+        ("xds.cluster_name", "c"),
+        ("metadata.filter_metadata['envoy.filters.http.ext_authz']['tier']", "gold"),
+        ("request.headers['x-none']", None),
+        ("source.address + 1", None),
+    ],
+)  # fmt: skip
+def test_entries_by_expressions(text, value):
+    expected = () if value is None else (Found((("e", value),)),)
+    assert found(expression(text)) == expected
+    actions = [expression(text, skip_if_error=True), ANY]
+    both = ((("e", value),) if value is not None else ()) + (("generic_key", "v"),)
+    rules = read_rate_limits([{"actions": actions}], "f")
+    assert descriptors(rules, 0, asked(), "c") == (Found(both),)
+
+
+def test_what_is_counted_at_the_end():
+    done = {"actions": [ANY], "apply_on_stream_done": True}
+    spent = {"hits_addend": {"format": "%RESP(x-tokens)%"}}
+    rules = read_rate_limits([done, done | spent, done | {"hits_addend": {"number": 5}}], "f")
+    assert descriptors(rules, 0, asked(), "c") == ()
+    record = Record(peer=PEER, to=Destination(address=AT, protocol=Protocol.HTTP1))
+    record.response_headers = Headers([("x-tokens", "40")])
+    assert [one.hits for one in costs(rules, 0, asked(), "c", record)] == [1, 40, 5]
+    record.response_headers = None
+    assert [one.hits for one in costs(rules, 0, asked(), "c", record)] == [1, 5]
 
 
 @pytest.mark.parametrize(("path", "limit"), [("plan", Override(9, 3)), ("tier", None), ("x", None)])
@@ -138,7 +195,11 @@ def test_a_limit_that_the_request_brings(path, limit):
         {"actions": [ANY], "stage": 11},
         {"actions": [ANY], "hits_addend": {"number": 1 << 40}},
         {"actions": [ANY], "hits_addend": {"format": "%NOPE%"}},
-        {"actions": [ANY], "apply_on_stream_done": True},
+        {"actions": [ANY], "apply_on_stream_done": True, "hits_addend": {"format": "%NOPE%"}},
+        {"actions": [expression("1 +")]},
+        {"actions": [expression("1", descriptor_key="")]},
+        {"actions": [{"extension": {"name": "envoy.teapot"}}]},
+        {"actions": [metadata("tier", source="ROUTE_ENTRY")]},
         {"actions": [ANY], "limit": {}},
     ],
 )

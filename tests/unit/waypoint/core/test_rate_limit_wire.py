@@ -7,7 +7,7 @@ from envoy.service.ratelimit.v3 import rls_pb2
 
 from waypoint.core.providers import Address
 from waypoint.core.rate_limit import Found, GlobalLimit, Override
-from waypoint.core.rate_limit_wire import answer, question
+from waypoint.core.rate_limit_wire import answer, failed, question
 
 AT = Address("rls", 8081)
 LIMIT = GlobalLimit(domain="shop", at=AT, tell=True, exhausted=True)
@@ -16,7 +16,7 @@ ANY = (("k", "v"),)
 
 def test_a_question():
     found = [Found(ANY), Found(ANY, 3, Override(9, 3))]
-    asked = rls_pb2.RateLimitRequest.FromString(question(LIMIT, found))
+    asked = rls_pb2.RateLimitRequest.FromString(question("shop", found))
     plain, full = asked.descriptors
     assert (asked.domain, asked.hits_addend) == ("shop", 0)  # 0 means 1
     assert not plain.HasField("hits_addend")
@@ -48,7 +48,7 @@ def status(remaining, per_unit=0, unit=0, name="", reset_s=0):
 )  # fmt: skip
 def test_what_clients_are_told(statuses, limit, remaining, reset):
     raw = rls_pb2.RateLimitResponse(overall_code=1, statuses=statuses).SerializeToString()
-    refused, response, _ = answer(LIMIT, raw)
+    refused, response, *_ = answer(LIMIT, raw)
     assert refused is None
     assert dict(response) == {
         "x-ratelimit-limit": limit,
@@ -56,7 +56,7 @@ def test_what_clients_are_told(statuses, limit, remaining, reset):
         "x-ratelimit-reset": reset,
     }
     raw = rls_pb2.RateLimitResponse(overall_code=1, statuses=[status(3)]).SerializeToString()
-    assert answer(LIMIT, raw) == (None, (), ())
+    assert answer(LIMIT, raw) == (None, (), (), {})
 
 
 @pytest.mark.parametrize("grpc", [False, True])
@@ -64,18 +64,25 @@ def test_a_refusal(grpc):
     found = rls_pb2.RateLimitResponse(overall_code=2, raw_body=b"slow down")
     found.response_headers_to_add.add(key="X-Who", value="counter")
     limit = GlobalLimit(domain="shop", at=AT, exhausted=True, headers=(("x-own", "1"),))
-    refused, response, upstream = answer(limit, found.SerializeToString(), grpc=grpc)
+    refused, response, upstream, _ = answer(limit, found.SerializeToString(), grpc=grpc)
     assert (response, upstream) == ((), ())
     assert (refused.status, refused.body, refused.flag) == (429, "slow down", "RL")
     expected = {"x-envoy-ratelimited": "true", "x-who": "counter", "x-own": "1"}
     assert dict(refused.headers) == expected | ({"grpc-status": "8"} if grpc else {})
 
 
-@pytest.mark.parametrize(("deny", "status"), [(True, 500), (False, None)])
-def test_an_answer_that_is_none(deny, status):
-    limit = GlobalLimit(domain="shop", at=AT, deny_on_error=deny)
-    refused, *rest = answer(limit, b"\xff\xff")
-    assert rest == [(), ()]
-    assert (refused.status if refused is not None else None) == status
-    if refused is not None:
-        assert (refused.flag, refused.details) == ("RLSE", "rate_limiter_error")
+def test_what_is_not_enforced_passes_and_is_told():
+    found = rls_pb2.RateLimitResponse(overall_code=2, statuses=[status(0, 10, 1)])
+    found.request_headers_to_add.add(key="X-Over", value="yes")
+    found.dynamic_metadata["left"] = 0
+    refused, response, upstream, noted = answer(LIMIT, found.SerializeToString(), enforced=False)
+    assert refused is None
+    assert dict(response)["x-ratelimit-remaining"] == "0"
+    assert (upstream, noted) == ((("x-over", "yes"),), {"left": 0})
+
+
+def test_an_answer_that_is_none():
+    with pytest.raises(ValueError, match="cannot be read"):
+        answer(LIMIT, b"\xff\xff")
+    refused = failed(LIMIT)
+    assert (refused.status, refused.flag, refused.details) == (500, "RLSE", "rate_limiter_error")

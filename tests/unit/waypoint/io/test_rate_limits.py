@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import trio
+import trio.testing
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from ambient.api.service import AppProtocol
@@ -129,6 +131,48 @@ async def test_a_service_that_fails(deny, status):
         made.configure(rates(*patches))
         caller = await made.caller()
         assert (await caller.get(x_team="blue")).status == status
+
+
+async def test_a_service_learns_what_an_exchange_has_cost_when_it_is_over():
+    seen = []
+    team = {"request_headers": {"header_name": "x-team", "descriptor_key": "team"}}
+    at_end = {"actions": [team], "apply_on_stream_done": True,
+              "hits_addend": {"format": "%BYTES_SENT%"}}  # fmt: skip
+    async with rig() as made:
+        register(made, *authz_service(AppProtocol.GRPC))
+        await made.app(AUTHZ_AT, counting(1, seen), 9000)
+        made.configure(rates(COUNTED[0], on_route({"rate_limits": [at_end]})))
+        caller = await made.caller()
+        got = await caller.get(x_team="blue")
+        while not seen:
+            await trio.testing.wait_all_tasks_blocked()
+    (told,) = seen
+    assert told.domain == "shop"
+    assert [one.hits_addend.value for one in told.descriptors] == [len(got.body)]
+
+
+async def test_a_route_with_another_domain_and_no_enforcement():
+    seen = []
+    per_route = {"domain": "route", "rate_limits": [{"actions": [{"remote_address": {}}]}]}
+    patches = [
+        COUNTED[0],
+        on_route({"typed_per_filter_config": {"envoy.filters.http.ratelimit": per_route}}),
+    ]
+    typed = patches[0]["patch"]["value"]["typed_config"]["value"]
+    lax = http_filter(
+        typed | {"filter_enforced": {"default_value": {"numerator": 0}}},
+        "envoy.filters.http.ratelimit",
+    )
+    async with rig() as made:
+        register(made, *authz_service(AppProtocol.GRPC))
+        await made.app(AUTHZ_AT, counting(0, seen), 9000)
+        made.configure(rates(*patches))
+        caller = await made.caller()
+        assert (await caller.get()).status == 429
+        made.configure(rates(lax, patches[1]))
+        assert (await caller.get()).status == 200
+    assert [one.domain for one in seen] == ["route", "route"]
+    assert seen[0].descriptors[0].entries[0].key == "remote_address"
 
 
 def bodies(most):
