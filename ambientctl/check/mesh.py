@@ -48,7 +48,9 @@ def control_plane(facts: Facts) -> Iterator[Result]:
         yield ok(CONTROL, "replicas", f"{ready} of {wanted} are ready")
     if wanted == 1 and len(of_kind(facts, "Node")) > 1:
         text = "one replica: while it restarts, new pods wait for certificates"
-        yield warning(CONTROL, "availability", text, "ambientctl upgrade --set istiod.replicas=2")
+        now = f"kubectl -n {facts.system} scale deployment/istiod --replicas=2"
+        keep = "to keep it: ambientctl upgrade --set istiod.replicas=2"
+        yield warning(CONTROL, "availability", text, f"{now}; {keep}")
     for pod, told in sorted(facts.istiods.items()):
         if isinstance(told, MeshError):
             yield error(CONTROL, "answers", str(told), told.hint or look)

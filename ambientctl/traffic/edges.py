@@ -14,6 +14,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from ambient.telemetry.core import metric_names as names
+from ambient.telemetry.core.traffic import quantile
 
 UNKNOWN: Final = names.UNKNOWN
 TCP, HTTP = "TCP", "HTTP"
@@ -67,21 +68,8 @@ class Counters(msgspec.Struct):
             self.buckets[bound] = max(self.buckets.get(bound, 0) + sign * number, 0)
 
     def quantile(self, share: float) -> float | None:
-        """Milliseconds, inside its bucket in proportion (Prometheus' histogram_quantile)."""
-        bounds = sorted(self.buckets)
-        if not bounds or self.buckets[bounds[-1]] <= 0:
-            return None
-        rank = share * self.buckets[bounds[-1]]
-        below, before = 0.0, 0.0
-        for bound in bounds:
-            number = self.buckets[bound]
-            if number >= rank:
-                if bound == float("inf"):
-                    return below
-                inside = number - before
-                return below + (bound - below) * ((rank - before) / inside if inside else 1)
-            below, before = bound, number
-        return below
+        """Milliseconds; None without requests."""
+        return quantile(dict(sorted(self.buckets.items())), share)
 
 
 _SUMS: Final = tuple(
@@ -93,11 +81,6 @@ Traffic = dict[Edge, Counters]
 class _Key(NamedTuple):
     reporter: str
     edge: Edge
-
-
-def read_metrics(text: str) -> Traffic:
-    """The edges that one proxy counts, with the reporter kept apart. Raises ValueError."""
-    return dict(_merged(_read(text)))
 
 
 def read_all(texts: Iterable[str]) -> Traffic:
@@ -212,6 +195,14 @@ def _waypoints_between(found: Iterable[_Key]) -> set[Node]:
         if node not in ends
         and any(e.source in called[node] and e.destination in calls[node] for e in requests)
     }
+
+
+def by_workloads(found: Traffic) -> Traffic:
+    """The same without the services that were called: one edge for two workloads."""
+    made: Traffic = {}
+    for edge, counters in found.items():
+        made.setdefault(edge._replace(service=""), Counters()).add(counters)
+    return made
 
 
 def difference(before: Traffic, after: Traffic) -> Traffic:

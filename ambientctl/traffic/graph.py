@@ -12,7 +12,7 @@ from ambient.api.errors import UsageError
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.printing import dump, output_option, warn
-from ambientctl.traffic.edges import Edge, Node, Traffic, difference
+from ambientctl.traffic.edges import Edge, Node, Traffic, by_workloads, difference
 from ambientctl.traffic.scraping import scrape
 from ambientctl.traffic.svg import columns, draw, rate
 from ambientctl.traffic.top import Selection, as_object, nothing_seen, selection_options
@@ -61,9 +61,9 @@ def command(
     if output in ("json", "yaml"):
         dump([as_object(edge, one, seconds or None) for edge, one in sorted(found.items())], output)
     elif output == "svg":
-        _write(path, draw(found, seconds))
+        _write(path, draw(by_workloads(found), seconds))
     elif found:
-        print("\n".join(tree(found, seconds)))
+        print("\n".join(tree(by_workloads(found), seconds)))
 
 
 def _write(path: str | None, text: str) -> None:

@@ -137,7 +137,7 @@ def _arrow(edge: Edge, one: Counters, place: Mapping[Node, tuple[int, int]], sec
     label = escape(rate(edge, one, seconds))
     at = ((start[0] + end[0]) // 2, (start[1] + end[1]) // 2 - 6)
     lock = "🔒 " if edge.secure else ""
-    title = escape(f"{edge.source} -> {edge.destination} {edge.service}")
+    title = escape(f"{edge.source} -> {edge.destination}")
     return (
         f'<g><title>{title}</title><path class="{kind}" d="{path}" marker-end="url(#end)"/>'
         f'<text class="rate" text-anchor="middle" x="{at[0]}" y="{at[1]}">{lock}{label}</text></g>'

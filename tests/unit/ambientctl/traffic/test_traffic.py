@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ambient.telemetry.io.http import Response
 from ambientctl.access_log import read_line
-from ambientctl.traffic.edges import Counters, Edge, Node, difference, read_all
+from ambientctl.traffic.edges import Counters, Edge, Node, by_workloads, difference, read_all
 from ambientctl.traffic.graph import tree
 from ambientctl.traffic.svg import columns, draw
 from ambientctl.traffic.tap import Filter, concerns, is_the_one, line_of
@@ -141,6 +141,16 @@ def graph(*pairs):
         Edge(nodes[a], nodes[b], "", "TCP", secure): Counters(opened=1)
         for (a, b), secure in zip(pairs, [True, False] * len(pairs), strict=False)
     }
+
+
+def test_services_of_one_workload_are_one_line():
+    text = "".join(
+        opened("source", WEB, WAYPOINT, 2, destination_service=f"{name}.shop")
+        for name in ("reviews", "ratings")
+    )
+    assert list(tree(by_workloads(read_all([TYPES + text])), 0))[1:] == [
+        "└─🔒 shop/waypoint (4 con)"
+    ]
 
 
 def test_columns_go_from_callers_to_called_also_around_circles():
