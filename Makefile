@@ -31,7 +31,9 @@ test: lint unit
 
 # Each worker gets its own network, mount and process namespaces from tests/sandbox, with or without
 # root, and takes the next file when it is done with one: what is slow comes first, tests/unit last.
+# What Python has compiled is kept, whatever the environment says: programs start by the hundred.
 TEST_WORKERS ?= $(shell tests/sandbox sh -c 'test -n "$$NO_SANDBOX" && echo 1 || nproc' 2>/dev/null)
+unit: export PYTHONDONTWRITEBYTECODE =
 unit: system $(VENV)/.dev
 	$(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder \
 	  --tx '$(TEST_WORKERS)*popen//python=tests/sandbox $(BIN)/python' $(TEST_ARGS)

@@ -11,8 +11,8 @@ import jwt
 import pytest
 
 from tests.interop.envoy import Envoy, binary
-from tests.unit.waypoint.core.test_authenticate import KEYS, jwks
 from tests.unit.waypoint.sample import config, policy, program, request, service
+from tests.unit.waypoint.tokens import KEYS, jwks
 from waypoint.core.authenticate import accept, judge, refusal
 from waypoint.core.authz import decide
 from waypoint.core.local_reply import denied

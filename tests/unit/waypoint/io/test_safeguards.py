@@ -9,10 +9,8 @@ import h2.config
 import h2.connection
 import h2.events
 import h11
-import jwt
 import pytest
 import trio
-from cryptography.hazmat.primitives.asymmetric import rsa
 from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf import struct_pb2
 
@@ -21,6 +19,7 @@ from ambient.api.type_urls import ADDRESS_TYPE
 from ambient.api.workload import TunnelProtocol
 from tests.unit.waypoint.io.rig import read_request, rig
 from tests.unit.waypoint.sample import config, policy, service, workload
+from tests.unit.waypoint.tokens import jwks, token
 
 TARGETS = [{"kind": "Service", "group": "", "name": "reviews"}]
 AUTHZ_AT = "127.0.1.20"
@@ -256,22 +255,8 @@ async def test_a_grpc_authorizer_that_fails(fail_open, status):
     assert got.status == status
 
 
-KEYS = {name: rsa.generate_private_key(65537, 2048) for name in ("one", "two")}
-
-
-def jwks(*names):
-    found = [
-        {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEYS[name].public_key())), "kid": name}
-        for name in names
-    ]
-    return json.dumps({"keys": found}).encode()
-
-
 def bearer(key="one", **claims):
-    signed = jwt.encode(
-        {"iss": "https://idp", "sub": "alice", **claims}, KEYS[key], "RS256", headers={"kid": key}
-    )
-    return {"authorization": f"Bearer {signed}"}
+    return {"authorization": f"Bearer {token('https://idp', key, **claims)}"}
 
 
 def tokens(**rule):
@@ -284,7 +269,7 @@ ONLY_ALICE = policy([{"from": [{"source": {"requestPrincipals": ["https://idp/al
 
 async def test_a_token_is_verified_before_policy_asks_for_it():
     async with rig() as made:
-        made.configure(tokens(jwks=jwks("one").decode()), ONLY_ALICE)
+        made.configure(tokens(jwks=jwks("one")), ONLY_ALICE)
         caller = await made.caller()
         assert (await caller.get(**bearer())).status == 200
         assert (await caller.get()).status == 403
@@ -318,7 +303,9 @@ ISSUER = "http://authz.shop.svc.cluster.local:9000"
 async def test_keys_are_fetched_through_the_mesh_once():
     seen = []
     async with rig() as made:
-        await fetching(made, {"/jwks": (200, [], jwks("one"))}, seen, jwksUri=f"{ISSUER}/jwks")
+        await fetching(
+            made, {"/jwks": (200, [], jwks("one").encode())}, seen, jwksUri=f"{ISSUER}/jwks"
+        )
         caller = await made.caller()
         for _ in range(3):
             assert (await caller.get(**bearer())).status == 200
@@ -329,7 +316,7 @@ async def test_keys_are_found_by_the_issuers_metadata():
     where = {"jwks_uri": f"{ISSUER}/keys"}
     served = {
         "/.well-known/openid-configuration": (200, [], json.dumps(where).encode()),
-        "/keys": (200, [], jwks("one")),
+        "/keys": (200, [], jwks("one").encode()),
     }
     async with rig() as made:
         await fetching(made, served, [], issuer=ISSUER)
@@ -340,12 +327,12 @@ async def test_keys_are_found_by_the_issuers_metadata():
 
 async def test_a_rotated_key_is_fetched_when_a_token_names_it(monkeypatch):
     monkeypatch.setattr("waypoint.core.key_freshness.ROTATION_S", 0.0)
-    served = {"/jwks": (200, [], jwks("one"))}
+    served = {"/jwks": (200, [], jwks("one").encode())}
     async with rig() as made:
         await fetching(made, served, [], jwksUri=f"{ISSUER}/jwks")
         caller = await made.caller()
         assert (await caller.get(**bearer())).status == 200
-        served["/jwks"] = (200, [], jwks("two"))
+        served["/jwks"] = (200, [], jwks("two").encode())
         assert (await caller.get(**bearer("two"))).status == 200
         assert (await caller.get(**bearer())).status == 401
         served["/jwks"] = (500, [], b"")  # an outage leaves the keys that there were
