@@ -153,6 +153,25 @@ MATRIX: Final[dict[str, Support]] = {
         "as HTTPRoute",
         (Row("hostnames", NO, YES), Row("backendRefs, weights", NO, YES)),
     ),
+    "BackendTLSPolicy": Support(
+        "gateway.networking.k8s.io",
+        "for a Service or ServiceEntry that a waypoint calls",
+        (
+            Row("targetRefs, sectionName", NO, YES, "the oldest policy of a target counts"),
+            Row("validation.caCertificateRefs", NO, YES, "ConfigMaps with ca.crt"),
+            Row("validation.wellKnownCACertificates", NO, YES, "System"),
+            Row("validation.hostname, subjectAltNames", NO, YES),
+            Row("options", NO, NO, "none is known"),
+        ),
+    ),
+    "XBackendTrafficPolicy": Support(
+        "gateway.networking.x-k8s.io",
+        "for a Service or ServiceEntry that a waypoint calls",
+        (
+            Row("retryConstraint", NO, YES, "a budget over an interval, and a least rate"),
+            Row("sessionPersistence", NO, YES, "a route's own comes first"),
+        ),
+    ),
     "Gateway": Support(
         "gateway.networking.k8s.io",
         "of class istio-waypoint: the control plane deploys a waypoint",

@@ -43,6 +43,7 @@ READ: Final = (
     resources.GATEWAYS,
     *resources.ROUTES,
     resources.REFERENCE_GRANTS,
+    *resources.BACKEND_POLICIES,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
     resources.REQUEST_AUTHENTICATIONS,

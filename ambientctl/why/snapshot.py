@@ -29,6 +29,7 @@ READ: Final = (
     resources.GATEWAY_CLASSES,
     resources.GATEWAYS,
     resources.REFERENCE_GRANTS,
+    *resources.BACKEND_POLICIES,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
     resources.REQUEST_AUTHENTICATIONS,

@@ -1,7 +1,9 @@
-"""``credentialName`` of DestinationRules: which Secrets are needed, and what each waypoint gets.
+"""``credentialName`` of DestinationRules, and authorities of BackendTLSPolicies: which Secrets and
+ConfigMaps are needed, and what each waypoint gets.
 
 A waypoint gets what its own DestinationRules name, from its own namespace and no other
-(pilot/pkg/xds/sds.go). Of Secrets only those are read that are named.
+(pilot/pkg/xds/sds.go); a BackendTLSPolicy names ConfigMaps of the policy's namespace. Of Secrets
+only those are read that are named.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from istiod_lite.core.world import World
 
 Held = Mapping[str, bytes] | str
 """What a Secret or ConfigMap contains; else why that is not known, as a sentence's end."""
+RULE: Final = "DestinationRule"
 ABSENT: Final = "does not exist"
 UNREADABLE: Final = "cannot be read; may the control plane read it?"
 CERTIFICATE_KEYS: Final = (("cert", "key"), ("tls.crt", "tls.key"))
@@ -53,7 +56,7 @@ class Credentials:
         self._store = store
         self._configs = configs
         self._needs: dict[ObjectRef, frozenset[Need]] = {}
-        """By DestinationRule."""
+        """By DestinationRule and BackendTLSPolicy."""
         self._held: dict[ObjectRef, Held] = {}
         self._made: dict[ObjectKey, dict[str, Credential]] = {}
         self._dirty = False
@@ -61,7 +64,7 @@ class Credentials:
         """The Secrets and ConfigMaps that have to be followed."""
 
     def note(self, ref: ObjectRef, config: ConfigObject | None) -> None:
-        """A DestinationRule is new, different or (None) gone."""
+        """A DestinationRule or BackendTLSPolicy is new, different or (None) gone."""
         needs = frozenset(_needs(config)) if config is not None else frozenset()
         if self._needs.get(ref, frozenset()) == needs:
             return
@@ -69,7 +72,8 @@ class Credentials:
             self._needs[ref] = needs
         else:
             del self._needs[ref]
-            self._store.put_status(ref, ())
+            if ref.kind == RULE:
+                self._store.put_status(ref, ())
         self._dirty = True
 
     def put(self, ref: ObjectRef, held: Held | None) -> None:
@@ -81,6 +85,20 @@ class Credentials:
         else:
             self._held[ref] = held
         self._dirty = True
+
+    def authority_problem(self, ref: ObjectRef) -> str:
+        """Why nobody can be believed who shows a certificate of this ConfigMap's authorities;
+        empty for nothing, and as long as it is not known what there is."""
+        if ref not in self._held:
+            return ""
+        held = self._held[ref]
+        if isinstance(held, str):
+            return f"{ref} {held}"
+        root = _root(held)
+        if not root:
+            return f"{ref} has no ca.crt"
+        why = check_root(Credential(str(ref), ca_pem=root))
+        return f"{ref}: {why}" if why else ""
 
     def of(self, waypoint: ObjectKey) -> Mapping[str, Credential]:
         """What a waypoint gets, by resource name."""
@@ -97,14 +115,18 @@ class Credentials:
         wanted: set[ObjectRef] = set()
         for rule, needs in self._needs.items():
             problems: dict[str, None] = {}
+            where = "" if rule.kind == RULE else rule.key.namespace
+            if where:  # the status needs the authorities even without a waypoint
+                wanted.update(one for need in needs for one in sources_of(need.name, where))
             for waypoint in sorted(self._configs.waypoints_of(f"{rule.kind}/{rule.key}")):
                 for need in sorted(needs):
-                    sources = sources_of(need.name, waypoint.namespace)
+                    sources = sources_of(need.name, where or waypoint.namespace)
                     wanted.update(sources)
                     if (parts := self._parts(need.name, sources)) is not None:
                         made.setdefault(waypoint, {}).update((one.name, one) for one in parts)
                         problems |= dict.fromkeys(self._problems(need, sources, *parts))
-            self._store.put_status(rule, tuple(_condition(problems)))
+            if not where:
+                self._store.put_status(rule, tuple(_condition(problems)))
         before, self._made, self.wanted = self._made, made, frozenset(wanted)
         return {key for key in {*before, *made} if before.get(key) != made.get(key)}
 
@@ -210,9 +232,16 @@ def _root(held: Mapping[str, bytes]) -> bytes:
 
 
 def _needs(config: ConfigObject) -> Iterator[Need]:
-    """Credentials of a DestinationRule, on all levels."""
+    """Credentials of a DestinationRule, on all levels, or authorities of a BackendTLSPolicy."""
     spec = config.object.get("spec")
     if not isinstance(spec, dict):
+        return
+    if config.kind != RULE:
+        validation = spec.get("validation")
+        refs = _dicts(validation, "caCertificateRefs") if isinstance(validation, dict) else []
+        for ref in refs:
+            if ref.get("kind") == "ConfigMap":
+                yield Need(f"{CONFIG_MAP}{config.namespace}/{ref.get('name')}", False, True)
         return
     for owner in (spec, *_dicts(spec, "subsets")):
         policy = owner.get("trafficPolicy")

@@ -23,7 +23,13 @@ from istiod_lite.core.changes import Changes, Pending, Remark
 from istiod_lite.core.credentials import Credentials, Held
 from istiod_lite.core.discovery import Discovery
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
-from istiod_lite.core.inputs import ROUTE_KINDS, TARGETED_KINDS, Inputs, key_of
+from istiod_lite.core.inputs import (
+    BACKEND_POLICY_KINDS,
+    ROUTE_KINDS,
+    TARGETED_KINDS,
+    Inputs,
+    key_of,
+)
 from istiod_lite.core.marks import Marks
 from istiod_lite.core.results import Store
 from istiod_lite.core.staging import KINDS, Staging
@@ -40,6 +46,7 @@ REMARKING: Final = frozenset(
         "WorkloadEntry",
         *ROUTE_KINDS,
         *TARGETED_KINDS,
+        *BACKEND_POLICY_KINDS,
     }
 )
 """Kinds that have remarks even when they can be read."""
@@ -92,6 +99,7 @@ class Index:
     def stage_credential(self, ref: ObjectRef, held: Held | None) -> None:
         """What a Secret or ConfigMap of ``wanted_credentials`` contains; None: not followed."""
         self._credentials.put(ref, held)
+        self._marks.believing(ref)
 
     def settle(self) -> Changes:
         """Translate what is marked; what changed since the last time."""
@@ -220,7 +228,7 @@ class Index:
                 self._store.put_status(ObjectRef(kind, key), (told,))
 
     def _note_status(self, kind: str, key: ObjectKey, obj: KubeObject | None) -> None:
-        if kind not in OUR_CONDITIONS and kind not in ROUTE_KINDS:
+        if kind not in OUR_CONDITIONS and statuses.shape_of(kind) is None:
             return
         ref = ObjectRef(kind, key)
         if obj is None:

@@ -10,6 +10,7 @@ import msgspec
 
 from ambient.api.config import ConfigObject
 from ambient.kube.core import objects
+from ambient.kube.core.backend_policy_objects import BackendPolicy
 from ambient.kube.core.networking_objects import ServiceEntry, WorkloadEntry, WorkloadGroup
 from ambient.kube.core.resources import KubeObject
 from ambient.kube.core.route_objects import ReferenceGrant, Route, RouteParent
@@ -20,7 +21,8 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 ROUTE_KINDS: Final = ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute")
-CONFIG_KINDS: Final = ("VirtualService", "DestinationRule", *ROUTE_KINDS)
+BACKEND_POLICY_KINDS: Final = ("BackendTLSPolicy", "XBackendTrafficPolicy")
+CONFIG_KINDS: Final = ("VirtualService", "DestinationRule", *ROUTE_KINDS, *BACKEND_POLICY_KINDS)
 """Kinds that go to waypoints as they are; AuthorizationPolicy may go there too."""
 TARGETED_KINDS: Final = ("RequestAuthentication", "Telemetry", "EnvoyFilter")
 """Kinds that go where they are attached; a Telemetry without targets, to its namespace."""
@@ -153,8 +155,12 @@ class Inputs:
             backend_namespace=lambda route: {ref.key.namespace for ref in backends_of(route)},
         )
         self.grants: Table[ObjectKey, ReferenceGrant] = Table(namespace=_namespace)
-        self.route_configs: dict[str, ConfigObject] = {}
-        """Routes as they were written; ``configs`` has them without references that are refused."""
+        self.backend_policies: Table[ObjectRef, BackendPolicy] = Table(
+            target=backend_targets_of, authority=authorities_of
+        )
+        self.written: dict[str, ConfigObject] = {}
+        """Routes and policies of backends as they were written; ``configs`` has them without
+        references that are refused, and with the numbers of ports."""
         self.configs: dict[str, ConfigObject] = {}
 
     def namespace_metadata(self, name: str) -> objects.Metadata | None:
@@ -214,6 +220,18 @@ def targets_of(
 ) -> Iterator[ObjectRef]:
     """All objects that a policy targets."""
     return (target_ref(policy.metadata, one) for one in policy.spec.targets)
+
+
+def backend_targets_of(policy: BackendPolicy) -> Iterator[ObjectRef]:
+    """All objects that a policy of backends is for."""
+    for target in policy.spec.target_refs or ():
+        yield ObjectRef(target.kind, ObjectKey(policy.metadata.namespace, target.name))
+
+
+def authorities_of(policy: BackendPolicy) -> Iterator[ObjectRef]:
+    """The objects whose certificate authorities a BackendTLSPolicy believes."""
+    for ref in policy.spec.validation.ca_certificate_refs or ():
+        yield ObjectRef(ref.kind, ObjectKey(policy.metadata.namespace, ref.name))
 
 
 def parents_of(route: Route) -> Iterator[ObjectRef]:

@@ -25,6 +25,7 @@ class Marks:
         """Those with targets."""
         self.targeted: dict[ObjectRef, None] = {}
         self.routes: dict[ObjectRef, None] = {}
+        self.backend_policies: dict[ObjectRef, None] = {}
         self.gateways: dict[ObjectKey, None] = {}
         """Whose admission may differ."""
         self.networks: dict[str, None] = {}
@@ -112,8 +113,19 @@ class Marks:
         inputs = self._world.inputs
         self.policies |= dict.fromkeys(inputs.policies.keys_by("target", ref))
         self.targeted |= dict.fromkeys(inputs.targeted.keys_by("target", ref))
+        self.targeting(ref)
         self.routes |= dict.fromkeys(inputs.routes.keys_by("parent", ref))
         self.routes |= dict.fromkeys(inputs.routes.keys_by("backend", ref))
+
+    def targeting(self, ref: ObjectRef) -> None:
+        """Policies of a backend: the oldest counts."""
+        found = self._world.inputs.backend_policies.keys_by("target", ref)
+        self.backend_policies |= dict.fromkeys(found)
+
+    def believing(self, ref: ObjectRef) -> None:
+        """Policies whose authorities are in this object."""
+        found = self._world.inputs.backend_policies.keys_by("authority", ref)
+        self.backend_policies |= dict.fromkeys(found)
 
     def everything(self) -> None:
         """After a change of the mesh's own facts."""

@@ -20,8 +20,6 @@ from istiod_lite.core.world import World
 
 MESH_PARENTS: Final = {"Service": ("", "core"), "ServiceEntry": (NETWORKING_GROUP,)}
 """Kinds of the mesh that a route may hang on, with the groups that name them."""
-COMPILED: Final = frozenset({("HTTPRoute", "Gateway"), ("HTTPRoute", "Service")})
-"""Route and parent kinds that our waypoint compiles; it leaves others aside."""
 REFUSED_KIND: Final = "RefNotPermitted"
 """In what waypoints get, the kind of a reference that is refused: they answer 500 for it."""
 
@@ -51,7 +49,7 @@ def statuses(ref: ObjectRef, route: Route, world: World) -> Iterator[ParentStatu
         accepted = _condition("Accepted", problem, "Accepted", "The route is valid here")
         found = [accepted, resolved]
         if parent.kind != "Gateway" and problem is None:
-            found.append(_resolved_waypoint(ref, route, parent, world))
+            found.append(_resolved_waypoint(route, parent, world))
         yield ParentStatus(_as_written(parent), tuple(found))
 
 
@@ -253,27 +251,18 @@ def permitted(ref: ObjectRef, route: Route, config: ConfigObject, world: World) 
     return msgspec.structs.replace(config, object=body)
 
 
-def _resolved_waypoint(
-    ref: ObjectRef, route: Route, parent: RouteParent, world: World
-) -> Condition:
+def _resolved_waypoint(route: Route, parent: RouteParent, world: World) -> Condition:
     """Whether a waypoint acts on the route, which no other part of the mesh can."""
     named = _name(parent, route)
     gateways = world.bindings.get(named).gateways
-    near = [
-        one for one in gateways if route.metadata.namespace in (one.namespace, named.key.namespace)
-    ]
     problem = None
     if not gateways:
         text = f"{named} uses no waypoint (label {objects.USE_WAYPOINT_LABEL}): nobody routes"
         problem = _Problem("NoWaypoint", text)
-    elif not near:
-        text = f"waypoints use routes of {named.key.namespace} and of their own namespace only"
-        problem = _Problem("RouteNamespaceIgnored", text)
-    elif (ref.kind, parent.kind) not in COMPILED:
-        text = f"waypoints do not act on a {ref.kind} for a {parent.kind}"
-        problem = _Problem("UnsupportedKind", text)
-    names = ", ".join(map(str, near))
-    return _condition("ResolvedWaypoints", problem, "ResolvedWaypoints", f"Waypoint {names} routes")
+    own = route.metadata.namespace
+    whom = f" clients of {own}" if own != named.key.namespace else ""
+    text = f"Waypoint {', '.join(map(str, gateways))} routes{whom}"
+    return _condition("ResolvedWaypoints", problem, "ResolvedWaypoints", text)
 
 
 def _condition(type_: str, problem: _Problem | None, reason: str, text: str) -> Condition:

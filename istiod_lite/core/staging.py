@@ -7,7 +7,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from ambient.api.config import ConfigObject
 from ambient.kube.core import objects
+from ambient.kube.core.backend_policy_objects import BackendPolicy
 from ambient.kube.core.networking_objects import ServiceEntry, WorkloadEntry, WorkloadGroup
 from ambient.kube.core.objects import ObjectError
 from ambient.kube.core.resources import KubeObject
@@ -27,10 +29,12 @@ from istiod_lite.core.credentials import Credentials
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
 from istiod_lite.core.hosts import Claim
 from istiod_lite.core.inputs import (
+    BACKEND_POLICY_KINDS,
     CONFIG_KINDS,
     NETWORK_LABEL,
     ROUTE_KINDS,
     TARGETED_KINDS,
+    backend_targets_of,
     config_object,
     gateways_of,
     parents_of,
@@ -80,6 +84,7 @@ class Staging:
             "ReferenceGrant": self._grant,
             **{kind: self._config_stager(kind) for kind in CONFIG_KINDS},
             "DestinationRule": self._destination_rule,
+            **{kind: self._backend_policy_stager(kind) for kind in BACKEND_POLICY_KINDS},
             **{kind: self._targeted_stager(kind) for kind in TARGETED_KINDS},
         }
 
@@ -352,6 +357,28 @@ class Staging:
         self._store.put_config(ref.kind, key, obj)
         self._credentials.note(ref, self._world.inputs.configs.get(f"{ref.kind}/{key}"))
 
+    def _backend_policy_stager(self, kind: str) -> Stager:
+        return lambda key, obj: self._backend_policy(ObjectRef(kind, key), obj)
+
+    def _backend_policy(self, ref: ObjectRef, obj: KubeObject | None) -> None:
+        new = _decoded(obj, BackendPolicy)
+        inputs = self._world.inputs
+        old = inputs.backend_policies.put(ref, new)
+        written = config_object(ref.kind, ref.key, obj) if obj is not None else None
+        self._keep_written(ref, written)
+        self._credentials.note(ref, written)
+        self._marks.backend_policies[ref] = None
+        for policy in (old, new):
+            for target in backend_targets_of(policy) if policy is not None else ():
+                self._marks.targeting(target)  # another one may be the oldest now
+
+    def _keep_written(self, ref: ObjectRef, written: ConfigObject | None) -> None:
+        name, known = f"{ref.kind}/{ref.key}", self._world.inputs.written
+        if written is None:
+            known.pop(name, None)
+        else:
+            known[name] = written
+
     def _targeted_stager(self, kind: str) -> Stager:
         return lambda key, obj: self._targeted(ObjectRef(kind, key), obj)
 
@@ -372,11 +399,8 @@ class Staging:
         new = _decoded(obj, Route)
         inputs = self._world.inputs
         old = inputs.routes.put(ref, new)
-        name = f"{ref.kind}/{ref.key}"
-        if obj is not None:
-            inputs.route_configs[name] = config_object(ref.kind, ref.key, obj)
-        else:
-            inputs.route_configs.pop(name, None)
+        written = config_object(ref.kind, ref.key, obj) if obj is not None else None
+        self._keep_written(ref, written)
         self._marks.routes[ref] = None
         for route in (old, new):
             for parent in parents_of(route) if route is not None else ():

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ambient.kube.core.resources import KubeObject
+from istiod_lite.core.inputs import BACKEND_POLICY_KINDS, ROUTE_KINDS
+from istiod_lite.core.waypoints import CONTROLLER_NAME
 
 ROUTE_CONTROLLER: Final = "istio.io/gateway-controller"
 """Istio's name for who writes the status of routes."""
@@ -46,11 +48,30 @@ class Condition(NamedTuple):
     message: str
 
 
+class Shape(NamedTuple):
+    """Where a status has an entry for each object that somebody's word is about."""
+
+    field: str
+    ref: str
+    controller: str
+
+
+OF_ROUTES: Final = Shape("parents", "parentRef", ROUTE_CONTROLLER)
+OF_POLICIES: Final = Shape("ancestors", "ancestorRef", CONTROLLER_NAME)
+
+
+def shape_of(kind: str) -> Shape | None:
+    """None for kinds whose status has conditions of the object as a whole."""
+    if kind in BACKEND_POLICY_KINDS:
+        return OF_POLICIES
+    return OF_ROUTES if kind in ROUTE_KINDS else None
+
+
 class ParentStatus(NamedTuple):
-    """What we say about a route at one of its parents."""
+    """What we say about a route at one of its parents, or a policy at one of its targets."""
 
     ref: dict[str, Any]
-    """The parent as the route names it."""
+    """The parent as the object names it."""
     conditions: tuple[Condition, ...]
 
 
@@ -59,32 +80,39 @@ Wanted = tuple[Condition, ...] | tuple[ParentStatus, ...]
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What the API server has: our conditions, or the parents of a route."""
+    """What the API server has: our conditions, or the parents of a route, by ``shape``."""
 
     generation: int = 0
     version: str = ""
     conditions: tuple[dict[str, Any], ...] = ()
     parents: tuple[dict[str, Any], ...] = ()
     """Of all controllers."""
+    shape: Shape = OF_ROUTES
+
+    @property
+    def ours(self) -> list[dict[str, Any]]:
+        """The parents that we wrote."""
+        return [one for one in self.parents if one.get("controllerName") == self.shape.controller]
 
 
 def reported(kind: str, obj: KubeObject) -> Reported:
     """Read our part of an object's status; whatever is malformed counts as not there."""
     metadata, status = _mapping(obj.get("metadata")), _mapping(obj.get("status"))
-    ours = OUR_CONDITIONS.get(kind, ())
+    ours, shape = OUR_CONDITIONS.get(kind, ()), shape_of(kind)
     return Reported(
         _number(metadata.get("generation")),
         str(metadata.get("resourceVersion", "")),
         tuple(one for one in _mappings(status.get("conditions")) if one.get("type") in ours),
-        tuple(_mappings(status.get("parents"))) if kind.endswith("Route") else (),
+        tuple(_mappings(status.get(shape.field))) if shape is not None else (),
+        shape or OF_ROUTES,
     )
 
 
 def says_the_same(have: Reported, wanted: Wanted) -> bool:
     """Whether nothing needs to be written: times do not count, generations do."""
     if have.parents or any(isinstance(one, ParentStatus) for one in wanted):
-        return _canonical_parents(ours(have.parents)) == _canonical_parents(
-            render_parents(have, wanted, "")
+        return _canonical_parents(have.ours, have.shape) == _canonical_parents(
+            render_parents(have, wanted, ""), have.shape
         )
     return _canonical(have.conditions) == _canonical(render(have, wanted, ""))
 
@@ -99,8 +127,9 @@ def render(have: Reported, wanted: Wanted, now: str) -> list[dict[str, Any]]:
 
 
 def render_parents(have: Reported, wanted: Wanted, now: str) -> list[dict[str, Any]]:
-    """Our entries of a route's ``status.parents``."""
-    before = {_parent_key(one): _mappings(one.get("conditions")) for one in ours(have.parents)}
+    """Our entries of a route's ``status.parents``, or a policy's ``status.ancestors``."""
+    shape = have.shape
+    before = {_parent_key(one, shape): _mappings(one.get("conditions")) for one in have.ours}
     entries = []
     for parent in wanted:
         if isinstance(parent, ParentStatus):
@@ -108,19 +137,14 @@ def render_parents(have: Reported, wanted: Wanted, now: str) -> list[dict[str, A
             known = list(before.get(key, ()))
             entries.append(
                 {
-                    "parentRef": parent.ref,
-                    "controllerName": ROUTE_CONTROLLER,
+                    shape.ref: parent.ref,
+                    "controllerName": shape.controller,
                     "conditions": [
                         _render(one, have.generation, known, now) for one in parent.conditions
                     ],
                 }
             )
     return entries
-
-
-def ours(parents: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The entries of ``status.parents`` that we wrote."""
-    return [one for one in parents if one.get("controllerName") == ROUTE_CONTROLLER]
 
 
 def _render(
@@ -145,14 +169,15 @@ def _canonical(conditions: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]
     return sorted(tuple(str(one.get(name)) for name in names) for one in conditions)
 
 
-def _canonical_parents(parents: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+def _canonical_parents(parents: Iterable[Mapping[str, Any]], shape: Shape) -> list[tuple[Any, ...]]:
     return sorted(
-        (_parent_key(one), tuple(_canonical(_mappings(one.get("conditions"))))) for one in parents
+        (_parent_key(one, shape), tuple(_canonical(_mappings(one.get("conditions")))))
+        for one in parents
     )
 
 
-def _parent_key(entry: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(_mapping(entry.get("parentRef")), order="sorted")
+def _parent_key(entry: Mapping[str, Any], shape: Shape) -> bytes:
+    return msgspec.json.encode(_mapping(entry.get(shape.ref)), order="sorted")
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ambient.api.workload import Workload
 from ambient.kube.core import objects
 from ambient.kube.core.networking_objects import ServiceEntry, WorkloadEntrySpec
 from istiod_lite.core import (
+    backend_policies,
     conditions,
     endpoint_slices,
     envoy_filters,
@@ -82,15 +83,22 @@ class Translating:
             self._workload_entry(key)
         for key in _taken(marks.slices):
             self._slice(key)
+        self._attached()
+        moved = self._configs.settle() | self._pending.waypoints
+        self._pending.waypoints |= moved
+        self._pending.credentials |= self._credentials.settle(moved=bool(moved))
+
+    def _attached(self) -> None:
+        """What hangs on services and waypoints."""
+        marks = self._marks
         for ref in _taken(marks.routes):
             self._route(ref)
+        for ref in _taken(marks.backend_policies):
+            self._backend_policy(ref)
         for key in _taken(marks.policies):
             self._policy(key)
         for ref in _taken(marks.targeted):
             self._targeted(ref)
-        moved = self._configs.settle() | self._pending.waypoints
-        self._pending.waypoints |= moved
-        self._pending.credentials |= self._credentials.settle(moved=bool(moved))
 
     def _bound(
         self, ref: ObjectRef, binding: Binding, also: frozenset[ObjectKey] = frozenset()
@@ -307,7 +315,7 @@ class Translating:
     def _route(self, ref: ObjectRef) -> None:
         route = self._world.inputs.routes.get(ref)
         name = f"{ref.kind}/{ref.key}"
-        config = self._world.inputs.route_configs.get(name)
+        config = self._world.inputs.written.get(name)
         if route is None or config is None:
             self._store.replace_config(name, None)
             return
@@ -321,6 +329,19 @@ class Translating:
             if parent.kind == "Gateway":
                 where = parent.namespace or ref.key.namespace
                 self._pending.gateways.add(ObjectKey(where, parent.name))
+
+    def _backend_policy(self, ref: ObjectRef) -> None:
+        policy = self._world.inputs.backend_policies.get(ref)
+        name = f"{ref.kind}/{ref.key}"
+        config = self._world.inputs.written.get(name)
+        if policy is None or config is None:
+            self._store.replace_config(name, None)
+            return
+        found, held = backend_policies.outcome(ref, policy, self._world, self._credentials)
+        self._store.put_status(ref, found)
+        self._store.replace_config(name, backend_policies.for_waypoints(config, held))
+        self._configs.touch_name(name)
+        self._store.remark(ref.kind, ref.key, backend_policies.problems(found))
 
     # Results of objects that have several.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ambient.api.config import ConfigObject
 from istiod_lite.core.facts import ObjectKey, ObjectRef
-from istiod_lite.core.inputs import ROUTE_KINDS, TARGETED_KINDS
+from istiod_lite.core.inputs import BACKEND_POLICY_KINDS, ROUTE_KINDS, TARGETED_KINDS, backends_of
 from istiod_lite.core.route_status import attaches
 from istiod_lite.core.waypoints import WAYPOINT_CLASS, is_waypoint
 from istiod_lite.core.world import World
@@ -94,7 +94,15 @@ class WaypointConfigs:
                 if moved:
                     for delegate in self._leaves.get(name, ()):
                         self.touch_name(delegate)  # goes where its roots go
+                    self._touch_backends(name)
         return changed
+
+    def _touch_backends(self, name: str) -> None:
+        """What is said about the backends of a route goes where the route goes."""
+        kind, namespace, route = name.split("/", 2)
+        found = self._world.inputs.routes.get(ObjectRef(kind, ObjectKey(namespace, route)))
+        for backend in backends_of(found) if found is not None else ():
+            self.touch(backend, *self._world.hosts.of(backend))
 
     def _look_at(self, name: str) -> frozenset[ObjectKey]:
         """Decide anew who needs an object; the waypoints for which that changed."""
@@ -127,6 +135,9 @@ class WaypointConfigs:
                     yield ("services of", config.namespace)
             case kind if kind in ROUTE_KINDS:
                 yield from _parents(config)
+            case kind if kind in BACKEND_POLICY_KINDS:
+                yield ("waypoints of", config.namespace)
+                yield from self._targets(config)
             case _:
                 if config.kind == "DestinationRule":
                     yield ("waypoints of", config.namespace)
@@ -145,6 +156,8 @@ class WaypointConfigs:
                 found = self._of_policy(config)
             case kind if kind in ROUTE_KINDS:
                 found = self._of_route(config)
+            case kind if kind in BACKEND_POLICY_KINDS:
+                found = self._of_backend_policy(config)
             case "VirtualService" if not _hosts(config):
                 roots = self._roots.get(config.key, {})
                 found = (key for root in roots for key in self._waypoints.get(root, ()))
@@ -154,7 +167,8 @@ class WaypointConfigs:
                 # A route of a waypoint may lead to any host: its own rules are all needed.
                 root = config.namespace == world.facts.root_namespace
                 own = world.inputs.gateways.keys_by("namespace", config.namespace)
-                found = iter((*own, *self._of_hosts(config, everywhere=root)))
+                routed = self._of_routes_to(self._speakers(config))
+                found = iter((*own, *self._of_hosts(config, everywhere=root), *routed))
         for key in found:
             gateway = world.inputs.gateways.get(key)
             if gateway is not None and is_waypoint(gateway):
@@ -176,6 +190,20 @@ class WaypointConfigs:
                     and target.key.name == WAYPOINT_CLASS
                 ):
                     yield from world.inputs.gateways
+
+    def _of_backend_policy(self, config: ConfigObject) -> Iterator[ObjectKey]:
+        """Whoever may call a target: its waypoints, those whose routes lead there, and those of
+        its namespace, whose VirtualServices may."""
+        world = self._world
+        yield from world.inputs.gateways.keys_by("namespace", config.namespace)
+        for target in self._targets(config):
+            yield from world.bindings.get(target).gateways
+        yield from self._of_routes_to(self._targets(config))
+
+    def _of_routes_to(self, backends: Iterable[ObjectRef]) -> Iterator[ObjectKey]:
+        for backend in backends:
+            for route in self._world.inputs.routes.keys_by("backend", backend):
+                yield from self.waypoints_of(f"{route.kind}/{route.key}")
 
     def _of_namespace(self, namespace: str) -> Iterator[ObjectKey]:
         """The waypoints in a namespace, and those of its services; of the root one, all."""
@@ -199,10 +227,7 @@ class WaypointConfigs:
                 if attaches(ref, route, parent.key, world):
                     yield parent.key
                 continue
-            for gateway in world.bindings.get(parent).gateways:
-                # Routes of the service's own namespace, and of the waypoint's.
-                if config.namespace in (parent.key.namespace, gateway.namespace):
-                    yield gateway
+            yield from world.bindings.get(parent).gateways
 
     def _of_hosts(self, config: ConfigObject, *, everywhere: bool) -> Iterator[ObjectKey]:
         for ref in self._speakers(config):

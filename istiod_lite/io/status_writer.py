@@ -20,7 +20,6 @@ from istiod_lite.io.keyed_queue import KeyedQueue
 
 PARALLEL: Final = 8
 """A label on a namespace may change the status of a thousand Services at once."""
-ROUTE_MANAGER: Final = "istio.io/gateway-controller"
 SERVICE_MANAGER: Final = "istio-ambient-service"
 WORKLOAD_ENTRY_MANAGER: Final = "istio-ambient-workloadentry"
 ZTUNNEL_POLICY_MANAGER: Final = "istio-ambient-ztunnel-policy"
@@ -39,6 +38,7 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         resources.ENVOY_FILTERS,
         resources.DESTINATION_RULES,
         *resources.ROUTES,
+        *resources.BACKEND_POLICIES,
     )
 }
 
@@ -68,7 +68,7 @@ class StatusWriter:
             return
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            if ref.kind.endswith("Route"):
+            if statuses.shape_of(ref.kind) is not None:
                 await self._write_parents(ref, have, wanted, now)
             else:
                 await self._write_conditions(ref, have, wanted, now)
@@ -103,16 +103,16 @@ class StatusWriter:
     async def _write_parents(
         self, ref: ObjectRef, have: Reported, wanted: Wanted, now: str
     ) -> None:
-        """``parents`` is one list for all controllers: only if nobody wrote in between."""
-        others = [one for one in have.parents if one not in statuses.ours(have.parents)]
+        """One list for all controllers: only if nobody wrote in between."""
+        others = [one for one in have.parents if one not in have.ours]
         parents = [*others, *statuses.render_parents(have, wanted, now)]
         await self._kube.patch(
             RESOURCES[ref.kind],
             ref.key.name,
-            {"metadata": {"resourceVersion": have.version}, "status": {"parents": parents}},
+            {"metadata": {"resourceVersion": have.version}, "status": {have.shape.field: parents}},
             namespace=ref.key.namespace,
             subresource="status",
-            field_manager=ROUTE_MANAGER,
+            field_manager=have.shape.controller,
         )
 
 

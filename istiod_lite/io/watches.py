@@ -32,6 +32,7 @@ WATCHED: Final = (
     resources.GATEWAY_CLASSES,
     resources.GATEWAYS,
     resources.REFERENCE_GRANTS,
+    *resources.BACKEND_POLICIES,
     resources.AUTHORIZATION_POLICIES,
     resources.PEER_AUTHENTICATIONS,
     resources.REQUEST_AUTHENTICATIONS,
@@ -53,7 +54,9 @@ _GROUPS: Final = (
     resources.TELEMETRY_GROUP,
 )
 REVISIONED: Final = frozenset(
-    one.kind for one in WATCHED if one.group in _GROUPS or one in resources.ROUTES
+    one.kind
+    for one in WATCHED
+    if one.group in _GROUPS or one in (*resources.ROUTES, *resources.BACKEND_POLICIES)
 )
 """Kinds that a control plane of another revision may have to itself."""
 MESH_CONFIG: Final = "MeshConfig"

@@ -15,6 +15,7 @@ from waypoint.core.program import KINDS, Program
 STATE = mesh()
 TO = Destination(address=AT, protocol=Protocol.HTTP1, service=service())
 _PARENT = {"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}]}
+_TARGET = {"targetRefs": [{"group": "", "kind": "Service", "name": "reviews"}]}
 _ROUTE = [{"destination": {"host": "reviews", "subset": "v1"}, "weight": 1}]
 _REFS = [{"name": "reviews", "port": 9080}]
 _POLICY = {
@@ -67,6 +68,21 @@ SPECS = [
     },
     {"GRPCRoute": {**_PARENT, "rules": [{"matches": [{"method": {"service": "a"}}]}]}},
     {"TCPRoute": {**_PARENT, "rules": [{"backendRefs": _REFS}]}},
+    {
+        "BackendTLSPolicy": {
+            **_TARGET,
+            "validation": {
+                "hostname": "a.b",
+                "caCertificateRefs": [{"kind": "ConfigMap", "group": "", "name": "ca"}],
+                "subjectAltNames": [{"type": "URI", "uri": "spiffe://a/b"}],
+            },
+        },
+        "XBackendTrafficPolicy": {
+            **_TARGET,
+            "retryConstraint": {"budget": {"percent": 20, "interval": "10s"}},
+            "sessionPersistence": {"sessionName": "s"},
+        },
+    },
 ]
 SEEDS = [json.dumps(one).encode() for one in SPECS]
 
@@ -94,7 +110,7 @@ def run(data):
     for headers in ({}, {"x": "1", "origin": "a", "cookie": "a=b"}):
         decided = plan(request(target="/abc?d", headers=headers), program, STATE, TO, _draw, OWN)
         assert (decided.reply is None) is not (decided.upstream is None)
-    program.stream_route(service(), 9080, "x.a")
+    program.stream_route(service(), 9080, "x.a", request().peer)
 
 
 ODD = (None, "", 0, -1, 1.5, True, [], {}, ["x"], {"x": 1}, "5s", "(", "*", "%REQ(", 1 << 70)

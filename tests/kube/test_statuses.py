@@ -4,6 +4,8 @@ import pytest
 import trio
 
 from ambient.kube.core.resources import (
+    BACKEND_TLS_POLICIES,
+    BACKEND_TRAFFIC_POLICIES,
     AUTHORIZATION_POLICIES,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -29,6 +31,7 @@ from tests.unit.istiod_lite.objects import grant, route, service_entry, workload
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 USE = {"istio.io/use-waypoint": "wp"}
 ON_WEB = {"group": "", "kind": "Service", "name": "web"}
+SYSTEM_ROOTS = {"hostname": "web.example.com", "wellKnownCACertificates": "System"}
 WRITTEN = (SERVICES, SERVICE_ENTRIES, WORKLOAD_ENTRIES, AUTHORIZATION_POLICIES, HTTP_ROUTES,
            PEER_AUTHENTICATIONS, GATEWAYS)  # fmt: skip
 
@@ -64,6 +67,8 @@ async def objects_of_every_kind(kube):
         (TCP_ROUTES, route("r", "shop", ON_WEB, kind="TCPRoute", rules=backends)),
         (TLS_ROUTES, route("r", "shop", ON_WEB, kind="TLSRoute", rules=backends)),
         (REFERENCE_GRANTS, grant("g", "shop", "other")),
+        (BACKEND_TLS_POLICIES, spec("tls", targetRefs=[ON_WEB], validation=SYSTEM_ROOTS)),
+        (BACKEND_TRAFFIC_POLICIES, spec("traffic", targetRefs=[ON_WEB])),
     ):
         metadata = {
             name: value
@@ -76,7 +81,7 @@ async def objects_of_every_kind(kube):
 async def said(kube, resource, name):
     obj = await found(kube, resource, name, "shop")
     status = (obj or {}).get("status") or {}
-    parents = status.get("parents") or [status]
+    parents = status.get("parents") or status.get("ancestors") or [status]
     return {one["type"]: one["reason"] for one in parents[0].get("conditions") or ()}
 
 
@@ -100,6 +105,8 @@ async def test_every_status_is_stored_and_rests(cluster, tmp_path, monkeypatch):
             (GRPC_ROUTES, "r", "Accepted", "Accepted"),
             (TCP_ROUTES, "r", "ResolvedRefs", "BackendNotFound"),
             (TLS_ROUTES, "r", "ResolvedRefs", "BackendNotFound"),
+            (BACKEND_TLS_POLICIES, "tls", "ResolvedRefs", "ResolvedRefs"),
+            (BACKEND_TRAFFIC_POLICIES, "traffic", "Accepted", "Accepted"),
             (GATEWAYS, "wp", "Programmed", "AddressNotAssigned"),
         ):
             await until(says, kube, resource, name, type_, reason)
@@ -144,7 +151,7 @@ async def versions(kube):
 
 async def clean(kube):
     for resource in (*WRITTEN, GRPC_ROUTES, TCP_ROUTES, TLS_ROUTES, WORKLOAD_GROUPS,
-                     REFERENCE_GRANTS, DEPLOYMENTS, POD_DISRUPTION_BUDGETS,
+                     REFERENCE_GRANTS, BACKEND_TLS_POLICIES, BACKEND_TRAFFIC_POLICIES, DEPLOYMENTS, POD_DISRUPTION_BUDGETS,
                      HORIZONTAL_POD_AUTOSCALERS):  # fmt: skip
         for one in await kube.list(resource, "shop"):
             await kube.delete(resource, one["metadata"]["name"], "shop")

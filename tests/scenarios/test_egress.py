@@ -140,3 +140,51 @@ def test_a_certificate_from_a_secret_and_its_rotation(
             assert "kubernetes://bank-client-cacert" in shown
         finally:
             outside.kubectl("delete", "secret", "bank-client", "-n", "egress")
+
+
+def test_a_backend_tls_policy_and_its_authorities(outside: Mesh, folder: Path) -> None:
+    vault = "http://vault.egress/"
+    conditions = "jsonpath={.status.ancestors[0].conditions[*].reason}"
+    path = ("backendtlspolicy/vault", "-n", "egress", "-o", conditions)
+    foreign = trustme.CA().cert_pem.bytes().decode()
+    own = (folder / "ca.pem").read_text()
+
+    def believe(*authorities: str) -> None:
+        literal = "--from-literal=ca.crt=" + "".join(authorities)
+        made = outside.kubectl(
+            "create", "configmap", "site-authority", "-n", "egress", literal,
+            "--dry-run=client", "-o", "yaml",
+        )  # fmt: skip
+        (folder / "authority.yaml").write_text(made)
+        outside.kubectl("apply", "-f", folder / "authority.yaml")
+
+    with outside.applied("egress/backend-tls"):
+        # Nobody is called as long as there is nobody to believe, and the policy says so.
+        until(
+            lambda: outside.kubectl("get", *path) == "NoValidCACertificate InvalidCACertificateRef"
+        )
+        until(lambda: outside.status(vault) == 503)
+        try:
+            believe(foreign)
+            until(lambda: "CERTIFICATE_VERIFY_FAILED" in outside.curl(vault)[0])
+            assert outside.status(vault) == 503
+            until(lambda: outside.kubectl("get", *path) == "Accepted ResolvedRefs")
+            believe(own)
+            until(lambda: outside.status(vault) == 200)
+            found = outside.json(f"{vault}page")
+            assert (found["secure"], found["sni"]) == (True, "secure.example.com")
+            until(lambda: outside.json(f"{SECURE}/page")["secure"])
+            # A rotation: both authorities, while requests go on.
+            believe(foreign, own)
+            assert outside.statuses(vault, times=20) == [200] * 20
+            names = [{"type": "URI", "uri": "spiffe://elsewhere/vault"}]
+            patch = {"spec": {"validation": {"subjectAltNames": names}}}
+            outside.kubectl(
+                "patch", "backendtlspolicy", "vault", "-n", "egress", "--type=merge",
+                "-p", json.dumps(patch),
+            )  # fmt: skip
+            until(lambda: "not spiffe://elsewhere/vault" in outside.curl(vault)[0])
+        finally:
+            outside.kubectl(
+                "delete", "configmap", "site-authority", "-n", "egress", "--ignore-not-found"
+            )

@@ -18,6 +18,7 @@ from waypoint.core.locality import standings
 from waypoint.core.outlier import Cause, Detector
 from waypoint.core.peers import Peers, Use
 from waypoint.core.priority import DEFAULT_PANIC_PERCENT, Count, Load, loads
+from waypoint.core.retry_load import RetryLoad
 from waypoint.core.tier import Tier
 from waypoint.core.traffic_policy import ClusterSettings
 from waypoint.core.weighted import draw_weighted
@@ -68,6 +69,7 @@ class Cluster:
         self.connections = 0
         self.counts = Counts()
         self.detector: Detector | None = None
+        self._load: RetryLoad | None = None
         self._draw = draw
         self._given: tuple[object, ...] = (None, None, None, None)
         self._now_s = 0.0
@@ -97,6 +99,8 @@ class Cluster:
         self._meet(settings)
         if settings.outliers != self.settings.outliers or self.detector is None:
             self._judge_anew(settings, now_s)
+        if settings.retry_budget != self.settings.retry_budget:
+            self._load = RetryLoad.of(settings.retry_budget)
         self.settings = settings
         workloads = [target.workload for target in targets]
         stands = standings(
@@ -328,6 +332,8 @@ class Cluster:
 
     def begun(self, host: Host) -> None:
         """A request is under way there, until it is ``over``."""
+        if self._load is not None:
+            self._load.requests.note(self._now_s)
         self.requests += 1
         host.active += 1
         if self._peers is not None:
@@ -370,10 +376,19 @@ class Cluster:
         """Has it as many connections as it may (``maxConnections``)?"""
         return self._all.connections >= self.settings.pool.max_connections
 
-    def retry_room(self, own: int = 0) -> bool:
+    def retried(self, now_s: float) -> None:
+        """A retry was decided."""
+        self.counts.retries += 1
+        if self._load is not None:
+            self._load.retried(now_s)
+
+    def retry_room(self, now_s: float, own: int = 0) -> bool:
         """May another retry begin (``maxRetries``, or the retry budget)? ``own`` is 1 for a
         request that has a place already."""
         used, budget = self._all, self.settings.retry_budget
-        if budget is not None:
-            return used.retries - own < budget.allowed(used.requests + used.pending)
-        return used.retries - own < self.settings.pool.max_retries
+        under_way = used.retries - own
+        if budget is None:
+            return under_way < self.settings.pool.max_retries
+        if self._load is None:
+            return under_way < budget.allowed(used.requests + used.pending)
+        return under_way < budget.min_concurrency or self._load.room(budget, now_s)

@@ -35,14 +35,20 @@ class Keepalive(msgspec.Struct, frozen=True):
 
 
 class RetryBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """Retries in flight as a part of the requests in flight."""
+    """Retries as a part of the requests: of those in flight, or (with ``interval_s``) of those that
+    began in the last while. ``min_rate`` retries in ``rate_s`` seconds are always allowed.
+    """
 
     percent: float = 20.0
     min_concurrency: int = 3
+    interval_s: float = 0.0
+    min_rate: int = 0
+    rate_s: float = 1.0
 
     def allowed(self, requests: int) -> int:
-        """How many retries may be under way beside ``requests`` active and waiting ones."""
-        return max(self.min_concurrency, int(requests * self.percent / 100))
+        """How many retries there may be beside so many requests, in flight or in the interval."""
+        least = self.min_concurrency if not self.interval_s else 0
+        return max(least, int(requests * self.percent / 100))
 
 
 class ConnectionPool(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,4 +173,24 @@ def compile_retry_budget(raw: Any, field: str) -> RetryBudget | None:
     return RetryBudget(
         percent=20.0 if percent is None else percent,
         min_concurrency=integer(spec.get("minRetryConcurrency"), f"{field}.minRetryConcurrency", 3),
+        interval_s=duration_s(spec.get("budgetInterval"), f"{field}.budgetInterval") or 0.0,
+    )
+
+
+def compile_retry_constraint(raw: Any, field: str) -> RetryBudget | None:
+    """``retryConstraint`` of an XBackendTrafficPolicy (GEP-3388). Raises UnusableError."""
+    if raw is None:
+        return None
+    spec = mapping(raw, field)
+    budget = mapping(spec.get("budget"), f"{field}.budget")
+    percent = integer(budget.get("percent"), f"{field}.budget.percent", 20)
+    if percent > 100:
+        raise UnusableError(f"{field}.budget.percent", f"{percent} is more than 100")
+    rate = mapping(spec.get("minRetryRate"), f"{field}.minRetryRate")
+    return RetryBudget(
+        percent=percent,
+        min_concurrency=0,
+        interval_s=duration_s(budget.get("interval"), f"{field}.budget.interval") or 10.0,
+        min_rate=integer(rate.get("count"), f"{field}.minRetryRate.count", 10),
+        rate_s=duration_s(rate.get("interval"), f"{field}.minRetryRate.interval") or 1.0,
     )

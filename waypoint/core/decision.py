@@ -11,7 +11,7 @@ from waypoint.core.filters import Filter
 from waypoint.core.host import Key, Target
 from waypoint.core.message import Reply, Response
 from waypoint.core.routes import Backend, Route
-from waypoint.core.session import Visit
+from waypoint.core.session import Session, Visit
 from waypoint.core.traffic_policy import DEFAULT_SETTINGS, ClusterSettings
 
 DIRECT = "direct"
@@ -58,8 +58,8 @@ class Plan:
     to make. Exactly one of ``reply`` and ``upstream`` is set.
 
     ``filters`` are those that the request has passed; the response passes them backwards.
-    ``delay_s`` is an injected delay, before anything else happens. ``visit`` is the session that
-    the request belongs to, and ``mirrors`` are those who get a copy.
+    ``delay_s`` is an injected delay, before anything else happens. ``visit`` is what the client
+    shows of a ``session``, and ``mirrors`` are those who get a copy.
     """
 
     verdict: Verdict
@@ -68,6 +68,7 @@ class Plan:
     upstream: Upstream | None = None
     filters: tuple[Filter, ...] = ()
     delay_s: float = 0.0
+    session: Session | None = None
     visit: Visit | None = None
     mirrors: tuple[Upstream, ...] = ()
 

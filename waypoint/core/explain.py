@@ -171,7 +171,7 @@ def _explain_raw(
             for stream in streams
             if stream.needs_sni(host, port)
         ]
-        route = program.stream_route(to.service, port, "")
+        route = program.stream_route(to.service, port, "", request.peer)
         judged = Plan(verdict=verdict, route=route)
         shares = _shares(program, directory, to, judged, request.peer, own)
         verdict = _refusal(program, directory, to, route, Facts(request.peer, own)) or verdict

@@ -24,9 +24,16 @@ class GatewayStreams(msgspec.Struct, frozen=True, kw_only=True):
     age: tuple[str, str, str]
 
     def streams_for(self, service: Service, port: int) -> tuple[StreamRoute, ...]:
-        """The routes that count for a service port."""
-        covered = any(parent.covers(service, port) for parent in self.parents)
-        return self.streams if covered else ()
+        """The routes that count for a service port; those of another namespace than the
+        service's only for clients there, and before the others (Gateway API: consumer routes).
+        """
+        covering = [parent for parent in self.parents if parent.covers(service, port)]
+        if not covering:
+            return ()
+        if covering[0].kind == "Gateway" or self.namespace == service.namespace:
+            return self.streams
+        own = self.namespace
+        return tuple(msgspec.structs.replace(one, of=own) for one in self.streams)
 
 
 def compile_gateway_streams(

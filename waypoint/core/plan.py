@@ -145,7 +145,8 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
         case Redirect() as redirect:
             return replace(decided, reply=redirect.reply(request), filters=filters)
         case Forward() as forward:
-            visit = route.session.visit(request, request.at_s) if route.session else None
+            session = route.session
+            visit = session.visit(request, request.at_s) if session is not None else None
             backend = _visited(forward, visit, places) or forward.choose(draw())
     filters += backend.filters
     if filters and any(isinstance(item, HeaderFilter) and item.dynamic for item in filters):
@@ -155,12 +156,16 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
     upstream = resolve(backend, places.program, places.directory, places.to)
     if isinstance(upstream, Reply):
         return replace(decided, reply=upstream, filters=filters)
+    if session is None and upstream.settings.session is not None:
+        session = upstream.settings.session
+        visit = session.visit(request, request.at_s)
     decided = Plan(
         verdict=decided.verdict,
         route=route,
         upstream=upstream,
         filters=filters,
         delay_s=decided.delay_s,
+        session=session,
         visit=visit,
     )
     return _mirrored(decided, route, places, draw) if route.mirrors else decided
@@ -220,7 +225,7 @@ def _resolve(
         port = service.ports[0].service_port if len(service.ports) == 1 else to.address.port
     if all(known.service_port != port for known in service.ports):
         return unknown_cluster(backend.missing_status)
-    settings = program.settings(service.key, port, backend.subset)
+    settings = program.settings(service, port, backend.subset)
     if settings.balancer.balancing is Balancing.PASSTHROUGH and to.address.ip is not None:
         targets: tuple[Target, ...] = (_as_called(to, directory),)
     else:

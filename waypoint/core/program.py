@@ -14,6 +14,12 @@ from ambient.api.config import ConfigObject
 from ambient.api.service import NamespacedHostname, Service
 from waypoint.core.authz import PolicySet
 from waypoint.core.authz_rules import unreadable_policy
+from waypoint.core.backend_policy import (
+    BackendPolicy,
+    applied,
+    compile_backend_tls,
+    compile_backend_traffic,
+)
 from waypoint.core.delegate import Find, delegates_of
 from waypoint.core.destination_rule import (
     DestinationRule,
@@ -29,6 +35,7 @@ from waypoint.core.grpc_route import compile_grpc_route
 from waypoint.core.host import Target, candidates
 from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
 from waypoint.core.mesh_settings import MeshSettings
+from waypoint.core.message import Peer
 from waypoint.core.objects import Problem, UnusableError
 from waypoint.core.place import Place
 from waypoint.core.policies import POLICY_KINDS, Policies, PolicyPart, compile_part
@@ -40,7 +47,14 @@ from waypoint.core.virtual_service import VirtualServiceRoutes, compile_virtual_
 
 TELEMETRY: Final = "Telemetry"
 """Compiled by ``waypoint.core.watches``: it has no part in a decision."""
-Part = VirtualServiceRoutes | HttpRouteRoutes | GatewayStreams | DestinationRule | PolicyPart
+Part = (
+    VirtualServiceRoutes
+    | HttpRouteRoutes
+    | GatewayStreams
+    | DestinationRule
+    | BackendPolicy
+    | PolicyPart
+)
 KINDS: Final = (
     "VirtualService",
     "HTTPRoute",
@@ -48,6 +62,8 @@ KINDS: Final = (
     "TCPRoute",
     "TLSRoute",
     "DestinationRule",
+    "BackendTLSPolicy",
+    "XBackendTrafficPolicy",
     *POLICY_KINDS,
     TELEMETRY,
 )
@@ -91,6 +107,7 @@ class Program:
         mesh = next((part for part in parts if isinstance(part, MeshSettings)), MeshSettings())
         self._mesh = mesh
         self._rules = [part for part in parts if isinstance(part, DestinationRule)]
+        self._backend_policies = [part for part in parts if isinstance(part, BackendPolicy)]
         self._http_routes = [part for part in parts if isinstance(part, HttpRouteRoutes)]
         self._stream_routes = sorted(
             (part for part in parts if isinstance(part, GatewayStreams)), key=lambda part: part.age
@@ -103,7 +120,7 @@ class Program:
         self._streams: dict[tuple[NamespacedHostname, int], tuple[StreamRoute, ...]] = {}
         self._needs_sni: dict[tuple[NamespacedHostname | None, int], bool] = {}
         self._traffic: dict[NamespacedHostname, Traffic] = {}
-        self._settings: dict[tuple[NamespacedHostname, int, str], ClusterSettings] = {}
+        self._settings: dict[tuple[NamespacedHostname, str, int, str], ClusterSettings] = {}
         self.resolved: dict[tuple[int, int], tuple[int, Backend | None, object]] = {}
         """What backends lead to, by their ids; kept by ``plan.resolve``."""
         self._chains: dict[tuple[int, int], FilterChain] = {}
@@ -178,7 +195,7 @@ class Program:
             for virtual in self._virtual_services:
                 if virtual.applies_to(service.namespace, service.hostname, self.place):
                     found += virtual.streams
-            self._streams[key] = tuple(sorted(found, key=lambda stream: stream.kind))
+            self._streams[key] = tuple(sorted(found, key=lambda one: (one.kind, not one.of)))
         return self._streams[key]
 
     def policies(self, service: Service | None) -> PolicySet:
@@ -191,12 +208,13 @@ class Program:
             self._traffic[service] = traffic_for(self._rules, service, self.place)
         return self._traffic[service]
 
-    def settings(self, service: NamespacedHostname, port: int, subset: str) -> ClusterSettings:
+    def settings(self, service: Service, port: int, subset: str) -> ClusterSettings:
         """How a service's port is called; the same object each time."""
-        key = (service, port, subset)
+        key = (service.key, service.name, port, subset)
         if key not in self._settings:
-            traffic = self.traffic(service)
+            traffic = self.traffic(service.key)
             found = traffic.settings(port, traffic.subsets.get(subset))
+            found = applied(self._backend_policies, service, port, found)
             self._settings[key] = msgspec.structs.replace(
                 found, mesh_locality=self._mesh.locality, pool=self._mesh.pool.fill(found.pool)
             )
@@ -228,10 +246,11 @@ class Program:
             )
         return self._needs_sni[key]
 
-    def stream_route(self, service: Service, port: int, sni: str) -> Route:
+    def stream_route(self, service: Service, port: int, sni: str, peer: Peer) -> Route:
         """Where a connection goes that is not HTTP; without a route, to the service itself."""
+        client = peer.identity.namespace if peer.identity is not None else ""
         for stream in self.streams(service, port):
-            if stream.applies(service.hostname, port, sni):
+            if stream.applies(service.hostname, port, sni, client):
                 return stream.route
         key = (service.key, port)
         if key not in self._defaults:
@@ -286,6 +305,10 @@ def compile_object(config: ConfigObject, place: Place, find: Find) -> Compiled:
                 part, problems = compile_gateway_streams(config, place)
             case "DestinationRule":
                 part, problems = compile_destination_rule(config, place)
+            case "BackendTLSPolicy":
+                part, problems = compile_backend_tls(config, place)
+            case "XBackendTrafficPolicy":
+                part, problems = compile_backend_traffic(config, place)
             case kind if kind == TELEMETRY:
                 part, problems = None, []
             case _:

@@ -25,6 +25,8 @@ class StreamRoute(msgspec.Struct, frozen=True, kw_only=True):
     forward: Forward | None
     port: int | None = None
     sni_hosts: tuple[str, ...] = ()
+    of: str = ""
+    """Only clients of this namespace."""
 
     @property
     def route(self) -> Route:
@@ -32,12 +34,13 @@ class StreamRoute(msgspec.Struct, frozen=True, kw_only=True):
         action = self.forward or DirectResponse(BACKEND_INVALID)
         return Route(name="", source=self.source, predicates=(), action=action)
 
-    def applies(self, hostname: str, port: int, sni: str) -> bool:
-        """Does it take a connection for a service port; ``sni`` is empty where it is not known?
+    def applies(self, hostname: str, port: int, sni: str, client: str) -> bool:
+        """Does it take a connection for a service port; ``sni`` is empty where it is not known,
+        ``client`` is a namespace?
 
         A rule that names nothing but the service itself holds whatever the client says (Istio).
         """
-        if self.port not in (None, port):
+        if self.port not in (None, port) or self.of not in ("", client):
             return False
         if not self.sni_hosts or self.sni_hosts == (hostname,):
             return True

@@ -12,6 +12,8 @@ from waypoint.core.objects import Json, UnusableError, string, strings
 PLAIN_MODES: Final = ("", "DISABLE", "ISTIO_MUTUAL")
 """The mesh's tunnel is mutual TLS already."""
 SYSTEM: Final = "system"
+BLOCKED: Final = "BLOCKED"
+"""A mode of our own: TLS is asked for in a way that cannot be, so nobody may be reached."""
 
 
 class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,7 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One of these has to be in the server's certificate; empty: the server name."""
     verify: bool = True
     credential: str = ""
+    """Several, by commas, where their authorities are believed together."""
     mutual: bool = False
 
 
@@ -35,6 +38,8 @@ def read_tls(raw: Json | None) -> TlsSettings | None:
     mode = string((raw or {}).get("mode"), "tls.mode")
     if raw is None or mode in PLAIN_MODES:
         return None
+    if mode == BLOCKED:
+        raise UnusableError("tls", str(raw.get("reason")))
     if mode not in ("SIMPLE", "MUTUAL"):
         raise UnusableError("tls.mode", f"{mode!r} is unknown")
     credential = string(raw.get("credentialName"), "tls.credentialName")
@@ -59,18 +64,35 @@ def read_tls(raw: Json | None) -> TlsSettings | None:
 _FILES: Final = ("caCertificates", "clientCertificate", "privateKey", "caCrl")
 
 
-def proves(shown: Iterable[str], wanted: Iterable[str]) -> bool:
-    """Does a certificate with the names ``shown`` belong to one of ``wanted``? A wildcard in the
-    certificate stands for one label (RFC 9525, section 6.3)."""
-    names = {name.lower() for name in shown}
-    for name in (one.lower() for one in wanted):
+def blocked(reason: str) -> Json:
+    """TLS that nobody can speak: connections fail with the reason."""
+    return {"mode": BLOCKED, "reason": reason}
+
+
+def proves(certificate: Mapping[str, Any] | None, wanted: Iterable[str]) -> bool:
+    """Does a certificate, as ``ssl.getpeercert`` gives it, belong to one of ``wanted``: names of
+    hosts, addresses or URIs? A wildcard in the certificate stands for one label (RFC 9525, section
+    6.3); URIs are compared as they are (section 6.5)."""
+    shown = _alternatives(certificate)
+    uris = {name for kind, name in shown if kind == "URI"}
+    hosts = {name.lower() for kind, name in shown if kind in ("DNS", "IP Address")}
+    for one in wanted:
+        if "://" in one:
+            if one in uris:
+                return True
+            continue
+        name = one.lower()
         _, dot, rest = name.partition(".")
-        if name in names or (dot and f"*.{rest}" in names):
+        if name in hosts or (dot and f"*.{rest}" in hosts):
             return True
     return False
 
 
 def names_of(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
     """The subject alternative names of a certificate as ``ssl.getpeercert`` gives it."""
-    found: Iterable[tuple[str, str]] = (certificate or {}).get("subjectAltName", ())
-    return tuple(value for _, value in found)
+    return tuple(name for _, name in _alternatives(certificate))
+
+
+def _alternatives(certificate: Mapping[str, Any] | None) -> Iterable[tuple[str, str]]:
+    """Kind and value of each."""
+    return tuple((certificate or {}).get("subjectAltName", ()))

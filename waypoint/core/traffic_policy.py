@@ -23,6 +23,7 @@ from waypoint.core.load_balancer import (
 from waypoint.core.objects import Json, Problem, UnusableError, integer, mapping, sequence
 from waypoint.core.opening import read_proxy_protocol, read_tunnel
 from waypoint.core.outlier import OutlierDetection, compile_outlier_detection
+from waypoint.core.session import Session
 from waypoint.core.tls_settings import read_tls
 
 T = TypeVar("T")
@@ -69,6 +70,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: Json | None = None
     proxy_protocol: Json | None = None
     tunnel: Json | None = None
+    session: Session | None = None
+    """Of the service itself (XBackendTrafficPolicy); a route's comes first."""
     mesh_locality: LocalitySetting = MESH_LOCALITY
     """Holds where neither a rule nor the service says anything of localities."""
 

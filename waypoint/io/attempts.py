@@ -80,10 +80,7 @@ class Attempts:
         cluster = self._cluster
         policy = cluster.settings.balancer.hash_policy
         self._hash = policy.key(self._request) if policy is not None else None
-        route = self._decided.route
-        self._keeps_to_endpoints = self._hash is not None or (
-            route is not None and route.session is not None
-        )
+        self._keeps_to_endpoints = self._hash is not None or self._decided.session is not None
         if self._tries.policy.attempts and self._tries.policy.on & ~DEFAULT_ON:
             body = self._client.body
             body.replay_bytes = max(body.replay_bytes, LIMITS.retry_bytes)
@@ -155,7 +152,7 @@ class Attempts:
             reply = self._judge_failure(cluster, outcome)
             if reply is not None:
                 return reply
-            cluster.counts.retries += 1
+            cluster.retried(now_s())
             if not self._retrying:
                 self._retrying = True
                 cluster.count(retries=1)  # one place for all retries of a request
@@ -217,7 +214,7 @@ class Attempts:
             self._noticed(cluster, host, cluster.answered(host, status, at_s))
         if self._client.body.replayable:
             self._last = self._tries.after_response(
-                response.status, response.headers, room=cluster.retry_room(self._retrying)
+                response.status, response.headers, room=cluster.retry_room(at_s, self._retrying)
             )
             if self._last is Next.RETRY:
                 return False
@@ -243,10 +240,9 @@ class Attempts:
         """Let the client come back to the same endpoint, where the configuration wants it."""
         if self._hash is not None and self._hash.set_cookie:
             response.headers.add("set-cookie", self._hash.set_cookie)
-        route = self._decided.route
-        if route is not None and route.session is not None:
+        if (session := self._decided.session) is not None:
             address = str(host.target.address)
-            route.session.tell(response, address, self._decided.visit, self._request.at_s)
+            session.tell(response, address, self._decided.visit, self._request.at_s)
 
     def _judge_failure(self, cluster: Cluster, outcome: Outcome | None) -> Reply | None:
         """The reply that a try without a response ends in; None where another one follows."""
@@ -261,7 +257,9 @@ class Attempts:
         if not started and self._client.body.replayable:
             sent = reset not in CONNECTING
             self._last = self._tries.after_reset(
-                reset or Reset.LOCAL_RESET, sent=sent, room=cluster.retry_room(self._retrying)
+                reset or Reset.LOCAL_RESET,
+                sent=sent,
+                room=cluster.retry_room(now_s(), self._retrying),
             )
             if self._last is Next.RETRY:
                 return None

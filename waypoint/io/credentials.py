@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -66,12 +67,23 @@ class Credentials:
         """What these settings use now. Raises MeshError where that is not supplied."""
         if not settings.credential:
             return NO_MATERIAL
-        pair, root = Credential(""), Credential("")
+        pair = Credential("")
         if settings.mutual:
             pair = await self._one(shown(settings.credential))
-        if settings.verify:
-            root = await self._one(believed(settings.credential))
-        return TlsMaterial(pair.certificate_pem, pair.private_key_pem, root.ca_pem, root.crl_pem)
+        roots = await self._roots(settings.credential.split(",")) if settings.verify else ()
+        ca, crl = (b"\n".join(parts) for parts in zip(*roots, strict=True)) if roots else (b"", b"")
+        return TlsMaterial(pair.certificate_pem, pair.private_key_pem, ca, crl.strip())
+
+    async def _roots(self, names: list[str]) -> list[tuple[bytes, bytes]]:
+        """Authorities and revocation lists of those that are there; one has to be."""
+        found = []
+        for name in names:
+            with suppress(MeshError):
+                one = await self._one(believed(name))
+                found.append((one.ca_pem, one.crl_pem))
+        if not found:
+            raise MeshError(NOT_SUPPLIED)
+        return found
 
     async def _one(self, name: str) -> Credential:
         with trio.move_on_after(FIRST_WAIT_S):

@@ -145,7 +145,8 @@ class RawConnection:
             found = replace(judged, upstream=direct(to.workload, to))
             return guard(found, service.directory, peer, own)
         assert to.service is not None
-        route = service.program.stream_route(to.service, to.address.port, self._request.sni)
+        sni = self._request.sni
+        route = service.program.stream_route(to.service, to.address.port, sni, peer)
         judged = replace(judged, route=route)
         if not isinstance(route.action, Forward):
             return judged

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import trio
 
@@ -50,6 +52,12 @@ def _made(
     return context
 
 
+def _check(certificate: Mapping[str, Any] | None, names: tuple[str, ...]) -> None:
+    if not proves(certificate, names):
+        shown = ", ".join(names_of(certificate)) or "nobody by name"
+        raise OSError(f"the server is {shown}, not {', '.join(names)}")
+
+
 async def secure(
     stream: HboneStream | PlainStream, settings: TlsSettings, context: ssl.SSLContext, host: str
 ) -> TlsStream:
@@ -65,9 +73,8 @@ async def secure(
             https_compatible=True,
         )
         await secured.do_handshake()
-        shown = names_of(secured.getpeercert()) if settings.verify else ()
-        if settings.verify and settings.names and not proves(shown, settings.names):
-            raise OSError(f"the server is {', '.join(shown)}, not {', '.join(settings.names)}")
+        if settings.verify and settings.names:
+            _check(secured.getpeercert(), settings.names)
     except trio.BrokenResourceError as broken:
         drop_now(stream)
         raise OSError(str(broken.__cause__ or "the server ended the handshake")) from None

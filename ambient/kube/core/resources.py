@@ -86,6 +86,15 @@ what their experimental channel had.
 """
 ROUTES: Final = (HTTP_ROUTES, GRPC_ROUTES, TCP_ROUTES, TLS_ROUTES)
 REFERENCE_GRANTS: Final = Resource(GATEWAY_GROUP, "v1beta1", "referencegrants", "ReferenceGrant")
+BACKEND_TLS_POLICIES: Final = Resource(
+    GATEWAY_GROUP, "v1", "backendtlspolicies", "BackendTLSPolicy"
+)
+GATEWAY_X_GROUP: Final = "gateway.networking.x-k8s.io"
+"""What Gateway API tries out."""
+BACKEND_TRAFFIC_POLICIES: Final = Resource(
+    GATEWAY_X_GROUP, "v1alpha1", "xbackendtrafficpolicies", "XBackendTrafficPolicy"
+)
+BACKEND_POLICIES: Final = (BACKEND_TLS_POLICIES, BACKEND_TRAFFIC_POLICIES)
 
 SECURITY_GROUP: Final = "security.istio.io"
 AUTHORIZATION_POLICIES: Final = Resource(

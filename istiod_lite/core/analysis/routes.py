@@ -26,8 +26,6 @@ BY_REASON: Final[dict[str, tuple[Code, str]]] = {
         codes.WAYPOINT_NEEDED,
         "ambientctl waypoint apply --enroll-namespace, or label the Service istio.io/use-waypoint",
     ),
-    "RouteNamespaceIgnored": (codes.WAYPOINT_NEEDED, "move the route to the service's namespace"),
-    "UnsupportedKind": (codes.FIELD_IGNORED, "use an HTTPRoute on the Service or the Gateway"),
     "ParentRefConflict": (codes.ROUTES_CONFLICT, "name each parent once"),
 }
 

@@ -66,7 +66,7 @@ def http_route(root: Field) -> None:
             code.integer(400, 599)
         rule["retry"]["attempts"].integer(0, 1000)
         rule["retry"]["backoff"].duration()
-        _session(rule["sessionPersistence"])
+        session(rule["sessionPersistence"])
         _filters(rule)
         _backends(rule)
 
@@ -84,7 +84,7 @@ def grpc_route(root: Field) -> None:
                 method["service"].pattern()
                 method["method"].pattern()
             _named_matches(match)
-        _session(rule["sessionPersistence"])
+        session(rule["sessionPersistence"])
         _filters(rule)
         _backends(rule)
 
@@ -145,14 +145,14 @@ def _filters(rule: Field) -> None:
         one["cors"]["maxAge"].integer(1, 2**31 - 1)
 
 
-def _session(session: Field) -> None:
-    """``sessionPersistence`` of a rule (GEP-1619)."""
-    session["type"].one_of(("Cookie", "Header"))
-    session["absoluteTimeout"].duration()
-    session["idleTimeout"].duration()
-    lifetime = session["cookieConfig"]["lifetimeType"].one_of(("Session", "Permanent"))
-    if lifetime == "Permanent" and not session["absoluteTimeout"].given:
-        session["absoluteTimeout"].wrong("is missing", "a permanent cookie needs it")
+def session(found: Field) -> None:
+    """``sessionPersistence`` of a rule or a backend (GEP-1619)."""
+    found["type"].one_of(("Cookie", "Header"))
+    found["absoluteTimeout"].duration()
+    found["idleTimeout"].duration()
+    lifetime = found["cookieConfig"]["lifetimeType"].one_of(("Session", "Permanent"))
+    if lifetime == "Permanent" and not found["absoluteTimeout"].given:
+        found["absoluteTimeout"].wrong("is missing", "a permanent cookie needs it")
 
 
 def _backends(rule: Field) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from istiod_lite.core.validation import gateway_api, networking, security, telemetry
+from istiod_lite.core.validation import backend_policy, gateway_api, networking, security, telemetry
 from istiod_lite.core.validation.report import Field, Report
 
 Check = Callable[[Field], None]
@@ -32,6 +32,8 @@ _ROOTS: Final[Mapping[tuple[str, str], Check]] = {
     ("gateway.networking.k8s.io", "TCPRoute"): gateway_api.stream_route,
     ("gateway.networking.k8s.io", "TLSRoute"): gateway_api.stream_route,
     ("gateway.networking.k8s.io", "ReferenceGrant"): gateway_api.reference_grant,
+    ("gateway.networking.k8s.io", "BackendTLSPolicy"): backend_policy.tls,
+    ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"): backend_policy.traffic,
 }
 KINDS: Final = frozenset({*_SPECS, *_ROOTS})
 

@@ -7,6 +7,7 @@ import pytest
 
 from istiod_lite.core.index import Index
 from istiod_lite.core.inputs import key_of
+from tests.unit.istiod_lite.core.test_backend_policies import policy as backend_policy
 from tests.unit.istiod_lite.core.test_index import HOSTNAME, config, slice_, web_pod, web_service
 from tests.unit.istiod_lite.objects import (
     gateway,
@@ -137,6 +138,8 @@ def attached():
         ("HTTPRoute", route("far", "other", {**on_gateway, "namespace": "shop"})),
         ("TCPRoute", route("r", "shop", on_service, kind="TCPRoute")),
         ("ReferenceGrant", grant("g", "other", "shop")),
+        ("BackendTLSPolicy", backend_policy(name="old", created="2026-01-01")),
+        ("BackendTLSPolicy", backend_policy(name="new", created="2026-02-02")),
         ("AuthorizationPolicy", policy("wide", "shop", {"rules": [{}]})),
         ("AuthorizationPolicy", policy("l7", "shop", {"targetRefs": targets})),
         ("AuthorizationPolicy", policy("entry", "shop", {"targetRefs": entry})),

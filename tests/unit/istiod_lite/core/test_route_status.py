@@ -196,19 +196,19 @@ def test_references_to_other_namespaces_from_a_gateways_route(index, permit, rea
 
 
 @pytest.mark.parametrize("kind", ["GRPCRoute", "TCPRoute", "TLSRoute"])
-def test_kinds_that_no_waypoint_acts_on_say_so(index, kind):
+def test_waypoints_act_on_every_kind(index, kind):
     (found,) = told(index, route("r", "shop", ON_WEB, kind=kind, rules=rules(TO_WEB)), kind)
     assert found == {
         "Accepted": "Accepted",
         "ResolvedRefs": "ResolvedRefs",
-        "ResolvedWaypoints": "UnsupportedKind",
+        "ResolvedWaypoints": "ResolvedWaypoints",
     }
 
 
-def test_a_route_of_a_third_namespace_is_accepted_and_told_that_nobody_uses_it(index):
+def test_a_consumer_route_is_its_services_waypoints(index):
     (found,) = told(index, route("r", "other", {**ON_WEB, "namespace": "shop"}))
-    assert (found["Accepted"], found["ResolvedWaypoints"]) == ("Accepted", "RouteNamespaceIgnored")
-    assert index.configs_for_waypoint("shop", "wp") == {}
+    assert (found["Accepted"], found["ResolvedWaypoints"]) == ("Accepted", "ResolvedWaypoints")
+    assert list(index.configs_for_waypoint("shop", "wp")) == ["HTTPRoute/other/r"]
 
 
 def test_the_same_parent_twice(index):

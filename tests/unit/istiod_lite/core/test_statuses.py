@@ -87,7 +87,7 @@ def test_parents_of_a_route():
     made = statuses.render_parents(before, wanted, BEFORE)
     after = have(kind="HTTPRoute", generation=2, parents=[OTHER, *made])
     assert statuses.says_the_same(after, wanted)
-    assert statuses.ours(after.parents) == made
+    assert after.ours == made
     assert statuses.render_parents(after, wanted, NOW) == made
     assert not statuses.says_the_same(after, ())
     assert statuses.says_the_same(before, ())

@@ -177,16 +177,41 @@ def test_an_endpoint_by_its_address():
 def test_limits():
     made = cluster(target(1), pool=ConnectionPool(max_requests=1, max_retries=1))
     assert not made.full
-    assert made.retry_room()
+    assert made.retry_room(0.0)
     made.requests = made.retries = 1
     assert made.full
-    assert not made.retry_room()
-    assert made.retry_room(1)  # the request that has the place may use it again
+    assert not made.retry_room(0.0)
+    assert made.retry_room(0.0, 1)  # the request that has the place may use it again
     made = cluster(target(1), retry_budget=RetryBudget(percent=50, min_concurrency=2))
     made.retries = 2
-    assert not made.retry_room()
+    assert not made.retry_room(0.0)
     made.requests = 6
-    assert made.retry_room()
+    assert made.retry_room(0.0)
+
+
+def test_a_retry_budget_of_an_interval():
+    budget = RetryBudget(percent=20, min_concurrency=0, interval_s=10, min_rate=1, rate_s=1)
+    made = cluster(target(1), retry_budget=budget)
+    host = made.pick(100.0)
+    for _ in range(10):
+        made.begun(host)
+        made.over(host)
+    for _ in range(2):
+        assert made.retry_room(100.0)
+        made.retried(100.0)
+    assert not made.retry_room(100.0)  # 2 of 10 is the budget
+    assert made.retry_room(102.0)  # one a second is always allowed
+    made.retried(102.0)
+    assert not made.retry_room(102.0)
+    assert made.retry_room(120.0)  # all of that is forgotten
+    assert made.counts.retries == 3
+
+
+def test_a_retry_budget_keeps_its_least_concurrency():
+    made = cluster(target(1), retry_budget=RetryBudget(percent=0, min_concurrency=1, interval_s=10))
+    assert made.retry_room(1.0)
+    made.retries = 1
+    assert not made.retry_room(1.0)
 
 
 steps = st.lists(

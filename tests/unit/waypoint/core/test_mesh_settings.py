@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.waypoint.sample import REVIEWS, config, program, service, subsets
+from tests.unit.waypoint.sample import config, program, service, subsets
 from waypoint.core.connection_pool import Keepalive
 from waypoint.core.load_balancer import MESH_LOCALITY
 from waypoint.core.mesh_settings import MeshSettings, compile_mesh
@@ -131,8 +131,8 @@ def test_parts_that_keep_their_default(spec, field):
 def test_locality_of_the_mesh_counts_for_every_cluster_without_a_word_of_its_own():
     spec = {"localityLbSetting": {"failover": [{"from": "eu", "to": "us"}]}}
     made = program(config("MeshConfig", "istio", spec, "istio-system"), subsets())
-    assert made.settings(REVIEWS, 9080, "").mesh_locality.failover == {"eu": "us"}
-    assert program(subsets()).settings(REVIEWS, 9080, "").mesh_locality == MESH_LOCALITY
+    assert made.settings(service(), 9080, "").mesh_locality.failover == {"eu": "us"}
+    assert program(subsets()).settings(service(), 9080, "").mesh_locality == MESH_LOCALITY
     found, problems = compiled({"localityLbSetting": {"distribute": [{"from": "*", "to": {}}]}})
     assert found.locality == MESH_LOCALITY
     assert [one.field for one in problems] == ["localityLbSetting.distribute[0].to"]
@@ -175,13 +175,13 @@ def test_connections_of_the_mesh_hold_where_no_rule_says_more():
     keepalive = {"time": "30s", "probes": 3}
     spec = {"connectTimeout": "3s", "tcpKeepalive": keepalive, "h2UpgradePolicy": "UPGRADE"}
     mesh = config("MeshConfig", "istio", spec, "istio-system")
-    pool = program(mesh).settings(REVIEWS, 9080, "").pool
+    pool = program(mesh).settings(service(), 9080, "").pool
     assert (pool.connect_timeout_s, pool.keepalive, pool.upgrade) == (3, Keepalive(3, 30), True)
     own = {"tcp": {"connectTimeout": "1s"}, "http": {"h2UpgradePolicy": "DO_NOT_UPGRADE"}}
     rule = config(
         "DestinationRule", "r", {"host": "reviews", "trafficPolicy": {"connectionPool": own}}
     )
-    pool = program(mesh, rule).settings(REVIEWS, 9080, "").pool
+    pool = program(mesh, rule).settings(service(), 9080, "").pool
     assert (pool.connect_timeout_s, pool.keepalive, pool.upgrade) == (1, Keepalive(3, 30), False)
 
 

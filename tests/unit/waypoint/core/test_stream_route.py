@@ -19,9 +19,9 @@ def stream_service(*, tls=(), tcp=()):
     return config("VirtualService", "v", spec)
 
 
-def selected(objects, port=9080, sni=""):
+def selected(objects, port=9080, sni="", client="shop"):
     streams = program(*objects).streams(service(), port)
-    return next((s for s in streams if s.applies(HOST, port, sni)), None)
+    return next((s for s in streams if s.applies(HOST, port, sni, client)), None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ VERSIONS = {
     "security.istio.io": "v1",
     "networking.istio.io": "v1",
     "gateway.networking.k8s.io": "v1",
+    "gateway.networking.x-k8s.io": "v1alpha1",
     "telemetry.istio.io": "v1",
 }
 GROUPS = {kind: group for group, kind in KINDS}
@@ -87,6 +88,23 @@ GOOD = [
     ),
     ("TCPRoute", "{rules: [{backendRefs: [{name: db, port: 3306}]}]}"),
     ("ReferenceGrant", "{from: [{kind: HTTPRoute, namespace: a}], to: [{kind: Service}]}"),
+    (
+        "BackendTLSPolicy",
+        "{targetRefs: [{group: '', kind: Service, name: web, sectionName: https}], validation: "
+        "{hostname: web.shop, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}], "
+        "subjectAltNames: [{type: URI, uri: 'spiffe://a/b'}, {type: Hostname, hostname: a.b}]}}",
+    ),
+    (
+        "BackendTLSPolicy",
+        "{targetRefs: [{group: x.y, kind: Pool, name: p}], validation: {hostname: a.b, "
+        "wellKnownCACertificates: z.y/certs}}",
+    ),
+    (
+        "XBackendTrafficPolicy",
+        "{targetRefs: [{group: '', kind: Service, name: web}], retryConstraint: {budget: "
+        "{percent: 20, interval: 10s}, minRetryRate: {count: 10, interval: 1s}}, "
+        "sessionPersistence: {type: Header, sessionName: x}}",
+    ),
 ]
 
 
@@ -410,6 +428,33 @@ def test_what_is_right_is_admitted(kind, text):
         ("GRPCRoute", "{rules: [{matches: [{method: {}}]}]}", "spec.rules[0].matches[0].method",
          "neither"),
         ("ReferenceGrant", "{from: [{kind: A, namespace: b}]}", "spec.to", "missing"),
+        ("BackendTLSPolicy", "{validation: {hostname: a}}", "spec.targetRefs", "missing"),
+        ("BackendTLSPolicy", "{validation: {hostname: a}}", "spec.validation", "nobody"),
+        ("BackendTLSPolicy", "{}", "spec.validation.hostname", "SNI"),
+        (
+            "BackendTLSPolicy",
+            "{validation: {caCertificateRefs: [{}], wellKnownCACertificates: System}}",
+            "spec.validation",
+            "keep one",
+        ),
+        (
+            "BackendTLSPolicy",
+            "{validation: {subjectAltNames: [{type: URI, hostname: a}]}}",
+            "spec.validation.subjectAltNames[0].uri",
+            "URI",
+        ),
+        (
+            "BackendTLSPolicy",
+            "{targetRefs: [{group: apps, kind: Service, name: a}]}",
+            "spec.targetRefs[0].group",
+            "no Service",
+        ),
+        (
+            "XBackendTrafficPolicy",
+            "{retryConstraint: {budget: {percent: 101}}}",
+            "spec.retryConstraint.budget.percent",
+            "100",
+        ),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_by_field_with_a_remedy(kind, text, field, said):
