@@ -4,9 +4,9 @@ import pytest
 import trio
 
 from ambient.kube.core.resources import (
+    AUTHORIZATION_POLICIES,
     BACKEND_TLS_POLICIES,
     BACKEND_TRAFFIC_POLICIES,
-    AUTHORIZATION_POLICIES,
     CONFIG_MAPS,
     DEPLOYMENTS,
     GATEWAYS,
@@ -151,7 +151,8 @@ async def versions(kube):
 
 async def clean(kube):
     for resource in (*WRITTEN, GRPC_ROUTES, TCP_ROUTES, TLS_ROUTES, WORKLOAD_GROUPS,
-                     REFERENCE_GRANTS, BACKEND_TLS_POLICIES, BACKEND_TRAFFIC_POLICIES, DEPLOYMENTS, POD_DISRUPTION_BUDGETS,
+                     REFERENCE_GRANTS, BACKEND_TLS_POLICIES, BACKEND_TRAFFIC_POLICIES, DEPLOYMENTS,
+                     POD_DISRUPTION_BUDGETS,
                      HORIZONTAL_POD_AUTOSCALERS):  # fmt: skip
         for one in await kube.list(resource, "shop"):
             await kube.delete(resource, one["metadata"]["name"], "shop")
