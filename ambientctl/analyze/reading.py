@@ -15,7 +15,6 @@ from istiod_lite.core.analysis.certificates import AUTHORITIES
 from istiod_lite.core.analysis.corpus import Item
 from istiod_lite.core.facts import ObjectKey, ObjectRef
 
-JOBS: Final = Resource("batch", "v1", "jobs", "Job")
 NETWORK_POLICIES: Final = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 VALIDATING_WEBHOOKS: Final = Resource(
     "admissionregistration.k8s.io",

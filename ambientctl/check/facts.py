@@ -38,8 +38,6 @@ ACCESS_REVIEWS: Final = Resource(
 FELIX: Final = Resource(
     "crd.projectcalico.org", "v1", "felixconfigurations", "FelixConfiguration", namespaced=False
 )
-DAEMON_SET_PLUGINS: Final = ("kube-system", "calico-system", "cilium", "kube-flannel")
-"""Namespaces in which network plugins are installed."""
 
 
 NONE: Final = timedelta()

@@ -15,7 +15,6 @@ from ambientctl.demo.objects import DENY_CLIENT, DENY_DELETE, SPLIT, STRICT
 from ambientctl.demo.stage import APPS, INSIDE, NAMESPACE, OUTSIDE, Stage, marker, until
 
 REDIRECTION: Final = "ambient.istio.io/redirection"
-TLS_HANDSHAKE: Final = b"\x16\x03"
 """First bytes of a TLS connection (RFC 8446, section 5.1)."""
 SPLIT_REQUESTS: Final = 500
 SPLIT_V2: Final = range(25, 81)

@@ -47,11 +47,6 @@ OPTIONAL: Final = frozenset({NETWORK_POLICIES})
 """Without these the answer is the mesh's alone: not everybody may read them."""
 
 
-async def read_mesh(kube: KubeClient) -> Mesh:
-    """List everything that a verdict can depend on, and index it."""
-    return index_mesh(await read_objects(kube))
-
-
 async def read_objects(kube: KubeClient) -> dict[str, list[KubeObject]]:
     """Everything that a verdict can depend on, by kind."""
     found: dict[str, list[KubeObject]] = {}

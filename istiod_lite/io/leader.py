@@ -39,7 +39,6 @@ class Leader:
         self._identity = f"{name}_{uuid.uuid4().hex[:8]}"
         self._lease_s = lease_s
         self._seen: tuple[str, float] = ("", 0.0)
-        self.leading = False
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Compete for ever; ``work`` runs while we lead and is cancelled when we do not."""
@@ -48,13 +47,9 @@ class Leader:
                 await trio.sleep(self._lease_s / 6)
                 continue
             log.info(Event.LEADER_ELECTED, identity=self._identity)
-            self.leading = True
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._keep, nursery.cancel_scope)
-                    nursery.start_soon(work)
-            finally:
-                self.leading = False
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep, nursery.cancel_scope)
+                nursery.start_soon(work)
             log.warning(Event.LEADER_LOST, identity=self._identity)
 
     async def release(self) -> None:

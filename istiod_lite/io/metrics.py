@@ -186,9 +186,6 @@ class Metrics:
         self.csr_unreadable = self._counter(
             "citadel_server_csr_parsing_err_count", "Certificate requests that are none."
         )
-        self.no_identity = self._counter(
-            "citadel_server_id_extraction_err_count", "Callers without a usable identity."
-        )
         self.csr_failed = self._counter(
             "citadel_server_csr_sign_err_count",
             "Certificate requests that could not be signed.",

@@ -62,9 +62,6 @@ class PolicySet(msgspec.Struct, frozen=True, eq=False):
         return self.dry_run_deny + self.deny + self.dry_run_allow + self.allow
 
 
-EMPTY = PolicySet()
-
-
 def compile_policy(policy: Authorization) -> CompiledPolicy:
     """Prepare a policy for many decisions."""
     return CompiledPolicy(

@@ -97,15 +97,6 @@ class MeshState:
         found = self.workloads.at(address)
         return found[0] if found else None
 
-    def workloads_at(self, address: NetworkAddress) -> tuple[Workload, ...]:
-        """Every workload with this address, the likeliest owner first."""
-        return self.workloads.at(address)
-
-    def workload_of_pod(self, namespace: str, name: str) -> Workload | None:
-        """By the pod's name."""
-        found = self.workloads.of_pod(namespace, name)
-        return found[0] if found else None
-
     def workloads_of_pod(self, namespace: str, name: str) -> tuple[Workload, ...]:
         """By name, the likeliest pod first; other clusters may have pods of the same name."""
         return self.workloads.of_pod(namespace, name)

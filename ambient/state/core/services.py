@@ -114,10 +114,6 @@ class Services:
         """Every service of this hostname that a client of this namespace sees."""
         return self._visible(self._by_hostname.get(hostname, ()), client_namespace)
 
-    def all_named(self, hostname: str) -> list[Service]:
-        """Every service of this hostname, whoever may see it."""
-        return [self._by_key[key] for key in self._by_hostname.get(hostname, ())]
-
     def endpoints(self, key: NamespacedHostname) -> tuple[Endpoint, ...]:
         """Every workload that says it belongs to the service, healthy or not, by uid."""
         known = self._sorted.get(key)

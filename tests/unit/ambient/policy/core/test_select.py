@@ -1,7 +1,7 @@
 """Which policies end up in a workload's set, and what is known to be missing."""
 
 from ambient.api.policy import Action, Authorization, Scope
-from ambient.policy.core.select import EMPTY, select
+from ambient.policy.core.select import PolicySet, select
 
 
 def policy(key, scope, action=Action.DENY, *, dry_run=False):
@@ -31,4 +31,4 @@ def test_only_selecting_policies_are_in_the_set_sorted_by_action_and_key():
 
 
 def test_nothing_selected():
-    assert select([], "shop", []).all == EMPTY.all == ()
+    assert select([], "shop", []).all == PolicySet().all == ()

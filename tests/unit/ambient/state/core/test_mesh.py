@@ -66,7 +66,7 @@ def test_a_workload_by_uid_address_and_pod(mesh):
     assert mesh.workload(a.uid) == a
     assert mesh.workload_by_address(at("10.0.0.1")) == a
     assert mesh.workload_by_address(at("10.0.0.1", "other")) is None
-    assert mesh.workload_of_pod("shop", "a") == a
+    assert mesh.workloads_of_pod("shop", "a") == (a,)
 
 
 def test_an_update_that_changes_nothing_reports_nothing(mesh):
@@ -87,7 +87,7 @@ def test_one_address_with_several_workloads_belongs_to_the_likeliest(mesh):
     plain = pod("plain")
     hbone = pod("z-hbone", tunnel_protocol=TunnelProtocol.HBONE)
     put(mesh, entry, plain, hbone)
-    assert mesh.workloads_at(at("10.0.0.1")) == (hbone, plain, entry)
+    assert mesh.workloads.at(at("10.0.0.1")) == (hbone, plain, entry)
     mesh.apply(ADDRESS_TYPE, {}, [hbone.uid])
     assert mesh.workload_by_address(at("10.0.0.1")) == plain
 
@@ -95,7 +95,7 @@ def test_one_address_with_several_workloads_belongs_to_the_likeliest(mesh):
 def test_host_network_pods_have_no_address_of_their_own(mesh):
     put(mesh, pod("a", network_mode=NetworkMode.HOST_NETWORK))
     assert mesh.workload_by_address(at("10.0.0.1")) is None
-    assert mesh.workload_of_pod("shop", "a")
+    assert mesh.workloads_of_pod("shop", "a")
 
 
 def test_a_service_by_exact_address_before_ranges_and_the_longest_range_first(mesh):
@@ -234,8 +234,8 @@ def everything(mesh: MeshState) -> object:
     namespaces = ("shop", "bank", "other")
     addresses = [at(ip) for ip in (*IPS, "10.9.9.9")]
     return (
-        [mesh.workloads_at(a) for a in addresses],
-        [mesh.workload_of_pod(ns, name) for ns in namespaces for name in "abc"],
+        [mesh.workloads.at(a) for a in addresses],
+        [mesh.workloads_of_pod(ns, name) for ns in namespaces for name in "abc"],
         [mesh.service_by_address(a, ns) for a in addresses for ns in namespaces],
         [mesh.service_by_hostname(h, ns) for h in "xy" for ns in namespaces],
         [mesh.endpoints(NamespacedHostname.parse(h)) for h in HOSTS],

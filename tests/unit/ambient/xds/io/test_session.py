@@ -88,9 +88,9 @@ async def test_everything_arrives_and_then_changes_do(control, proxy):
     await proxy.until(lambda: len(proxy.mesh.workloads) == 1 and len(proxy.mesh.policies) == 1)
 
     control.xds.put(pod("b", "10.0.0.2"))
-    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "b"))
+    await proxy.until(lambda: proxy.mesh.workloads_of_pod("shop", "b"))
     control.xds.remove(ADDRESS_TYPE, "Kubernetes//Pod/shop/a")
-    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "a") is None)
+    await proxy.until(lambda: not proxy.mesh.workloads_of_pod("shop", "a"))
 
     address = NetworkAddress("", ip_address("10.0.0.2"))
     assert proxy.mesh.workload_by_address(address) == pod("b", "10.0.0.2")
@@ -114,7 +114,7 @@ async def test_a_bad_resource_is_rejected_by_name_and_the_good_ones_apply(contro
     control.xds.put_raw(ADDRESS_TYPE, "old", legacy.SerializeToString(), "1")
     await poll(lambda: control.xds.nacks)
     assert re.match(r"old: tunnel_protocol 2: ", control.xds.nacks[0])
-    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "a"))
+    await proxy.until(lambda: proxy.mesh.workloads_of_pod("shop", "a"))
     assert proxy.mesh.workload("old") is None
 
 
@@ -130,7 +130,7 @@ async def test_after_a_lost_connection_only_the_difference_is_sent(control, prox
     proxy.updates.clear()
     control.start()
 
-    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "c"))
+    await proxy.until(lambda: proxy.mesh.workloads_of_pod("shop", "c"))
     update = next(u for u in proxy.updates if u.type_url == ADDRESS_TYPE)
     assert list(update.changed) == ["Kubernetes//Pod/shop/c"]
     assert update.removed == {"Kubernetes//Pod/shop/a"}
@@ -216,11 +216,11 @@ async def test_on_demand_only_what_is_asked_for_arrives_and_our_own_node(control
 
     # what was asked for stays current, also over a reconnect; the rest stays away
     control.xds.put(pod("c", "8.8.8.8"), pod("d", "10.0.0.9"))
-    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "c"))
+    await proxy.until(lambda: proxy.mesh.workloads_of_pod("shop", "c"))
     control.xds.end_streams()
     await poll(lambda: len(control.xds.metadata) == 2)
     control.xds.put(msgspec.structs.replace(pod("a", "10.0.0.1"), canonical_name="new"))
-    await proxy.until(lambda: proxy.mesh.workload_of_pod("shop", "a").canonical_name == "new")
+    await proxy.until(lambda: proxy.mesh.workloads_of_pod("shop", "a")[0].canonical_name == "new")
     assert {w.name for w in proxy.mesh.workloads} == {"local", "a", "c"}
 
 
@@ -235,4 +235,4 @@ async def test_what_is_asked_for_while_the_control_plane_is_away_comes_with_it(c
             callers.start_soon(proxy.session.demand, ADDRESS_TYPE, "/10.0.0.1")
             await trio.testing.wait_all_tasks_blocked()
             control.start()
-    assert proxy.mesh.workload_of_pod("shop", "a")
+    assert proxy.mesh.workloads_of_pod("shop", "a")
