@@ -83,7 +83,7 @@ async def test_a_slow_reader_stops_the_application():
         stream = await mesh.open()
         await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         before = -1
-        while sent != before:  # until nothing moves any more
+        while not sent or sent != before:  # until nothing moves any more
             before = sent
             await trio.sleep(0.5)
         assert 0 < sent < 64 * MB
