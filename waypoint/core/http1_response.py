@@ -9,7 +9,7 @@ import httptools
 
 from waypoint.core.http1 import END, BadMessageError, Message, sort_fields
 from waypoint.core.message import End, Headers
-from waypoint.core.message_limits import LIMITS
+from waypoint.core.message_limits import LIMITS, MAX_INTERIM
 from waypoint.core.plain_head import read_response
 
 
@@ -73,6 +73,7 @@ class ResponseReader:
         self._message: _ResponseMessage | None = None  # set while it reads a framed body
         self._head: ResponseHead | None = None
         self._done = False
+        self._interim = 0
         self._left: int | None = None  # of content whose length is known
         self._quiet = 0  # bytes since the last event: trailers that do not end
         self.surplus = False
@@ -158,6 +159,9 @@ class ResponseReader:
             self._events.append(head)
             self._buffer = bytearray(rest)
             if head.informational:
+                self._interim += 1
+                if self._interim > MAX_INTERIM:
+                    raise BadMessageError(502, "too_many_interim_responses")
                 continue
             self._head = head
             if head.bodiless or head.content_length == 0:

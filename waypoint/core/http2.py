@@ -28,7 +28,7 @@ from waypoint.core.http2_head import (
     response_fields,
 )
 from waypoint.core.message import End, Headers, Request, RequestHead, Response
-from waypoint.core.message_limits import LIMITS
+from waypoint.core.message_limits import LIMITS, MAX_INTERIM
 
 _LIMITS: Final = Limits(
     max_header_list=LIMITS.head_bytes,
@@ -57,6 +57,7 @@ def client_limits() -> Limits:
 StreamEvent = Response | bytes | End
 Head = RequestHead | Response
 KNOWN_HEADS: Final = 64
+PIECE_BYTES: Final = 4096
 
 
 class BrokenRulesError(HboneStreamError):
@@ -70,7 +71,7 @@ class HttpStream(FlowStream):
     """
 
     __slots__ = (
-        "_expected", "_head_request", "error", "events", "head", "trailers", "upgrade",
+        "_expected", "_head_request", "_interim", "error", "events", "head", "trailers", "upgrade",
     )  # fmt: skip
 
     tunnel: Http2[Any]  # type: ignore[mutable-override]
@@ -85,6 +86,7 @@ class HttpStream(FlowStream):
         """What has arrived and was not taken."""
         self._expected: int | None = None
         self._head_request = False
+        self._interim = 0
         self.upgrade = ""
         """The protocol that an extended CONNECT asked for."""
 
@@ -113,10 +115,18 @@ class HttpStream(FlowStream):
         return events
 
     def put(self, event: StreamEvent) -> None:
-        """Something arrived."""
-        self.events.append(event)
-        if len(self.events) == 1:
-            self.wake()
+        """Something arrived. Small pieces of content that wait become one: a window full of them
+        would take many times its memory."""
+        events = self.events
+        if events:
+            last = events[-1]
+            if isinstance(event, bytes) and isinstance(last, bytes) and len(last) < PIECE_BYTES:
+                events[-1] = last + event
+            else:
+                events.append(event)
+            return
+        events.append(event)
+        self.wake()
 
     # The sink
 
@@ -300,8 +310,14 @@ class Http2(Streams[S], Generic[S]):
         response = self._response_head(fields, end=end, head=stream._head_request)
         if response.status >= 200:
             stream.answered = True
-            if not (stream._head_request or stream.upgrade or response.status in (204, 304)):
+            if stream._head_request or response.status in (204, 304):
+                stream._expected = 0
+            elif not stream.upgrade:
                 stream._expected = response.content_length
+        else:
+            stream._interim += 1
+            if stream._interim > MAX_INTERIM:
+                raise MalformedError("too many interim responses")
         stream.put(response)
         if end:
             self.data_ends(stream.id)

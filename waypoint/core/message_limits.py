@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+MAX_INTERIM: Final = 100
+"""1xx responses in front of one response (our own choice)."""
 
 
 @dataclass(slots=True)

@@ -149,11 +149,12 @@ class Http1Exchange:
             self.closing = True
         if head.expect_continue and not self._continued and not self.body.complete:
             self.closing = True  # whether the client sends its body now is unknown
+        bodiless = response.status in (101, 204, 304)
+        self._silent = self._silent or response.status in (204, 304)  # whatever HTTP/2 frames say
         length = None if response.status in (101, 204) else response.content_length
-        if response.end and length is None and response.status not in (101, 204, 304):
+        if response.end and length is None and not bodiless:
             length = None if self._silent else 0
-        self._chunked = not response.end and length is None and response.status != 101
-        self._chunked = self._chunked and not self._silent
+        self._chunked = not (response.end or bodiless or self._silent) and length is None
         self._out += write_response(
             response, length=length, chunked=self._chunked, close=self.closing
         )

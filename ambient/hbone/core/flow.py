@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.core.frames import END_STREAM, HEAD, HEAD_BYTES, Frame, window_update
-from ambient.hbone.core.limits import OUTPUT_HIGH, Limits
+from ambient.hbone.core.limits import OUTPUT_HIGH, UPDATES_PER_FRAME, Limits
 
 _pack_head, _pack_head_into = HEAD.pack, HEAD.pack_into
 _DATA = int(Frame.DATA)
@@ -38,6 +38,7 @@ class Carrier(Protocol):
     send_window: int
     peer_initial_window: int
     peer_max_frame: int
+    updates_left: int
     owed: int
     credit_step: int
     stream_credit_step: int
@@ -105,6 +106,7 @@ class FlowStream:
         tunnel = self.tunnel
         self.send_window -= size
         tunnel.send_window -= size
+        tunnel.updates_left += UPDATES_PER_FRAME * (1 + (size >> 14))
         if len(tunnel.out) > OUTPUT_HIGH:
             tunnel.congested = True
         return view[: HEAD_BYTES + size]
@@ -125,6 +127,7 @@ class FlowStream:
         tunnel.out += data
         self.send_window -= size
         tunnel.send_window -= size
+        tunnel.updates_left += UPDATES_PER_FRAME * (1 + (size >> 14))
         if len(tunnel.out) > OUTPUT_HIGH:
             tunnel.congested = True
         if last:

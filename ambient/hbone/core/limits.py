@@ -28,6 +28,16 @@ ASSUMED_PEER_STREAMS: Final = 100
 OUTPUT_HIGH: Final = 1024 * 1024
 """Bytes waiting for the network from which on a connection takes no more (our own choice: some
 turns' worth, so that the socket never runs dry)."""
+OUTPUT_MOST: Final = 4 * OUTPUT_HIGH
+"""Bytes from which on a peer that wants answers without reading them is left (Envoy counts 1,000
+frames)."""
+UPDATES_AT_FIRST: Final = 5
+UPDATES_PER_STREAM: Final = 2
+UPDATES_PER_FRAME: Final = 20
+"""WINDOW_UPDATE frames that a peer may send: some, more for each stream, and more for each 16 KiB
+or frame of DATA that we sent (Envoy's arithmetic, which counts frames of 16 KiB)."""
+SKIPS_REMEMBERED: Final = 64
+"""Gaps between stream ids that are told apart from streams that are over."""
 MAX_SENT_FRAME: Final = 256 * 1024
 """Longest DATA frame that we send, whatever the peer allows: what one turn reads at once."""
 MAX_CONTROL_FRAME: Final = 128 * 1024

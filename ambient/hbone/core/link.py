@@ -29,7 +29,14 @@ from ambient.hbone.core.frames import (
     settings,
     window_update,
 )
-from ambient.hbone.core.limits import ASSUMED_PEER_STREAMS, MAX_SENT_FRAME, FloodGate, Limits
+from ambient.hbone.core.limits import (
+    ASSUMED_PEER_STREAMS,
+    MAX_SENT_FRAME,
+    OUTPUT_MOST,
+    UPDATES_AT_FIRST,
+    FloodGate,
+    Limits,
+)
 
 _UNLIMITED: Final = 2**32 - 1
 
@@ -44,6 +51,8 @@ class Link:
         self.congested = False
         """Too much of ``out`` waits for the network: nobody may send. The shell clears it."""
         self.now_s = 0.0
+        self.updates_left = UPDATES_AT_FIRST
+        """WINDOW_UPDATE frames that the peer may still send."""
         self.send_window = DEFAULT_WINDOW
         self.receive_window = limits.connection_window
         self.owed = 0
@@ -93,6 +102,12 @@ class Link:
         """Queue a PING with 8 bytes of our choice."""
         self.out += frame(Frame.PING, 0, 0, payload)
 
+    def check_output(self) -> None:
+        """Before an answer that the peer can ask for as it likes. Raises FloodError where it does
+        not read them."""
+        if len(self.out) > OUTPUT_MOST:
+            raise FloodError("the peer wants answers and does not read them")
+
     def decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """HPACK. Must run for every block, wanted or not: the table is shared.
 
@@ -118,6 +133,7 @@ class Link:
             return payload
         if not self._ping_gate.admits(self.now_s):
             raise FloodError("too many PING frames")
+        self.check_output()
         self.out += frame(Frame.PING, ACK, 0, payload)
         return None
 
@@ -131,6 +147,7 @@ class Link:
             return 0
         if not self._settings_gate.admits(self.now_s) or len(payload) > 100 * SETTING.size:
             raise FloodError("too many SETTINGS")
+        self.check_output()
         if not self.settled:
             self.peer_max_streams = _UNLIMITED
         window_before = self.peer_initial_window

@@ -8,6 +8,7 @@ relay.) Flow control, limits and stream states are enforced here.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 from ambient.hbone.core.errors import (
@@ -33,7 +34,7 @@ from ambient.hbone.core.frames import (
     header_frames,
     rst_stream,
 )
-from ambient.hbone.core.limits import FloodGate, Limits
+from ambient.hbone.core.limits import SKIPS_REMEMBERED, UPDATES_PER_STREAM, FloodGate, Limits
 from ambient.hbone.core.link import Link
 from ambient.hbone.core.reader import FrameReader
 
@@ -71,6 +72,8 @@ class Streams(Link, Generic[S]):
         self._reader = FrameReader(self, max_frame=limits.max_frame, expect_preface=not client)
         self._next_id = 1
         self._highest_peer_id = 0
+        self._skipped: deque[range] = deque(maxlen=SKIPS_REMEMBERED)
+        """Ids below it that the peer never used."""
         self.refusing = False
         """We sent the final GOAWAY (server) or the peer did (client): no new streams."""
         self._failed = False
@@ -112,6 +115,7 @@ class Streams(Link, Generic[S]):
     def _take_id(self) -> int:
         """The id of the next stream that we open (client; only while ``room`` > 0)."""
         self._next_id += 2
+        self.updates_left += UPDATES_PER_STREAM
         return self._next_id - 2
 
     def _send_headers(self, stream: S, block: bytes, *, end_stream: bool) -> None:
@@ -214,6 +218,7 @@ class Streams(Link, Generic[S]):
     def blame_id(self, stream_id: int, code: int) -> None:
         """The same, where there is no stream yet. Who has us reset streams has reset them
         ("made you reset"): raises FloodError where they are too many."""
+        self.check_output()
         self.out += rst_stream(stream_id, code)
         if not self.client and not self._reset_gate.admits(self.now_s):
             raise FloodError("too many streams reset before their answer")
@@ -242,10 +247,16 @@ class Streams(Link, Generic[S]):
                 return False  # the answer to a stream that we have reset
             raise ProtocolError(f"HEADERS on stream {stream_id}")
         if stream_id <= self._highest_peer_id:
+            if any(stream_id in some for some in self._skipped):  # RFC 9113 section 5.1.1
+                raise ProtocolError(f"HEADERS on stream {stream_id}, behind a later stream")
             return False  # a stream that we have reset; its block is decoded, that is all
         if self.refusing:
             return False  # above the last stream of our GOAWAY: the peer knows it was not taken
+        expected = self._highest_peer_id + 2 if self._highest_peer_id else 1
+        if stream_id > expected:
+            self._skipped.append(range(expected, stream_id, 2))
         self._highest_peer_id = stream_id
+        self.updates_left += UPDATES_PER_STREAM
         if len(self.streams) >= self.limits.max_streams:
             self.blame_id(stream_id, ErrorCode.REFUSED_STREAM)
             return False
@@ -294,6 +305,9 @@ class Streams(Link, Generic[S]):
     def _on_window_update(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise FrameSizeError("WINDOW_UPDATE without 4 bytes")
+        self.updates_left -= 1
+        if self.updates_left < 0:
+            raise FloodError("too many WINDOW_UPDATE frames")
         increment = U32.unpack(payload)[0] & ID_MASK
         if stream_id == 0:
             if not increment:

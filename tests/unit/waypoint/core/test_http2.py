@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from ambient.api.address import HostPort
 from ambient.hbone.core.errors import PeerError
 from ambient.hbone.core.frames import PREFACE
+from ambient.hbone.core.limits import OUTPUT_MOST
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.http2 import Http2, HttpStream, client_limits, server_limits
 from waypoint.core.message import End, Headers, Peer, Request, Response
@@ -153,6 +154,8 @@ DONE = headers(1)
         (headers(2), PROTOCOL),
         (raw(1, 5, 0, block(GET)), PROTOCOL),
         (DONE + data(5), PROTOCOL),
+        (headers(5) + headers(3), PROTOCOL),  # 5.1.1: below a later one, and never opened
+        (headers(9) + headers(1), PROTOCOL),
         (raw(2, 0, 0, b"x" * 5), PROTOCOL),
         # 6.1 DATA, 6.2 HEADERS
         (raw(0, 0, 0, b"x"), PROTOCOL),
@@ -181,6 +184,9 @@ DONE = headers(1)
         (OPEN + data(1, b"") * 200, CALM),
         (OPEN + data(1, b"", pad=200) * 200, CALM),
         (PriorityFrame(1).serialize() * 2000, CALM),
+        (WindowUpdateFrame(0, 1).serialize() * 10, CALM),
+        (OPEN + WindowUpdateFrame(1, 1).serialize() * 10, CALM),
+        (OPEN + RstStreamFrame(1).serialize() + WindowUpdateFrame(1, 1).serialize() * 10, CALM),
         (raw(4, 0, 0, b"\0\x04\0\0\0\x01" * 2000), CALM),
         # "made you reset" (CVE-2025-8671): what the peer makes us reset, it has reset
         (b"".join(headers(n, GET[:2]) for n in range(1, 1001, 2)), CALM),
@@ -250,6 +256,12 @@ def test_a_server_resets_streams_and_goes_on(frames, resets):
         GoAwayFrame(0).serialize(),
         OPEN + data(1, b"abc", ("END_STREAM",), pad=9),
         headers(1, flags=()) + ContinuationFrame(1, b"", flags=["END_HEADERS"]).serialize(),
+        WindowUpdateFrame(0, 1).serialize() * 5,
+        raw(4, 0, 0, b"\0\x04\0\0\0\0") + OPEN + raw(4, 0, 0, b"\0\x04\0\0\0\x01"),
+        headers(raw=b"\x20\x3f\xe1\x1f" + block(GET)),  # RFC 7541, 4.2: two sizes, at the start
+        headers(raw=b"\x20" + block(GET)),
+        headers(1) + headers(1),  # a stream that is over: its block is read, that is all
+        headers(7) + RstStreamFrame(7).serialize() + headers(7),
     ],
 )
 def test_a_server_takes_it(frames):
@@ -257,6 +269,49 @@ def test_a_server_takes_it(frames):
     assert wire.error is None
     wire.feed(headers(11))
     assert wire.listener.requests[-1].id == 11
+
+
+def test_who_receives_may_say_so():
+    """WINDOW_UPDATE is bounded by what was sent: two for each piece of DATA and more are none."""
+    wire = Wire().feed(OPEN)
+    (stream,) = wire.listener.requests
+    wire.http2.respond(stream, Response(200, Headers()))
+    for _ in range(500):
+        assert stream.send(b"x" * 100) == 100
+        updates = WindowUpdateFrame(0, 100).serialize() + WindowUpdateFrame(1, 100).serialize()
+        assert wire.feed(updates).error is None
+    wire.feed(WindowUpdateFrame(0, 1).serialize() * 20_000)
+    assert wire.error == CALM
+
+
+def test_answers_that_nobody_reads_end_the_connection():
+    wire = Wire()
+    wire.http2.out += bytes(OUTPUT_MOST)
+    assert wire.feed(raw(1, 5, 1, block(GET))).error is None
+    wire.http2.out += b"x"
+    assert wire.feed(PingFrame(0, b"x" * 8).serialize()).error == CALM
+
+
+def test_ids_come_to_an_end():
+    wire = Wire().feed(headers(0x7FFFFFFF))
+    assert wire.listener.requests[-1].id == 0x7FFFFFFF
+    assert wire.feed(headers(0x7FFFFFFD)).error == PROTOCOL
+    client = Wire(client=True)
+    client.http2._next_id = 0x7FFFFFFF
+    assert client.http2.room > 0
+    assert client.http2.request(request()).id == 0x7FFFFFFF
+    assert client.http2.room == 0
+
+
+def test_content_in_small_pieces_is_held_in_larger_ones():
+    wire = Wire().feed(OPEN)
+    (stream,) = wire.listener.requests
+    for _ in range(50):
+        wire.feed(data(1, b"ab") * 1000)
+    assert len(stream.events) < 30
+    assert b"".join(stream.take_all()) == b"ab" * 50_000
+    wire.feed(data(1, b"c", ("END_STREAM",)))
+    assert stream.take_all() == [b"c", End()]
 
 
 def test_bad_beginnings():
@@ -357,6 +412,15 @@ def test_a_client_reads_responses():
         headers(1, [*OK, ("content-length", "3")], ("END_HEADERS",)) + data(1, b"abcd"),
         headers(1, [*OK, ("transfer-encoding", "chunked")]),
         headers(1, OK, ("END_HEADERS",)) + headers(1, OK),
+        headers(1, [(":status", "204")], ("END_HEADERS",)) + data(1, b"x"),  # 8.1.1
+        headers(1, [(":status", "304"), ("content-length", "1")], ("END_HEADERS",)) + data(1),
+        headers(1, [(":status", "103")], ("END_HEADERS",)) * 101,
+        headers(1, [("X-A", "b"), *OK]),
+        headers(1, [*OK, (":status", "200")]),
+        headers(1, [*OK, (":path", "/")]),
+        headers(1, [*OK, ("connection", "close")]),
+        headers(1, [*OK, ("content-length", "3"), ("content-length", "4")], ("END_HEADERS",)),
+        headers(1, OK, ("END_HEADERS",)) + headers(1, [(":status", "200")]),
         headers(1, OK, ("END_HEADERS",)) + headers(1, [("a", "b")], ("END_HEADERS",)),
     ],
 )
@@ -368,10 +432,22 @@ def test_a_client_refuses_broken_responses(frames):
     assert wire.http2.room
 
 
+def test_the_answer_to_head_has_no_content():
+    wire, _, _ = answered(headers(1, OK, ("END_HEADERS",)), data(1, b"x"), method="HEAD")
+    assert wire.resets() == {1: PROTOCOL}
+    ended = data(1, b"", ("END_STREAM",))
+    for method, status in (("HEAD", "200"), ("GET", "204"), ("GET", "304")):
+        head = headers(1, [(":status", status)], ("END_HEADERS",))
+        wire, _, events = answered(head, ended, method=method)
+        assert [type(one) for one in events] == [Response, End]
+        assert wire.resets() == {}
+
+
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
         (data(1), PROTOCOL),  # before the head
+        (WindowUpdateFrame(0, 1).serialize() * 20, CALM),
         (headers(2), PROTOCOL),
         (headers(3, OK), PROTOCOL),
         (raw(5, 4, 1, b"\0\0\0\x02" + block(GET)), PROTOCOL),

@@ -41,6 +41,7 @@ OPEN_BLOCK = frame(Frame.HEADERS, 0, 1, CONNECT_BLOCK)
         (connect_frame(1) + frame(Frame.DATA, 0x8, 1, b"\x05abc"), PROTOCOL),  # padding
         (frame(Frame.HEADERS, 0x4, 2, CONNECT_BLOCK), PROTOCOL),  # even id
         (frame(Frame.HEADERS, 0x4, 0, CONNECT_BLOCK), PROTOCOL),
+        (connect_frame(5) + connect_frame(3), PROTOCOL),  # below a later one, and never opened
         (frame(Frame.HEADERS, 0xC, 1, b"\x09abc"), PROTOCOL),  # padding
         (frame(Frame.HEADERS, 0xC, 1, b""), SIZE),
         (frame(Frame.HEADERS, 0x4, 1, b"\xff\xff\xff\xff\xff"), COMPRESSION),
@@ -113,6 +114,8 @@ def test_a_header_list_over_the_limit_ends_the_connection():
 FLOODS = {
     "SETTINGS": [settings({})] * 100,
     "PING": [frame(Frame.PING, 0, 0, bytes(8))] * 1000,
+    "WINDOW_UPDATE": [window_update(0, 1)] * 10,
+    "PRIORITY": [frame(Frame.PRIORITY, 0, 1, bytes(5))] * 2000,
     "resets before the answer": [
         connect_frame(n) + frame(Frame.RST_STREAM, 0, n, b"\0\0\0\x08") for n in range(1, 2000, 2)
     ],
