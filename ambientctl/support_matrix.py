@@ -130,7 +130,8 @@ MATRIX: Final[dict[str, Support]] = {
         (
             Row("rules.matches", NO, YES),
             Row("filters header modifiers, RequestRedirect, URLRewrite", NO, YES),
-            Row("filters RequestMirror, CORS", NO, YES),
+            Row("filters RequestMirror, CORS, ExternalAuth", NO, YES),
+            Row("filters of a backend", NO, "some", "header modifiers, URLRewrite"),
             Row("filters ExtensionRef", NO, NO, "refused"),
             Row("timeouts, retry, sessionPersistence", NO, YES),
             Row("backendRefs Service, Hostname", NO, YES, "other namespaces: ReferenceGrant"),

@@ -249,7 +249,7 @@ def parent_ref(route: Route, parent: RouteParent) -> ObjectRef:
 def backends_of(route: Route) -> Iterator[ObjectRef]:
     """All objects that the route's rules lead to."""
     for rule in route.spec.rules or ():
-        for ref in rule.backend_refs or ():
+        for _, ref in rule.references:
             # A hostname is the same in every namespace.
             where = "" if ref.kind == "Hostname" else ref.namespace or route.metadata.namespace
             yield ObjectRef(ref.kind, ObjectKey(where, ref.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -162,10 +162,10 @@ def _resolved_refs(ref: ObjectRef, route: Route, world: World) -> Condition:
                 problems.append(
                     _Problem("InvalidFilter", f"rules[{number}]: ExtensionRef is unknown")
                 )
-        for index, backend in enumerate(backends):
+        for field, backend in rule.references:
             problem = _backend(ref, route, backend, world)
             if problem is not None:
-                text = f"rules[{number}].backendRefs[{index}]: {problem.text}"
+                text = f"rules[{number}].{field}: {problem.text}"
                 problems.append(_Problem(problem.reason, text))
     text = "; ".join(one.text for one in problems[:_MAX_PROBLEMS])
     if len(problems) > _MAX_PROBLEMS:
@@ -199,7 +199,7 @@ def _backend(
     if backend.port is None:
         return _Problem("InvalidDestination", f"{named} needs a port")
     if backend.port not in ports:
-        return _Problem("InvalidDestination", f"{named} has no port {backend.port}")
+        return _Problem("BackendNotFound", f"{named} has no port {backend.port}")
     return None
 
 
@@ -237,18 +237,31 @@ def permitted(ref: ObjectRef, route: Route, config: ConfigObject, world: World) 
     changed = False
     raw_rules = config.object["spec"].get("rules") or []
     for raw, rule in zip(raw_rules, route.spec.rules or (), strict=True):
-        backends = rule.backend_refs or ()
-        refused = [_refused(ref, route, backend, world) for backend in backends]
-        if any(refused):
-            changed = True
-            pairs = zip(raw["backendRefs"], refused, strict=True)
-            marked = [{**one, "kind": REFUSED_KIND} if bad else one for one, bad in pairs]
-            raw = {**raw, "backendRefs": marked}
-        rules.append(raw)
+        refused = [
+            field for field, backend in rule.references if _refused(ref, route, backend, world)
+        ]
+        changed = changed or bool(refused)
+        rules.append(_marked(raw, refused) if refused else raw)
     if not changed:
         return config
     body = {**config.object, "spec": {**config.object["spec"], "rules": rules}}
     return msgspec.structs.replace(config, object=body)
+
+
+def _marked(rule: Mapping[str, Any], refused: Collection[str]) -> dict[str, Any]:
+    """A rule whose references in these fields lead nowhere."""
+    made = {**rule, "backendRefs": list(rule.get("backendRefs") or ())}
+    if "filters" in rule:
+        made["filters"] = list(rule["filters"])
+    for index, one in enumerate(made["backendRefs"]):
+        if f"backendRefs[{index}]" in refused:
+            made["backendRefs"][index] = {**one, "kind": REFUSED_KIND}
+    for index, one in enumerate(made.get("filters") or ()):
+        if f"filters[{index}]" in refused:
+            field = "externalAuth" if one["type"] == "ExternalAuth" else "requestMirror"
+            target = {**one[field]["backendRef"], "kind": REFUSED_KIND}
+            made["filters"][index] = {**one, field: {**one[field], "backendRef": target}}
+    return made
 
 
 def _resolved_waypoint(route: Route, parent: RouteParent, world: World) -> Condition:

@@ -58,6 +58,15 @@ SPECS = [
                     "filters": [
                         {"type": "CORS", "cors": {"allowOrigins": ["*"]}},
                         {"type": "RequestMirror", "requestMirror": {"backendRef": _REFS[0]}},
+                        {
+                            "type": "ExternalAuth",
+                            "externalAuth": {
+                                "protocol": "HTTP",
+                                "backendRef": _REFS[0],
+                                "http": {"path": "/a", "allowedHeaders": ["a"]},
+                                "forwardBody": {"maxSize": 1},
+                            },
+                        },
                     ],
                     "retry": {"codes": [500], "backoff": "1s"},
                     "sessionPersistence": {"type": "Header", "idleTimeout": "1s"},

@@ -157,6 +157,23 @@ def test_an_authorizer_is_asked_by_http(stage: Mesh) -> None:
         assert stage.status(RATINGS) == 200
 
 
+def test_routes_have_authorizers_of_their_own(stage: Mesh) -> None:
+    url, allowed = "http://ratings:9080/headers", ("-H", "x-ext-authz: allow")
+    received = "x-ext-authz-check-received"
+    with stage.applied("security/external-auth"):
+        until(lambda: stage.status(url) == 403)
+        headers, body = stage.answer(url)
+        assert body.startswith("denied by the authorizer")
+        assert headers["x-ext-authz-check-result"] == "denied"
+        asked = stage.headers("ratings", *allowed)
+        assert asked[received] == "GET /route/headers"
+        assert "x-ext-authz-check-result" not in asked
+        client = "spiffe://cluster.local/ns/bookinfo/sa/client"
+        asked = stage.headers("ratings", *allowed, "-d", "some-words")
+        assert asked[received] == f"POST /headers from {client}"
+        assert stage.status(RATINGS) == 200
+
+
 def test_audit_and_dry_run_refuse_nothing(mesh: Mesh) -> None:
     mark = f"mark-{time.monotonic_ns()}"
 

@@ -112,6 +112,8 @@ def explain(program: Program, directory: Directory, own: Self, facts: RequestFac
     notes += _injected(decided.route)
     notes += [f"dry-run {key} would deny" for key in decided.verdict.dry_run_denials]
     notes += _asked_before(asked)
+    if decided.route is not None and decided.verdict.allowed:
+        notes += [f"the route asks {one.at} first" for one in decided.route.authorizers]
     allowed = decided.verdict.allowed
     answered = decided.reply is not None and decided.reply.details in BEFORE_ROUTING
     shares: tuple[Share, ...] = ()

@@ -24,6 +24,8 @@ _FRAMING: Final = frozenset(
 )  # fmt: skip
 REMOVE: Final = "x-envoy-auth-headers-to-remove"
 PARTIAL: Final = "x-envoy-auth-partial-body"
+ALL_HEADERS: Final = ("*",)
+_NOTHING: Final = "\0"
 Pairs = tuple[tuple[str, str], ...]
 TOO_LARGE: Final = Reply(413, "Payload Too Large", "-", "request_payload_too_large")
 
@@ -123,9 +125,13 @@ def http_decision(provider: ExtAuthz, status: int, headers: Headers, body: bytes
 
 
 def _chosen(headers: Headers, patterns: tuple[str, ...]) -> Pairs:
-    """Line by line: several cookies cannot share one."""
+    """Line by line: several cookies cannot share one. ``*`` is all but those that speak of the
+    answer's own content."""
+    own = "content-" if patterns == ALL_HEADERS else _NOTHING
     return tuple(
-        (name, value) for name, value in headers if name not in _FRAMING and matches(name, patterns)
+        (name, value)
+        for name, value in headers
+        if name not in _FRAMING and not name.startswith(own) and matches(name, patterns)
     )
 
 

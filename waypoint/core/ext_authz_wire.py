@@ -22,9 +22,13 @@ _STATUSES: Final = range(200, 600)
 
 
 def check(
-    request: Request, own_principal: str, now_s: float, protocol: str = ""
+    request: Request,
+    own_principal: str,
+    now_s: float,
+    protocol: str = "",
+    told: tuple[str, ...] = (),
 ) -> external_auth_pb2.CheckRequest:
-    """A request, or (without a method) a raw connection."""
+    """A request, or (without a method) a raw connection; ``told`` are its only headers, if any."""
     made = external_auth_pb2.CheckRequest()
     attributes = made.attributes
     peer = request.peer
@@ -34,7 +38,7 @@ def check(
     if request.sni:
         attributes.tls_session.sni = request.sni
     if request.method:
-        _http(attributes.request.http, request, protocol)
+        _http(attributes.request.http, request, protocol, told)
     return made
 
 
@@ -56,8 +60,12 @@ def _peer(peer: Any, at: HostPort, principal: str) -> None:
     peer.principal = principal
 
 
-def _http(http: attribute_context_pb2.AttributeContext.HttpRequest, request: Request,
-          protocol: str) -> None:  # fmt: skip
+def _http(
+    http: attribute_context_pb2.AttributeContext.HttpRequest,
+    request: Request,
+    protocol: str,
+    told: tuple[str, ...],
+) -> None:
     http.id = request.headers.first("x-request-id") or ""
     http.method = request.method
     http.path = request.target
@@ -69,6 +77,8 @@ def _http(http: attribute_context_pb2.AttributeContext.HttpRequest, request: Req
     headers[":method"], headers[":path"] = request.method, request.target
     headers[":authority"], headers[":scheme"] = request.authority, request.scheme
     for name, value in request.headers:
+        if told and name not in told:
+            continue
         headers[name] = f"{headers[name]},{value}" if name in headers else value
 
 

@@ -9,6 +9,7 @@ import msgspec
 from ambient.api.config import ConfigObject
 from ambient.api.service import NamespacedHostname
 from waypoint.core.cors import CorsPolicy, compile_gateway_cors
+from waypoint.core.external_auth import compile_external_auth
 from waypoint.core.filters import (
     Filter,
     HeaderEdits,
@@ -32,6 +33,7 @@ from waypoint.core.objects import (
     strings,
 )
 from waypoint.core.place import Place
+from waypoint.core.providers import ExtAuthz
 from waypoint.core.retry_policy import DEFAULT, RetryPolicy, compile_gateway_retry
 from waypoint.core.routes import Action, Backend, DirectResponse, Forward, Mirror
 from waypoint.core.session import Session, compile_session
@@ -43,10 +45,10 @@ MISSING_STATUS: Final = 500
 """Gateway API: a reference that leads nowhere answers 500."""
 HTTP_FILTERS: Final = (
     "RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect",
-    "URLRewrite", "CORS",
+    "URLRewrite", "CORS", "ExternalAuth",
 )  # fmt: skip
 GRPC_FILTERS: Final = HTTP_FILTERS[:3]
-BACKEND_FILTERS: Final = HTTP_FILTERS[:2]
+BACKEND_FILTERS: Final = (*HTTP_FILTERS[:2], "URLRewrite")
 
 
 class Effects(NamedTuple):
@@ -59,6 +61,7 @@ class Effects(NamedTuple):
     cors: CorsPolicy | None = None
     mirrors: tuple[Mirror, ...] = ()
     session: Session | None = None
+    authorizers: tuple[ExtAuthz, ...] = ()
 
 
 BROKEN: Final = Effects(DirectResponse(Reply(MISSING_STATUS, "", "-", "invalid_route")))
@@ -72,6 +75,7 @@ class _Filters(NamedTuple):
     redirect: Redirect | None = None
     cors: CorsPolicy | None = None
     mirrors: tuple[Mirror, ...] = ()
+    authorizers: tuple[ExtAuthz, ...] = ()
 
 
 class GatewayRuleReader:
@@ -100,7 +104,7 @@ class GatewayRuleReader:
         if found.redirect is not None:
             action = found.redirect
         else:
-            backends = self.backends(rule.get("backendRefs"), f"{field}.backendRefs")
+            backends = self.backends(rule.get("backendRefs"), f"{field}.backendRefs", prefix)
             action = Forward(backends) if backends else DirectResponse(BACKEND_INVALID)
         return Effects(
             action,
@@ -110,17 +114,18 @@ class GatewayRuleReader:
             found.cors,
             found.mirrors,
             compile_session(rule.get("sessionPersistence"), f"{field}.sessionPersistence"),
+            found.authorizers,
         )
 
-    def backends(self, raw: Any, field: str) -> tuple[Backend, ...]:
+    def backends(self, raw: Any, field: str, prefix: str = "/") -> tuple[Backend, ...]:
         """The backends that get something. Raises UnusableError."""
         return tuple(
             backend
             for number, item in enumerate(sequence(raw, field))
-            if (backend := self.backend(item, f"{field}[{number}]")).weight
+            if (backend := self.backend(item, f"{field}[{number}]", prefix)).weight
         )
 
-    def backend(self, raw: Any, field: str) -> Backend:
+    def backend(self, raw: Any, field: str, prefix: str = "/") -> Backend:
         """A backendRef; one that cannot work is marked invalid. Raises UnusableError."""
         ref = mapping(raw, field)
         weight = ref.get("weight")
@@ -130,7 +135,7 @@ class GatewayRuleReader:
         if not name:
             raise UnusableError(f"{field}.name", "required")
         namespace = string(ref.get("namespace"), f"{field}.namespace") or self._config.namespace
-        filters = self._filters(ref.get("filters"), f"{field}.filters", "/", BACKEND_FILTERS)
+        filters = self._filters(ref.get("filters"), f"{field}.filters", prefix, BACKEND_FILTERS)
         invalid = None
         match group, kind:
             case ("" | "core", "Service"):
@@ -158,6 +163,7 @@ class GatewayRuleReader:
         mirrors: list[Mirror] = []
         redirect: Redirect | None = None
         cors: CorsPolicy | None = None
+        authorizers: list[ExtAuthz] = []
         for index, item in enumerate(sequence(raw, field)):
             where = f"{field}[{index}]"
             spec = mapping(item, where)
@@ -180,9 +186,18 @@ class GatewayRuleReader:
                         mirrors.append(self._mirror(spec.get("requestMirror"), where))
                     except UnusableError as bad:
                         self.problem(bad.field, bad.reason, "the copy is not sent")
+                case "ExternalAuth":
+                    authorizers.append(self._authorizer(spec.get("externalAuth"), where))
                 case _:
                     cors = compile_gateway_cors(spec.get("cors"), f"{where}.cors")
-        return _Filters(tuple(filters), redirect, cors, tuple(m for m in mirrors if m.share))
+        copies = tuple(mirror for mirror in mirrors if mirror.share)
+        return _Filters(tuple(filters), redirect, cors, copies, tuple(authorizers))
+
+    def _authorizer(self, raw: Any, owner: str) -> ExtAuthz:
+        field = f"{owner}.externalAuth"
+        spec = mapping(raw, field)
+        backend = self.backend(spec.get("backendRef"), f"{field}.backendRef")
+        return compile_external_auth(spec, field, backend)
 
     def _mirror(self, raw: Any, owner: str) -> Mirror:
         field = f"{owner}.requestMirror"

@@ -136,6 +136,7 @@ def compile_rules(
                 cors=effects.cors,
                 mirrors=effects.mirrors,
                 session=effects.session,
+                authorizers=effects.authorizers,
             )
             routes.append(RankedRoute((*match.rank, age(config), index, number), route))
     compiled = HttpRouteRoutes(

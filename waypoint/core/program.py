@@ -94,6 +94,8 @@ class FilterChain(NamedTuple):
     authentication: Authentication
     limits: Limits
     routes: RouteTable | None
+    asks: bool = False
+    """Does a route have an authorizer of its own?"""
 
 
 class Program:
@@ -169,12 +171,14 @@ class Program:
         if len(self._chains) >= KNOWN_CHAINS:
             self._chains.clear()
         guards = self.guards
+        table = self.table(service, to.address.port) if service is not None else None
         found = self._chains[key] = FilterChain(
             service,
             guards.authorization(service),
             guards.authentication(service),
             guards.limits(service),
-            self.table(service, to.address.port) if service is not None else None,
+            table,
+            table is not None and table.asks,
         )
         return found
 

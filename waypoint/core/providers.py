@@ -61,6 +61,8 @@ class ExtAuthz(msgspec.Struct, frozen=True, kw_only=True):
     upstream_on_allow: tuple[str, ...] = ()
     downstream_on_allow: tuple[str, ...] = ()
     downstream_on_deny: tuple[str, ...] = ()
+    told_headers: tuple[str, ...] = ()
+    """By gRPC: the only headers that are told; empty for all."""
 
 
 class Tracer(msgspec.Struct, frozen=True, kw_only=True):

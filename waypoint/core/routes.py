@@ -12,6 +12,7 @@ from waypoint.core.fault import Fault
 from waypoint.core.filters import Filter, Redirect
 from waypoint.core.message import Reply, Request
 from waypoint.core.predicate import Predicate, first_failing
+from waypoint.core.providers import ExtAuthz
 from waypoint.core.retry_policy import DEFAULT, RetryPolicy
 from waypoint.core.session import Session
 
@@ -93,6 +94,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     cors: CorsPolicy | None = None
     mirrors: tuple[Mirror, ...] = ()
     session: Session | None = None
+    authorizers: tuple[ExtAuthz, ...] = ()
+    """Who has to agree to a request, in order (HTTPRoute's ExternalAuth)."""
 
 
 class Miss(NamedTuple):
@@ -106,6 +109,11 @@ class RouteTable(msgspec.Struct, frozen=True):
     """The routes of one service port. The first route that applies wins."""
 
     routes: tuple[Route, ...]
+
+    @property
+    def asks(self) -> bool:
+        """Does any route ask an authorizer?"""
+        return any(route.authorizers for route in self.routes)
 
     def select(self, request: Request) -> Route | None:
         """The route for a request, or None (404)."""

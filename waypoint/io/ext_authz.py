@@ -49,7 +49,9 @@ class Authorizers:
                 asked = http_check(provider, request, partial=partial)
                 answer = await self._calls.http(provider.at, asked, content, provider.timeout_s)
                 return http_decision(provider, answer.status, answer.headers, answer.body)
-            check = ext_authz_wire.check(request, self._own, time.time(), protocol)
+            check = ext_authz_wire.check(
+                request, self._own, time.time(), protocol, provider.told_headers
+            )
             if wanted is not None and body is not None:
                 ext_authz_wire.set_body(check, content, partial=partial, as_bytes=wanted.as_bytes)
             raw = await self._calls.grpc(

@@ -1,11 +1,12 @@
-"""What a request has to pass before it is routed: external authorizers, then its token."""
+"""What a request has to pass before it is routed: external authorizers, its token, and the
+authorizers of the route that it is going to take."""
 
 from __future__ import annotations
 
 import time
 
 from waypoint.core.authenticate import Judged, accept, judge, may_carry_token, refusal, wanted
-from waypoint.core.authz import Question, questions
+from waypoint.core.authz import Question, decide, questions
 from waypoint.core.dispatch import Destination
 from waypoint.core.filters import HeaderEdits
 from waypoint.core.mesh_settings import MeshSettings
@@ -37,11 +38,34 @@ class Safeguards:
             if reply is not None:
                 return reply, ()
             response += more
-        rules = chain.authentication
+        rules, reply = chain.authentication, None
         if rules.providers:
             if may_carry_token(rules, request):
-                return await self._authenticate(rules, request), response
-            accept(rules, Judged(), request)
+                reply = await self._authenticate(rules, request)
+            else:
+                accept(rules, Judged(), request)
+        if reply is None and chain.asks:
+            reply, more = await self._ask_of_route(chain, request, body, protocol)
+            response += more
+        return reply, response
+
+    async def _ask_of_route(
+        self, chain: FilterChain, request: Request, body: Body, protocol: str
+    ) -> tuple[Reply | None, tuple[HeaderEdits, ...]]:
+        """The route's own authorizers, about what policies let pass; preflights carry no proof."""
+        route = chain.routes.select(request) if chain.routes is not None else None
+        if route is None or not route.authorizers or not decide(chain.policies, request).allowed:
+            return None, ()
+        if route.cors is not None and route.cors.answer(request) is not None:
+            return None, ()
+        response: tuple[HeaderEdits, ...] = ()
+        for provider in route.authorizers:
+            async with in_task():
+                decision = await self._authorizers.ask(provider, request, body, protocol)
+            if decision.refusal is not None:
+                return decision.refusal, ()
+            decision.apply(request)
+            response += decision.response
         return None, response
 
     async def admit_connection(self, guards: Policies, to: Destination, request: Request) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from ambient.kube.core.objects import Camel, Metadata
@@ -19,8 +21,23 @@ class RouteParent(Camel, frozen=True):
     port: int | None = None
 
 
+class FilterTarget(Camel, frozen=True):
+    """Whom a filter calls."""
+
+    backend_ref: BackendReference | None = None
+
+
 class RouteFilter(Camel, frozen=True):
     type: str = ""
+    request_mirror: FilterTarget | None = None
+    external_auth: FilterTarget | None = None
+
+    @property
+    def backend(self) -> BackendReference | None:
+        """Whom it calls, besides the route's own backends."""
+        target = {"RequestMirror": self.request_mirror, "ExternalAuth": self.external_auth}
+        found = target.get(self.type)
+        return found.backend_ref if found is not None else None
 
 
 class BackendReference(Camel, frozen=True):
@@ -36,6 +53,15 @@ class BackendReference(Camel, frozen=True):
 class RouteRule(Camel, frozen=True):
     backend_refs: tuple[BackendReference, ...] | None = None
     filters: tuple[RouteFilter, ...] | None = None
+
+    @property
+    def references(self) -> Iterator[tuple[str, BackendReference]]:
+        """Everything that it leads to, and in which field."""
+        for index, backend in enumerate(self.backend_refs or ()):
+            yield f"backendRefs[{index}]", backend
+        for index, one in enumerate(self.filters or ()):
+            if one.backend is not None:
+                yield f"filters[{index}]", one.backend
 
 
 class RouteSpec(Camel, frozen=True):

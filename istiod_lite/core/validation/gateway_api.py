@@ -14,7 +14,7 @@ WAYPOINT_FOR_LABEL: Final = "istio.io/waypoint-for"
 PARENT_KINDS: Final = ("Gateway", "Service", "ServiceEntry")
 FILTERS: Final = (
     "RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect",
-    "URLRewrite", "ExtensionRef", "CORS",
+    "URLRewrite", "ExtensionRef", "CORS", "ExternalAuth",
 )  # fmt: skip
 _REGULAR: Final = "RegularExpression"
 
@@ -142,7 +142,23 @@ def _filters(rule: Field) -> None:
         mirror["percent"].integer(0, 100)
         if mirror["percent"].present and mirror["fraction"].given:
             mirror.wrong("has percent and fraction", "keep one of them")
+        if one["type"].value == "ExternalAuth":
+            _external_auth(one["externalAuth"])
         one["cors"]["maxAge"].integer(1, 2**31 - 1)
+
+
+def _external_auth(found: Field) -> None:
+    """The filter of GEP-1494."""
+    protocol = found["protocol"].one_of(("GRPC", "HTTP"), required=True)
+    found["backendRef"]["name"].required("name the Service that is asked")
+    found["backendRef"]["port"].required("name the Service's port")
+    other = {"GRPC": "http", "HTTP": "grpc"}.get(protocol, "")
+    if other and found[other].given:
+        found[other].wrong(f"is for protocol {other.upper()}", "remove it, or change the protocol")
+    found["forwardBody"]["maxSize"].integer(0, 2**31 - 1)
+    path = found["http"]["path"]
+    if path.given and not path.text().startswith("/"):
+        path.wrong(f"{path.text()!r} is no path", "begin it with /")
 
 
 def session(found: Field) -> None:

@@ -148,7 +148,7 @@ def test_hostnames_of_listener_and_route(index, listener, names, reason):
     [
         (TO_WEB, [], "ResolvedRefs"),
         ({"name": "gone", "port": 80}, [], "BackendNotFound"),
-        ({"name": "web", "port": 81}, [], "InvalidDestination"),
+        ({"name": "web", "port": 81}, [], "BackendNotFound"),
         ({"name": "web"}, [], "InvalidDestination"),
         ({"name": "web", "kind": "Pod"}, [], "InvalidKind"),
         ({"name": "web", "group": "x", "kind": "Service"}, [], "InvalidKind"),
@@ -167,6 +167,33 @@ def test_references_of_a_mesh_route(index, backend, filters, reason):
 
 
 ABROAD = {"name": "far", "namespace": "other", "port": 80}
+
+
+def calling(kind, field, backend):
+    return {"type": kind, field: {"backendRef": backend}}
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        (TO_WEB, "ResolvedRefs"),
+        ({"name": "gone", "port": 80}, "BackendNotFound"),
+        ({"name": "web", "port": 81}, "BackendNotFound"),
+        ({"name": "web", "kind": "Pod", "port": 80}, "InvalidKind"),
+        (ABROAD, "RefNotPermitted"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "field"), [("RequestMirror", "requestMirror"), ("ExternalAuth", "externalAuth")]
+)
+def test_references_of_filters(index, kind, field, backend, reason):
+    rule = {"backendRefs": [TO_WEB], "filters": [calling(kind, field, backend)]}
+    (found,) = told(index, route("r", "shop", ON_GATEWAY, rules=[rule]))
+    assert found["ResolvedRefs"] == reason
+    sent = index.configs_for_waypoint("shop", "wp")["HTTPRoute/shop/r"].object["spec"]["rules"]
+    refused = sent[0]["filters"][0][field]["backendRef"].get("kind") == route_status.REFUSED_KIND
+    assert refused is (reason == "RefNotPermitted")
+    assert sent[0]["backendRefs"] == [TO_WEB]
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,109 @@ def tokens(**rule):
 ONLY_ALICE = policy([{"from": [{"source": {"requestPrincipals": ["https://idp/alice"]}}]}])
 
 
+def asking(protocol="HTTP", *, port=9000, name="authz", more=(), **spec):
+    """An HTTPRoute whose one rule asks an authorizer about everything under /private."""
+    backend = {"name": name, "port": port}
+    auth = {"protocol": protocol, "backendRef": backend, **spec}
+    filters = [{"type": "ExternalAuth", "externalAuth": auth}, *more]
+    to = [{"name": "reviews", "port": 9080}]
+    path = [{"path": {"type": "PathPrefix", "value": "/private"}}]
+    rules = [
+        {"matches": path, "filters": filters, "backendRefs": to},
+        {"backendRefs": to},
+    ]
+    parents = [{"group": "", "kind": "Service", "name": "reviews"}]
+    return config("HTTPRoute", "r", {"parentRefs": parents, "rules": rules})
+
+
+async def test_a_route_asks_an_authorizer_of_its_own():
+    seen = []
+
+    def answer(request):
+        if b"deny" in request.target:
+            return 401, [("x-why", "none")], b"who are you?"
+        return 200, [("x-user", "alice"), ("content-type", "text/plain")], b""
+
+    edits = {"set": [{"name": "x-route", "value": "1"}]}
+    modifier = {"type": "RequestHeaderModifier", "requestHeaderModifier": edits}
+    cors = {"type": "CORS", "cors": {"allowOrigins": ["http://a"], "allowMethods": ["GET"]}}
+    http = {"path": "/check", "allowedHeaders": ["X-Ask"]}
+    made_of = asking(http=http, forwardBody={"maxSize": 10}, more=(modifier, cors))
+    async with rig() as made:
+        register(made, *authz_service())
+        await made.app(AUTHZ_AT, http_authorizer(answer, seen), 9000)
+        made.configure(made_of)
+        caller = await made.caller()
+        sent = {"x_ask": "1", "x_other": "2", "x_user": "forged", "content_type": "a/b"}
+        got = await caller.get("/private/a?b", "POST", body=b"words", **sent)
+        assert (got.status, got.json["headers"]["x-user"]) == (200, "alice")
+        assert (got.json["headers"]["x-route"], got.json["size"]) == ("1", 5)
+        assert got.json["headers"]["content-type"] == "a/b"  # the answer's is of the answer
+        request, body = seen.pop()
+        told = {name.decode(): value.decode() for name, value in request.headers}
+        assert (request.target, body) == (b"/check/private/a?b", b"words")
+        assert told["x-ask"] == "1"
+        assert not {"x-other", "x-route"} & told.keys()
+        refused = await caller.get("/private/deny")
+        assert (refused.status, refused.body) == (401, b"who are you?")
+        assert refused.headers["x-why"] == "none"
+        assert (await caller.get("/private/a", "POST", body=b"x" * 11)).status == 413
+        seen.clear()
+        assert (await caller.get("/public")).status == 200
+        preflight = {"origin": "http://a", "access_control_request_method": "GET"}
+        assert (await caller.get("/private/deny", "OPTIONS", **preflight)).status == 200
+        assert seen == []
+
+
+async def test_what_policies_refuse_no_authorizer_of_a_route_is_asked():
+    seen = []
+    async with rig() as made:
+        register(made, *authz_service())
+        await made.app(AUTHZ_AT, http_authorizer(lambda request: (200, [], b""), seen), 9000)
+        denied = policy([{"to": [{"operation": {"paths": ["/private/no"]}}]}], "DENY")
+        made.configure(asking(http={"allowedResponseHeaders": ["x-user"]}), denied)
+        caller = await made.caller()
+        assert (await caller.get("/private/no")).status == 403
+        assert seen == []
+        assert (await caller.get("/private/yes")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"name": "gone"}, 403),
+        ({"port": 81}, 403),
+        ({"port": None}, 500),
+        ({"protocol": "FTP"}, 500),
+        ({}, 403),  # nobody listens there
+    ],
+)
+async def test_an_authorizer_of_a_route_that_is_not_there_refuses(changes, status):
+    async with rig() as made:
+        register(made, *authz_service())
+        made.configure(asking(**changes))
+        caller = await made.caller()
+        assert (await caller.get("/private/a")).status == status
+        assert (await caller.get("/public")).status == 200
+
+
+async def test_a_grpc_authorizer_of_a_route_is_told_some_headers_only():
+    seen = []
+    answer = external_auth_pb2.CheckResponse()
+    user = answer.ok_response.headers.add()
+    user.header.key, user.header.value = "x-user", "alice"
+    raw = answer.SerializeToString()
+    async with rig() as made:
+        register(made, *authz_service(AppProtocol.GRPC))
+        await made.app(AUTHZ_AT, grpc_server(lambda path, message: (0, raw), seen), 9000)
+        made.configure(asking("GRPC", grpc={"allowedHeaders": ["X-Ask"]}))
+        caller = await made.caller()
+        got = await caller.get("/private/a", x_ask="1", x_other="2")
+    assert (got.status, got.json["headers"]["x-user"]) == (200, "alice")
+    told = external_auth_pb2.CheckRequest.FromString(seen[0][1]).attributes.request.http.headers
+    assert {name for name in told if not name.startswith(":")} == {"x-ask"}
+
+
 async def test_a_token_is_verified_before_policy_asks_for_it():
     async with rig() as made:
         made.configure(tokens(jwks=jwks("one")), ONLY_ALICE)

@@ -86,6 +86,11 @@ GOOD = [
         "{parentRefs: [{kind: Service, group: '', name: web}], rules: [{matches: [{method: "
         "{service: a.B}}], backendRefs: [{name: web, port: 80}]}]}",
     ),
+    (
+        "HTTPRoute",
+        "{rules: [{filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: "
+        "{name: a, port: 80}, http: {path: /check}, forwardBody: {maxSize: 10}}}]}]}",
+    ),
     ("TCPRoute", "{rules: [{backendRefs: [{name: db, port: 3306}]}]}"),
     ("ReferenceGrant", "{from: [{kind: HTTPRoute, namespace: a}], to: [{kind: Service}]}"),
     (
@@ -422,6 +427,19 @@ def test_what_is_right_is_admitted(kind, text):
             "HTTPRoute",
             "{rules: [{backendRefs: [{name: a}]}]}",
             "spec.rules[0].backendRefs[0].port",
+            "missing",
+        ),
+        (
+            "HTTPRoute",
+            "{rules: [{filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, grpc: "
+            "{allowedHeaders: [a]}}}]}]}",
+            "spec.rules[0].filters[0].externalAuth.grpc",
+            "for protocol GRPC",
+        ),
+        (
+            "HTTPRoute",
+            "{rules: [{filters: [{type: ExternalAuth, externalAuth: {backendRef: {name: a}}}]}]}",
+            "spec.rules[0].filters[0].externalAuth.backendRef.port",
             "missing",
         ),
         ("TCPRoute", "{}", "spec.rules", "missing"),
