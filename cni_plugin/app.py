@@ -53,7 +53,7 @@ async def run(settings: Settings, stopping: trio.Event) -> None:
         agent = Agent(settings, kube, zds)
         units = Units(settings, zds)
         guests = Guests(settings, kube, agent, units)
-        agent.annotate_guest = guests.annotate
+        agent.enrolment.annotate_guest = guests.annotate
         guests.load()
         joined = NodeSocketMap(settings)
         state = _State(agent, zds, installer, joined)
@@ -119,7 +119,7 @@ class _State(Collector):
             "pods": {str(phase): counts[phase] for phase in Phase},
             "redirected": {str(each): by_backend[each] for each in Backend},
             "labelled_not_redirected": self._agent.not_redirected(),
-            "probed_addresses": len(self._agent.probes),
+            "probed_addresses": len(self._agent.enrolment.probes),
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -136,7 +136,7 @@ class _State(Collector):
             (
                 "ambient_cni_probed_addresses",
                 "Addresses that the kubelet reaches past the tunnel.",
-                len(agent.probes),
+                len(agent.enrolment.probes),
             ),
         )
         for name, text, number in plain:
@@ -165,7 +165,7 @@ class _State(Collector):
             "Pods that were started without the plugin.",
             labels=["type", "result"],
         )
-        for labels, count in self._agent.repairs.counts.items():
+        for labels, count in self._agent.enrolment.repairs.counts.items():
             repairs.add_metric(labels, count)
         yield repairs
         for name, text, label, values in (

@@ -57,7 +57,7 @@ async def test_a_process_joins_lives_through_a_restart_and_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cni_plugin.io.guests.LOOK_S", 0.1)
-    monkeypatch.setattr("cni_plugin.io.agent.LEAST_DRAIN_S", 0.2)
+    monkeypatch.setattr("cni_plugin.io.enrolment.LEAST_DRAIN_S", 0.2)
     async with node(tmp_path) as world, trio.open_nursery() as nursery:
         ready(world)
         tunnel = FakeTunnel(world.zds)
@@ -108,7 +108,7 @@ async def test_a_guest_whose_namespace_ends_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cni_plugin.io.guests.LOOK_S", 0.1)
-    monkeypatch.setattr("cni_plugin.io.agent.LEAST_DRAIN_S", 0.2)
+    monkeypatch.setattr("cni_plugin.io.enrolment.LEAST_DRAIN_S", 0.2)
     async with node(tmp_path) as world, world.agent(), trio.open_nursery() as nursery:
         ready(world)
         tunnel = FakeTunnel(world.zds)
