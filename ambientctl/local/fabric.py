@@ -34,6 +34,9 @@ ROUTER_SYSCTLS: Final = {
     "net/ipv4/conf/all/rp_filter": "2",
     "net/ipv4/conf/default/rp_filter": "2",
 }
+_FABRIC_MAC: Final = "02:77:00:00:00:01"
+"""A bridge without an address of its own takes the lowest of its ports', and changes it with them:
+who has the old one in its ARP table then talks to nobody until that expires."""
 CNI_BIN_ON_NODE: Final = "/run/opt-cni-bin"
 """The node's /opt/cni/bin: that path itself need not exist on this machine."""
 
@@ -95,7 +98,7 @@ async def _start_node(runtime: Runtime, layout: NodeLayout) -> Process:
 def bridge_commands(nodes: Sequence[Node]) -> list[str]:
     """Lines for ``ip -batch`` in the supervisor's namespace."""
     lines = [
-        f"link add {FABRIC_BRIDGE} type bridge",
+        f"link add {FABRIC_BRIDGE} address {_FABRIC_MAC} type bridge",
         f"addr add {FABRIC_ADDRESS}/{FABRIC_PREFIX} dev {FABRIC_BRIDGE}",
         f"link set {FABRIC_BRIDGE} up",
     ]

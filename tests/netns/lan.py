@@ -26,6 +26,9 @@ from ambient.net.io.sockets import ConnectError, ListenOptions, connect_in, list
 from tests.netns import backends
 
 BRIDGE = "lan0"
+BRIDGE_MAC = "02:77:00:00:00:01"
+"""Of its own: else it would be the lowest of the pods', and a new pod could make everybody's ARP
+entry of the gateway wrong, for half a minute."""
 DEADLINE_S = 30
 FOLDER = Path("/run/netns")
 
@@ -114,7 +117,7 @@ class Lan:
         self._numbers = itertools.count(2)
         self.pods = {}
         self._dialled = Sockets()
-        run("ip", "link", "add", BRIDGE, "type", "bridge")
+        run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
         run("ip", "addr", "add", "10.77.0.1/16", "dev", BRIDGE)
         run("ip", "addr", "add", "fd77::1/64", "dev", BRIDGE, "nodad")
         run("ip", "link", "set", BRIDGE, "up")
