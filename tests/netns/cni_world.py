@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ from tests.netns import backends
 
 CNI_BIN = Path("/usr/lib/cni")
 NODE = "node-1"
+BRIDGE = "cni-test0"
 PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"
 DEADLINE_S = 30.0
 
@@ -265,6 +267,8 @@ class World:
     def close(self) -> None:
         for pod in self.pods:
             self.discard(pod)
+        if BRIDGE in (name for _, name in socket.if_nameindex()):
+            run("ip", "link", "del", BRIDGE)
 
     def discard(self, pod: Pod) -> None:
         pod.netns.close()
@@ -305,7 +309,7 @@ def bridge_chain(folder: Path) -> list[dict[str, Any]]:
         "dataDir": str(folder / "leases"),
         "routes": [{"dst": "0.0.0.0/0"}],
     }
-    return [{"type": "bridge", "bridge": "cni-test0", "isGateway": True, "ipam": ipam}]
+    return [{"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": ipam}]
 
 
 @asynccontextmanager

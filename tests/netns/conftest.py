@@ -2,12 +2,15 @@
 
 import functools
 import os
+import socket
+import time
 
 import pytest
 
 from ambient.net.io import bpf_compiler
 from tests.bpf import mount_bpf_fs, unavailable
 from tests.netns import backends
+from tests.netns.cni_world import DEADLINE_S
 from tests.netns.lan import Lan
 
 
@@ -26,6 +29,17 @@ def each_source_compiled_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpf_compiler, "compile_c", of_this_compiler)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_interface_stays():
+    """The next test on this node would have its addresses too."""
+    before = set(socket.if_nameindex())
+    yield
+    deadline = time.monotonic() + DEADLINE_S
+    while left := set(socket.if_nameindex()) - before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import io
 import json
 import os
@@ -17,12 +19,23 @@ import trio
 from ambient.telemetry.io.http import Request, Response, Routes, listen, serve_http
 from ambientctl.__main__ import cli
 from ambientctl.console import fail_clearly
+from ambientctl.local.apiserver.core.kinds import CRDS
 from ambientctl.local.apiserver.core.pod_streams import PodPort
+from ambientctl.local.apiserver.core.status import Object
 from ambientctl.local.apiserver.server import ApiServer
 from ambientctl.local.apiserver.settings import Settings
 from ambientctl.local.controllers.run import run_controllers
 
-CRDS = Path(__file__).parents[3] / "manifests" / "crds"
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+
+
+@functools.cache
+def definitions() -> list[Object]:
+    """The mesh's, read, checked and accepted once: that takes longer than most tests."""
+    server = ApiServer(Settings(endpoints=("172.30.0.1",)))
+    for path in sorted((MANIFESTS / "crds").glob("*.yaml")):
+        server.apply_manifest(path.read_text())
+    return server.cluster.store.objects(CRDS)
 
 
 class Done(NamedTuple):
@@ -72,6 +85,16 @@ class CommandLine:
         assert self._token is not None
         for text in texts:
             trio.from_thread.run_sync(self.server.apply_manifest, text, trio_token=self._token)
+
+    def define(self, found: list[Object]) -> None:
+        """Definitions of resources, as a cluster keeps them."""
+        store = self.server.cluster.store
+
+        def put() -> None:
+            for one in found:
+                store.put(CRDS, copy.deepcopy(one))
+
+        trio.from_thread.run_sync(put, trio_token=self._token)
 
     def __call__(self, *words: str, stdin: str = "") -> Done:
         return run_command([*words], stdin, {"KUBECONFIG": str(self.kubeconfig)})
@@ -224,8 +247,7 @@ def serving(folder: Path, *, crds: bool = True, controllers: bool = True):
     try:
         assert ready.wait(30)
         if crds:
-            for path in sorted(CRDS.glob("*.yaml")):
-                command_line.apply(path.read_text())
+            command_line.define(definitions())
         yield command_line
     finally:
         assert over is not None

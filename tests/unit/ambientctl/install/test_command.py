@@ -8,17 +8,9 @@ import yaml
 from ambient.api.errors import MeshError
 from ambientctl.install.plan import Wish, version_of, waiting_for
 from ambientctl.install.recorded import NAME, Recorded, config_map, read
-from tests.unit.ambientctl.conftest import run_command, serving
+from tests.unit.ambientctl.conftest import run_command
 
 SYSTEM = "istio-system"
-
-
-@pytest.fixture
-def bare(tmp_path):
-    """A cluster in which nothing is installed and nothing moves."""
-    with serving(tmp_path, crds=False, controllers=False) as command_line:
-        command_line.node("node-1")
-        yield command_line
 
 
 def ready(command_line):

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import yaml
-
-from tests.unit.ambientctl.conftest import serving
 
 SYSTEM = "istio-system"
 MESH = ("deployments", "daemonsets")
 DEFINITIONS = ("apiextensions.k8s.io", "customresourcedefinitions")
-
-
-@pytest.fixture
-def bare(tmp_path):
-    with serving(tmp_path, crds=False, controllers=False) as command_line:
-        command_line.node("node-1")
-        yield command_line
 
 
 def installed(command_line):
