@@ -12,6 +12,7 @@ from ambientctl.describe.policies import Row, in_order, of_service, of_workload,
 from ambientctl.describe.view import View
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
+from ambientctl.listing import listing
 from ambientctl.pod_names import place
 from ambientctl.printing import dump, output_option, table, warn
 from istiod_lite.core.analysis.authorization_from_network import equivalent
@@ -26,6 +27,7 @@ def command() -> None:
 @click.argument("name", metavar="[POD|SERVICE/]NAME[.NAMESPACE]")
 @system_option
 @output_option("table", "json", "yaml")
+@listing
 @cluster_options
 def check(cluster: Cluster, name: str, system: str, output: str) -> None:
     """List the policies that apply to a pod or service, by who enforces them.

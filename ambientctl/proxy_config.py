@@ -17,6 +17,7 @@ from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
+from ambientctl.listing import listing
 from ambientctl.options import grouped
 from ambientctl.printing import dump, output_option, table
 from ambientctl.reach import ask_json, port_of, running_pods
@@ -94,6 +95,7 @@ def _services(found: dict[str, Any], fqdn: str) -> Iterable[dict[str, Any]]:
 @service_option
 @click.option("--name", default="", help="Routes with this name.")
 @output_option("short", "json", "yaml")
+@listing
 @cluster_options
 def route(cluster: Cluster, where: tuple[str, int], fqdn: str, name: str, output: str) -> None:
     """Show the routes of each service and port."""
@@ -128,6 +130,7 @@ def _backends(one: dict[str, Any]) -> str:
 @service_option
 @click.option("--status", default="", help="Endpoints with this status.")
 @output_option("short", "json", "yaml")
+@listing
 @cluster_options
 def endpoint(cluster: Cluster, where: tuple[str, int], fqdn: str, status: str, output: str) -> None:
     """Show the endpoints of each service."""
@@ -152,6 +155,7 @@ def endpoint(cluster: Cluster, where: tuple[str, int], fqdn: str, status: str, o
 @where_options
 @service_option
 @output_option("short", "json", "yaml")
+@listing
 @cluster_options
 def policy(cluster: Cluster, where: tuple[str, int], fqdn: str, output: str) -> None:
     """Show which policies the waypoint applies to each service, in the order of their verdicts."""
@@ -171,6 +175,7 @@ def policy(cluster: Cluster, where: tuple[str, int], fqdn: str, output: str) -> 
 @command.command()
 @where_options
 @output_option("short", "json", "yaml")
+@listing
 @cluster_options
 def secret(cluster: Cluster, where: tuple[str, int], output: str) -> None:
     """Show the waypoint's certificates, and what ``credentialName`` stands for (never a key)."""
@@ -214,6 +219,7 @@ def _rfc(moment: datetime) -> str:
 @command.command("object")
 @where_options
 @output_option("short", "json", "yaml")
+@listing
 @cluster_options
 def object_command(cluster: Cluster, where: tuple[str, int], output: str) -> None:
     """Show the Kubernetes objects that the waypoint acts on, and what it cannot use of them."""

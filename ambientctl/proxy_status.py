@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -14,7 +13,8 @@ from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.control_plane import Proxy, proxies
 from ambientctl.global_options import system_option
-from ambientctl.printing import dump, output_option, table
+from ambientctl.listing import listing
+from ambientctl.printing import age_of, dump, output_option, table
 
 SHORT: Final = {
     ADDRESS_TYPE: "WDS",
@@ -31,7 +31,9 @@ SHORT: Final = {
 @click.option("-v", "--verbosity", type=click.IntRange(0, 1), default=0, help="1: each type.")
 @system_option
 @click.option("-r", "--revision", help="Of this revision's control plane only.")
+@click.option("-A", "--all-namespaces", is_flag=True, hidden=True, expose_value=False)
 @output_option("table", "json", "yaml")
+@listing
 @cluster_options
 def command(
     cluster: Cluster, pod: str, verbosity: int, system: str, revision: str | None, output: str
@@ -105,16 +107,3 @@ def _states(one: Proxy, names: Sequence[str]) -> list[str]:
         age = age_of(str(resource.get("sentTime") or ""))
         cells.append(f"{state} ({age})" if age else state)
     return cells
-
-
-def age_of(moment: str, now: datetime | None = None) -> str:
-    """How long ago, as kubectl writes it; empty where it never was."""
-    try:
-        then = datetime.fromisoformat(moment)
-    except ValueError:
-        return ""
-    seconds = int(((now or datetime.now(UTC)) - then).total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{max(seconds, 0)}s"

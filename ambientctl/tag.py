@@ -21,7 +21,8 @@ from ambientctl.console import run
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
 from ambientctl.install.command import confirm
-from ambientctl.printing import dump, output_option, table
+from ambientctl.listing import listing
+from ambientctl.printing import dump, names, output_option, table
 from istiod_lite.core.revisions import DEFAULT, LABEL, TAG_LABEL, tag_of
 
 MANAGER = "ambientctl"
@@ -122,7 +123,8 @@ async def _must_exist(kube: KubeClient, revision: str, system: str) -> None:
 
 @command.command("list")
 @system_option
-@output_option("table", "json", "yaml")
+@output_option("table", "json", "yaml", "name")
+@listing
 @cluster_options
 def list_command(cluster: Cluster, system: str, output: str) -> None:
     """List tags, their revisions, and the namespaces that use them."""
@@ -137,7 +139,9 @@ def list_command(cluster: Cluster, system: str, output: str) -> None:
             ]
 
     found = run(task)
-    if output != "table":
+    if output == "name":
+        names(f"service/{service_name(one['tag'])}" for one in found)
+    elif output != "table":
         dump(found, output)
     elif not found:
         print("No revision tags found.")

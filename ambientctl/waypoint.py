@@ -17,7 +17,8 @@ from ambient.kube.io.watch import follow
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
-from ambientctl.printing import table, warn
+from ambientctl.listing import listing
+from ambientctl.printing import age_of, dump, names, output_option, table, warn
 from ambientctl.waypoint_labels import holders
 from ambientctl.waypoint_labels import unlabel as remove_labels
 
@@ -222,57 +223,110 @@ all_namespaces_option = click.option(
 
 @waypoint.command("list")
 @all_namespaces_option
+@output_option("table", "wide", "json", "yaml", "name")
+@listing
 @cluster_options
-def list_command(cluster: Cluster, everywhere: bool) -> None:
+def list_command(cluster: Cluster, everywhere: bool, output: str) -> None:
     """List waypoints with their effective traffic type and state."""
 
-    async def task() -> None:
+    async def task() -> list[Manifest]:
         async with cluster.connect() as kube:
-            namespace = None if everywhere else cluster.namespace or kube.namespace
-            found = await waypoints(kube, namespace)
-        rows = []
-        for gateway in found:
-            meta = gateway["metadata"]
-            labels = meta.get("labels", {})
-            row = [meta["name"], labels.get(REVISION, "default")]
-            row += [labels.get(WAYPOINT_FOR, "service"), str(programmed(gateway)[0])]
-            rows.append([meta["namespace"], *row] if everywhere else row)
-        if not rows:
-            print("No waypoints found.")
-            return
+            return await waypoints(
+                kube, None if everywhere else cluster.namespace or kube.namespace
+            )
+
+    found = run(task)
+    if output == "name":
+        names(f"gateway.gateway.networking.k8s.io/{one['metadata']['name']}" for one in found)
+    elif output in ("json", "yaml"):
+        dump({"apiVersion": "v1", "kind": "List", "items": found}, output)
+    elif not found:
+        print("No waypoints found.")
+    else:
         header = ["NAME", "REVISION", "TRAFFIC TYPE", "PROGRAMMED"]
+        header += ["ADDRESSES", "AGE", "MESSAGE"] if output == "wide" else []
+        rows = [list_row(one, everywhere=everywhere, wide=output == "wide") for one in found]
         table(["NAMESPACE", *header] if everywhere else header, rows)
 
-    run(task)
+
+def list_row(gateway: Manifest, *, everywhere: bool, wide: bool) -> list[str]:
+    """One line of ``waypoint list``."""
+    meta, labels = gateway["metadata"], gateway["metadata"].get("labels", {})
+    ready, reason, message = programmed(gateway)
+    row = [*([meta["namespace"]] if everywhere else []), meta["name"]]
+    row += [labels.get(REVISION, "default"), labels.get(WAYPOINT_FOR, "service"), str(ready)]
+    if wide:
+        addresses = (gateway.get("status") or {}).get("addresses") or ()
+        row += [",".join(str(one.get("value")) for one in addresses) or "-"]
+        row += [
+            age_of(meta.get("creationTimestamp") or "") or "-",
+            "" if ready else f"{reason}: {message}",
+        ]
+    return row
 
 
 @waypoint.command()
+@click.argument("given", metavar="[NAME]", default="")
 @name_option
+@all_namespaces_option
 @click.option("--wait/--no-wait", "-w", default=True, help="Wait until it is programmed.")
 @timeout_option
+@output_option("table", "json", "yaml")
 @cluster_options
-def status(cluster: Cluster, name: str, wait: bool, timeout_s: float) -> None:
-    """Show a waypoint's state; exit status 1 where it is not programmed."""
+def status(
+    cluster: Cluster, everywhere: bool, wait: bool, timeout_s: float, output: str, **named: str
+) -> None:
+    """Show a waypoint's state; exit status 1 where it is not programmed. With -A all waypoints."""
 
-    async def task() -> bool:
+    async def task() -> list[Manifest]:
         async with cluster.connect() as kube:
             namespace = cluster.namespace or kube.namespace
-            if wait:
-                await wait_until_programmed(kube, namespace, name, timeout_s)
-            try:
-                gateway = await kube.get(GATEWAYS, name, namespace)
-            except NotFound as error:
-                raise MeshError(
-                    f"there is no waypoint {namespace}/{name}",
-                    hint=f"ambientctl waypoint apply -n {namespace} --name {name}",
-                ) from error
-            ready, reason, message = programmed(gateway)
-            row = [name, str(ready), "Programmed", reason, message]
-            table(["NAME", "STATUS", "TYPE", "REASON", "MESSAGE"], [row])
-            return ready
+            if everywhere:
+                several = await waypoints(kube, None)
+            else:
+                several = [await the_waypoint(kube, namespace, named["given"] or named["name"])]
+            keys = list(map(_key, several))
+            for where, name in keys if wait else ():
+                await wait_until_programmed(kube, where, name, timeout_s)
+            return [await the_waypoint(kube, *key) for key in keys]
 
-    if not run(task):
+    found = run(task)
+    if output != "table":
+        dump([status_of(one) for one in found], output)
+    elif not found:
+        print("No waypoints found.")
+    else:
+        rows = [list(map(str, status_of(one).values())) for one in found]
+        header = ["NAMESPACE", "NAME", "STATUS", "TYPE", "REASON", "MESSAGE"]
+        table(header[not everywhere :], [row[not everywhere :] for row in rows])
+    if not all(programmed(one)[0] for one in found):
         raise SystemExit(1)
+
+
+def _key(gateway: Manifest) -> tuple[str, str]:
+    return gateway["metadata"]["namespace"], gateway["metadata"]["name"]
+
+
+def status_of(gateway: Manifest) -> dict[str, Any]:
+    """The condition that says whether it works; in the order of the table."""
+    where, name = _key(gateway)
+    ready, reason, message = programmed(gateway)
+    return {
+        "namespace": where, "name": name, "status": ready, "type": "Programmed",
+        "reason": reason, "message": message,
+    }  # fmt: skip
+
+
+async def the_waypoint(kube: KubeClient, namespace: str, name: str) -> Manifest:
+    """Raises MeshError that names those that there are."""
+    try:
+        return await kube.get(GATEWAYS, name, namespace)
+    except NotFound as error:
+        there = ", ".join(_key(one)[1] for one in await waypoints(kube, namespace)) or "none"
+        raise MeshError(
+            f"there is no waypoint {namespace}/{name}; waypoints there: {there}",
+            hint=f"ambientctl waypoint apply -n {namespace} --name {name}",
+        ) from error
 
 
 @waypoint.command()

@@ -17,6 +17,7 @@ from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
+from ambientctl.listing import listing
 from ambientctl.options import grouped
 from ambientctl.printing import dump as print_dump
 from ambientctl.printing import output_option, table
@@ -95,6 +96,10 @@ source_options = grouped(
     click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True),
     system_option,
 )
+everywhere_option = click.option(
+    "-A", "--all-namespaces", is_flag=True, hidden=True, expose_value=False
+)
+"""What these commands do anyway, for fingers that are used to it."""
 
 
 def rows_wanted(address: str, namespace_: str, node_: str, direction: str | None) -> Filters:
@@ -121,7 +126,9 @@ def _table_command(name: str) -> click.Command:
     @source_options
     @filter_options
     @click.option("--raw", is_flag=True, help="Addresses instead of names.")
+    @everywhere_option
     @output_option("short", "json", "yaml")
+    @listing
     @cluster_options
     def show(cluster: Cluster, output: str, raw: bool, how: Filters, where: Where) -> None:
         dumps, pod = read_dumps(cluster, where, every=name in ("certificate", "connections"))
@@ -143,6 +150,7 @@ for _name in TABLES:
 @command.command("all")
 @source_options
 @click.option("--with-headers", is_flag=True, help="A heading above each table.")
+@everywhere_option
 @output_option("short", "json", "yaml")
 @cluster_options
 def all_command(cluster: Cluster, output: str, with_headers: bool, where: Where) -> None:
