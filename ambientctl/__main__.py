@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from ambientctl.commands import COMMANDS, GROUPS
 from ambientctl.console import fail_clearly
 from ambientctl.groups import AliasedGroup
+from ambientctl.istioctl_habits import known_elsewhere
 
 ALIASES: Final = {
     "apply": "install",
@@ -38,6 +39,8 @@ class LazyGroup(AliasedGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in EXPERIMENTAL:
             return self
+        if cmd_name == "help":
+            return help_command
         name = self.aliases.get(cmd_name, cmd_name).partition(" ")[0]
         entry = COMMANDS.get(name)
         if entry is None:
@@ -49,9 +52,16 @@ class LazyGroup(AliasedGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[:2] == ["manifest", "generate"]:
+            args = ["install", "--dry-run", *args[2:]]
+        elif args[:1] == ["manifest"] and (elsewhere := known_elsewhere(" ".join(args[:2]))):
+            raise elsewhere
         name, command, rest = super().resolve_command(ctx, args)
         options = self.aliases.get(args[0], "").split(" ")[1:] if args else []
         return name, command, [*options, *rest]
+
+    def _path(self, name: str) -> str:
+        return name
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -67,6 +77,21 @@ class LazyGroup(AliasedGroup):
             if name.startswith(incomplete)
         ]
         return [*own, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+@click.command("help")
+@click.argument("words", nargs=-1)
+@click.pass_context
+def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """The help of a command, as ``--help`` behind it."""
+    inner = ctx.find_root()
+    for word in words:
+        if not isinstance(inner.command, click.Group):
+            raise click.UsageError(f"No such command {word!r}.", inner)
+        name, command, _ = inner.command.resolve_command(inner, [word])
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=inner)
+    click.echo(inner.get_help())
 
 
 @click.group(

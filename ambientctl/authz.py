@@ -13,8 +13,8 @@ from ambientctl.describe.view import View
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
 from ambientctl.listing import listing
-from ambientctl.pod_names import place
-from ambientctl.printing import dump, output_option, table, warn
+from ambientctl.pod_names import KINDS, near, place, pods_meant
+from ambientctl.printing import dump, output_option, table, taken, warn
 from istiod_lite.core.analysis.authorization_from_network import equivalent
 
 
@@ -53,8 +53,10 @@ def check(cluster: Cluster, name: str, system: str, output: str) -> None:
 
 def _split(name: str) -> tuple[str, str]:
     kind, slash, rest = name.partition("/")
-    known = {"pod": "pod", "po": "pod", "service": "service", "svc": "service"}
-    return (known[kind.lower()], rest) if slash and kind.lower() in known else ("", name)
+    word = kind.partition(".")[0].lower()
+    if slash and word in ("service", "services", "svc"):
+        return "service", rest
+    return ("pod", rest) if slash and word in KINDS else ("", name)
 
 
 def rows_of(view: View, kind: str, namespace: str, name: str) -> list[Row]:
@@ -62,6 +64,10 @@ def rows_of(view: View, kind: str, namespace: str, name: str) -> list[Row]:
     for needed in ("Pod", "Service", "Namespace"):
         view.reading.require(needed)
     workload = view.workload(namespace, name) if kind != "service" else None
+    if workload is None and kind == "pod":
+        items = [one.obj for one in view.corpus.items("Pod", namespace)]
+        meant = [one["metadata"]["name"] for one in pods_meant(items, name)]
+        workload = view.workload(namespace, taken(meant)) if meant else None
     if workload is not None:
         rows = [*of_workload(view, workload)]
         for service in services_of(view, workload):
@@ -70,7 +76,11 @@ def rows_of(view: View, kind: str, namespace: str, name: str) -> list[Row]:
     known = view.service(namespace, name) if kind != "pod" else None
     if known is None:
         what = kind or "pod or service"
-        raise MeshError(f"there is no {what} {namespace}/{name}", hint="write NAME.NAMESPACE")
+        there = {
+            one.ref.key.name for k in ("Pod", "Service") for one in view.corpus.items(k, namespace)
+        }
+        hint = near(name, there, "there are") or "write NAME.NAMESPACE"
+        raise MeshError(f"there is no {what} {namespace}/{name}", hint=hint)
     rows = [*of_service(view, namespace, name)]
     for endpoint in view.mesh.state.endpoints(known):
         rows += [row for row in of_workload(view, endpoint.workload) if row not in rows]

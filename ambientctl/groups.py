@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ambientctl.global_options import before_commands
+from ambientctl.istioctl_habits import known_elsewhere, understood
 
 
 class AliasedGroup(click.Group):
@@ -34,10 +35,20 @@ class AliasedGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError as error:
+            elsewhere = known_elsewhere(self._path(args[0])) if args else None
+            if elsewhere is not None:
+                raise elsewhere from None
             near = get_close_matches(args[0], self.list_commands(ctx), 1) if args else []
             if not near:
                 raise
             message = f"{error.message} Did you mean {near[0]!r}?"
             raise click.UsageError(message, ctx) from error
+        if command is None:
+            return name, command, rest
+        return name, command, understood(command, self._path(str(command.name)), rest)
+
+    def _path(self, name: str) -> str:
+        """How a command is called, without the program's name."""
+        return f"{self.name} {name}"

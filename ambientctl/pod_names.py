@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import Final
 
 from ambient.api.errors import UsageError
@@ -11,9 +12,11 @@ from ambient.kube.core.resources import KubeObject
 KINDS: Final = frozenset(
     {"po", "pod", "pods", "deploy", "deployment", "deployments", "ds", "daemonset", "daemonsets",
      "sts", "statefulset", "statefulsets", "rs", "replicaset", "replicasets", "job", "jobs", "svc",
-     "service", "services"}
+     "service", "services", "gtw", "gateway", "gateways"}
 )  # fmt: skip
 """Words before a slash that are kubectl's kinds and no namespace."""
+SHOWN: Final = 8
+"""Names in one hint."""
 APP_LABELS: Final = ("app", "app.kubernetes.io/name", "service.istio.io/canonical-name", "k8s-app")
 HASH_LABEL: Final = "pod-template-hash"
 """Of a Deployment's pods; its ReplicaSet's name ends with it."""
@@ -34,9 +37,24 @@ def place(given: str, namespace: str) -> tuple[str, str]:
 
 
 def without_kind(given: str) -> str:
-    """``deploy/NAME`` is ``NAME``; other names stay as they are."""
+    """``deploy/NAME`` is ``NAME``, also with kubectl's ``deployment.apps/``; other names stay."""
     kind, slash, name = given.partition("/")
-    return name if slash and kind in KINDS else given
+    return name if slash and kind.partition(".")[0].lower() in KINDS else given
+
+
+def near(name: str, known: Iterable[str], what: str) -> str:
+    """A hint: names like a misspelt one, else a few of those that are known, behind ``what``."""
+    names = sorted(set(known))
+    found = get_close_matches(name, names, 3, 0.6)
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{what}: {', '.join(names[:SHOWN])}{more}" if names else ""
+
+
+def apps_of(pods: Iterable[KubeObject]) -> set[str]:
+    """The names by which ``pods_meant`` finds them."""
+    return {name for pod in pods for names in (_own, _workload, _app) for name in names(pod)}
 
 
 def pods_meant(pods: Iterable[KubeObject], name: str) -> list[KubeObject]:

@@ -65,6 +65,13 @@ def dump(value: object, form: str) -> None:
         print(yaml.safe_dump(json.loads(json.dumps(value, default=str)), sort_keys=False), end="")
 
 
+def taken(several: Sequence[str]) -> str:
+    """The first of several that a name stands for; which it is, is said as kubectl does."""
+    if len(several) > 1:
+        print(f"found {len(several)} pods, using {several[0]}", file=sys.stderr)
+    return several[0]
+
+
 def names(several: Iterable[str]) -> None:
     """One a line, as ``-o name`` of kubectl."""
     for one in several:

@@ -19,7 +19,8 @@ from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
 from ambientctl.listing import listing
 from ambientctl.options import grouped
-from ambientctl.printing import dump, output_option, table
+from ambientctl.pod_names import near, place, pods_meant
+from ambientctl.printing import dump, output_option, table, taken
 from ambientctl.reach import ask_json, port_of, running_pods
 
 ALIASES: Final = {
@@ -41,18 +42,21 @@ def command() -> None:
 
 async def find_waypoint(kube: KubeClient, name: str, namespace: str) -> KubeObject:
     """A waypoint's pod, by its own name or by its Gateway's. Raises MeshError."""
-    short, _, where = name.partition(".")
-    where = where or namespace
+    where, short = place(name, namespace)
     try:
         pod = await kube.get(PODS, short, where)
     except NotFound:
-        found = await running_pods(kube, where, f"{GATEWAY_NAME_LABEL}={short}")
-        if found:
-            return found[0]
-        raise MeshError(
-            f"there is neither a pod nor a waypoint {short} in {where}",
-            hint="ambientctl waypoint list -A",
-        ) from None
+        pods = await running_pods(kube, where, "")
+        of_gateway = [one for one in pods if _gateway(one) == short]
+        found = of_gateway or pods_meant(pods, short)
+        if not found:
+            waypoints = {gateway for one in pods if (gateway := _gateway(one))}
+            raise MeshError(
+                f"there is neither a pod nor a waypoint {short} in {where}",
+                hint=near(short, waypoints, "waypoints there") or "ambientctl waypoint list -A",
+            ) from None
+        taken([one["metadata"]["name"] for one in found])
+        pod = found[0]
     labels = pod["metadata"].get("labels") or {}
     if labels.get("app") == "ztunnel":
         raise UsageError(f"{short} is a ztunnel", hint=f"ambientctl ztunnel-config all {name}")
@@ -61,6 +65,10 @@ async def find_waypoint(kube: KubeClient, name: str, namespace: str) -> KubeObje
             f"pod {where}/{short} is no waypoint", hint=f"its tunnel: ambientctl zc all {name}"
         )
     return pod
+
+
+def _gateway(pod: KubeObject) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(GATEWAY_NAME_LABEL) or "")
 
 
 def _read(cluster: Cluster, pod: str, port: int) -> dict[str, Any]:

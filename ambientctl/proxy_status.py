@@ -9,12 +9,15 @@ import click
 
 from ambient.api.errors import MeshError
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from ambient.kube.io.client import KubeClient
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.control_plane import Proxy, proxies
 from ambientctl.global_options import system_option
 from ambientctl.listing import listing
+from ambientctl.pod_names import near, place, pods_meant
 from ambientctl.printing import age_of, dump, output_option, table
+from ambientctl.reach import running_pods
 
 SHORT: Final = {
     ADDRESS_TYPE: "WDS",
@@ -45,15 +48,9 @@ def command(
 
     async def task() -> list[Proxy]:
         async with cluster.connect() as kube:
+            namespace = cluster.namespace or kube.namespace
             found = await proxies(kube, system, revision=revision)
-            wanted = pod if "." in pod else f"{pod}.{cluster.namespace or kube.namespace}"
-            found = [one for one in found if not pod or one.name == wanted]
-            if pod and not found:
-                raise MeshError(
-                    f"proxy {wanted} is not connected to the control plane",
-                    hint="ambientctl proxy-status shows all; write NAME.NAMESPACE",
-                )
-            return found
+            return await _of(kube, found, pod, namespace) if pod else found
 
     found = run(task)
     if output == "table":
@@ -63,6 +60,23 @@ def command(
     refused = [one for one in found if any(r.get("lastError") for r in one.resources.values())]
     if refused:
         raise SystemExit(1)
+
+
+async def _of(kube: KubeClient, found: Sequence[Proxy], given: str, namespace: str) -> list[Proxy]:
+    """The proxy of this name, or those of the Deployment, app or Gateway. Raises MeshError."""
+    where, short = place(given, namespace)
+    names = {f"{short}.{where}"}
+    if not any(one.name in names for one in found):
+        pods = pods_meant(await running_pods(kube, where, ""), short)
+        names = {f"{pod['metadata']['name']}.{where}" for pod in pods}
+    of_it = [one for one in found if one.name in names]
+    if not of_it:
+        raise MeshError(
+            f"proxy {short}.{where} is not connected to the control plane",
+            hint=near(f"{short}.{where}", (one.name for one in found), "connected are")
+            + "; write NAME.NAMESPACE",
+        )
+    return of_it
 
 
 def show(found: Sequence[Proxy], verbosity: int) -> None:

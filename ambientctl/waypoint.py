@@ -239,7 +239,9 @@ def list_command(cluster: Cluster, everywhere: bool, output: str) -> None:
     if output == "name":
         names(f"gateway.gateway.networking.k8s.io/{one['metadata']['name']}" for one in found)
     elif output in ("json", "yaml"):
-        dump({"apiVersion": "v1", "kind": "List", "items": found}, output)
+        kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway"}
+        items = [{**kind, **one} for one in found]  # in a list the API server leaves it out
+        dump({"apiVersion": "v1", "kind": "List", "items": items}, output)
     elif not found:
         print("No waypoints found.")
     else:

@@ -12,12 +12,27 @@ from ambientctl.describe import text
 from ambientctl.describe.view import View
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
-from ambientctl.pod_names import place
+from ambientctl.pod_names import KINDS, place
 
 ALIASES = {"po": "pod", "pods": "pod", "svc": "service", "services": "service", "ns": "namespace"}
 
 
-@click.group("describe", cls=AliasedGroup, aliases=ALIASES)
+class KindGroup(AliasedGroup):
+    """Takes kubectl's ``KIND/NAME``, too: ``describe deploy/web``, ``describe svc/api.shop``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        kind, slash, name = args[0].partition("/") if args else ("", "", "")
+        word = kind.partition(".")[0].lower()
+        if (slash and word in KINDS) or word in ALIASES or word in self.commands:
+            word = ALIASES.get(word, word)
+            known = word if word in self.commands else "pod"
+            args = [known, *([name] if slash else []), *args[1:]]
+        return super().resolve_command(ctx, args)
+
+
+@click.group("describe", cls=KindGroup, aliases=ALIASES)
 def command() -> None:
     """Say what the mesh does with a pod, a service or a namespace, and what is wrong there."""
 

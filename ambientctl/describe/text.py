@@ -9,7 +9,8 @@ from ambient.api.workload import TunnelProtocol, Workload
 from ambient.kube.core import objects
 from ambientctl.describe.policies import Row, in_order, of_service, of_workload, services_of
 from ambientctl.describe.view import View
-from ambientctl.pod_names import pods_meant
+from ambientctl.pod_names import apps_of, near, pods_meant
+from ambientctl.printing import taken
 from cni_plugin.core.enrol import Exclusions, decide
 from istiod_lite.core.analysis.corpus import EXCLUDED, Item, texts
 from istiod_lite.core.analysis.finding import Finding
@@ -28,9 +29,10 @@ def pod(view: View, namespace: str, name: str) -> Lines:
     items = {one.ref.key.name: one for one in view.corpus.items("Pod", namespace)}
     meant = pods_meant([one.obj for one in items.values()], name)
     if not meant:
-        hint = f"pods there: {', '.join([*items][:8])}" if items else "kubectl get pods -A"
+        there = apps_of(one.obj for one in items.values())
+        hint = near(name, there, "pods there") or "kubectl get pods -A"
         raise MeshError(f"there is no pod {namespace}/{name}", hint=hint)
-    item = items[meant[0]["metadata"]["name"]]
+    item = items[taken([one["metadata"]["name"] for one in meant])]
     ref, name = item.ref, item.ref.key.name
     yield f"Pod: {ref.key}"
     workload = view.workload(namespace, name)
@@ -142,7 +144,7 @@ def service(view: View, namespace: str, name: str) -> Lines:
     item = view.corpus.get("Service", namespace, name)
     if item is None:
         there = [one.ref.key.name for one in view.corpus.items("Service", namespace)]
-        hint = f"services there: {', '.join(there[:8])}" if there else "kubectl get services -A"
+        hint = near(name, there, "services there") or "kubectl get services -A"
         raise MeshError(f"there is no service {namespace}/{name}", hint=hint)
     typed = objects.decode(item.obj, objects.Service)
     known = view.service(namespace, name)
@@ -192,7 +194,7 @@ def namespace(view: View, name: str) -> Lines:
     item = view.corpus.get("Namespace", "", name)
     if item is None:
         there = [one.ref.key.name for one in view.corpus.items("Namespace")]
-        raise MeshError(f"there is no namespace {name}", hint=f"there are {', '.join(there[:12])}")
+        raise MeshError(f"there is no namespace {name}", hint=near(name, there, "there are"))
     labels = item.labels
     mode = labels.get(objects.AMBIENT_MODE_LABEL)
     yield f"Namespace: {name}"

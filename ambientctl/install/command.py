@@ -60,7 +60,8 @@ wish_options = grouped(
     click.option("--profile", "profiles", multiple=True,
                  help=f"One or more of {', '.join(bundle.profiles())}."),
     click.option("-s", "--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value."),
-    click.option("-f", "--values", "files", multiple=True, help="A YAML file with values."),
+    click.option("-f", "--values", "--filename", "files", multiple=True,
+                 help="A YAML file with values."),
     click.option("-r", "--revision", default="", help="A second control plane of this name."),
     system_option,
 )  # fmt: skip

@@ -86,6 +86,11 @@ def _read(path: str) -> Mapping[str, Any]:
         raise MeshError(f"{path}: {told}", hint="give a YAML file with values") from error
     if not isinstance(loaded, dict):
         raise MeshError(f"{path} holds no mapping", hint="for example istiod: {replicas: 3}")
+    if loaded.get("kind") == "IstioOperator":
+        raise MeshError(
+            f"{path} is an IstioOperator; this installer takes its own values",
+            hint="--profile and --set, or a file of values: docs/install.md",
+        )
     return loaded
 
 

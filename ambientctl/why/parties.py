@@ -9,7 +9,7 @@ from ambient.api.errors import UsageError
 from ambient.api.service import Service
 from ambient.api.spiffe import SCHEME, Identity
 from ambient.api.workload import NetworkMode, TunnelProtocol, Workload
-from ambientctl.pod_names import without_kind
+from ambientctl.pod_names import near, place, without_kind
 from ambientctl.why.mesh import Mesh
 
 
@@ -94,18 +94,17 @@ def _identity(mesh: Mesh, text: str) -> Source:
 
 def find_workload(mesh: Mesh, text: str, namespace: str) -> Workload:
     """A pod by its name, or by that of its Deployment or app; the first of several."""
-    where, _, name = text.rpartition("/")
-    where = where or namespace
+    where, name = place(text, namespace)
     there = [one for one in mesh.workloads if one.namespace == where and one.addresses]
     names = ("name", "workload_name", "canonical_name", "service_account")
     for attribute in names:
         for workload in there:
             if getattr(workload, attribute) == name:
                 return workload
-    known = ", ".join(sorted({one.canonical_name for one in there})) or "none"
+    known = {getattr(one, attribute) for one in there for attribute in names[1:3]}
     raise UsageError(
         f"no pod, app or service account {name!r} in namespace {where}",
-        hint=f"give namespace/name; apps there: {known}",
+        hint=f"give namespace/name; {near(name, known, 'apps there') or 'none is there'}",
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ambient.api.errors import MeshError, UsageError
-from ambient.kube.core.errors import NotFound
-from ambient.kube.core.resources import PODS, KubeObject
+from ambient.kube.core.errors import KubeError, NotFound
+from ambient.kube.core.resources import NODES, PODS, KubeObject
 from ambient.kube.io.client import KubeClient
-from ambientctl.pod_names import place, pods_meant
+from ambientctl.pod_names import apps_of, near, place, pods_meant
+from ambientctl.printing import taken
 from ambientctl.reach import TUNNELS, running_pods
 
 
@@ -23,12 +24,24 @@ async def tunnels(kube: KubeClient, *, node: str = "") -> list[KubeObject]:
     """All running ztunnels, of a node or of all. Raises MeshError where there are none."""
     found = await running_pods(kube, None, TUNNELS, node=node)
     if not found:
+        if node:
+            await _known_node(kube, node)
         where = f" on node {node}" if node else ""
         raise MeshError(
             f"no ztunnel runs{where}",
             hint="kubectl get pods -A -l app=ztunnel -o wide; ambientctl check",
         )
     return found
+
+
+async def _known_node(kube: KubeClient, name: str) -> None:
+    """Raises MeshError where there is no such node."""
+    try:
+        nodes = [one["metadata"]["name"] for one in await kube.list(NODES)]
+    except KubeError:
+        return  # who may read pods need not be allowed to read nodes
+    if name not in nodes:
+        raise MeshError(f"there is no node {name}", hint=near(name, nodes, "there are"))
 
 
 async def find_tunnels(
@@ -53,12 +66,17 @@ async def find_tunnels(
 
 async def _pod(kube: KubeClient, name: str, namespaces: list[str]) -> KubeObject:
     """By its name, or that of its Deployment or app."""
+    there: set[str] = set()
     for namespace in namespaces:
         try:
             return await kube.get(PODS, name, namespace)
         except NotFound:
-            meant = pods_meant(await kube.list(PODS, namespace), name)
-            if meant:
-                return meant[0]
+            pods = await kube.list(PODS, namespace)
+        meant = pods_meant(pods, name)
+        if meant:
+            taken([one["metadata"]["name"] for one in meant])
+            return meant[0]
+        there |= apps_of(pods)
     places = " and ".join(namespaces)
-    raise MeshError(f"there is no pod {name} in {places}", hint="write NAME.NAMESPACE, or use -n")
+    hint = near(name, there, "pods there") or "write NAME.NAMESPACE, or use -n"
+    raise MeshError(f"there is no pod {name} in {places}", hint=hint)

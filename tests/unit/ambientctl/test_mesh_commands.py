@@ -47,6 +47,7 @@ def test_a_proxy_that_refuses_something_is_named_and_fails_the_command(mesh):
     lost = mesh("ps", "lost")
     assert lost.status == 1
     assert "proxy lost.default is not connected" in lost.err
+    assert "did you mean ztunnel-1.istio-system" in mesh("ps", "ztunel-1.istio-system").err
 
 
 def test_without_a_control_plane_the_remedy_is_named(ambientctl):
@@ -173,6 +174,33 @@ def test_pain_40_describe_a_pod_of_the_mesh(mesh):
     assert "tunnel: DENY istio_converted_static_strict.istio-system (PeerAuthentication" in out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pod", "deploy/details.shop"), ("pod/details-1.shop",), ("deploy/details.shop",),
+        ("deployment.apps/details", "-n", "shop"), ("po", "shop/details-1"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_pod_by_every_name_that_kubectl_and_istioctl_give_it(mesh, words):
+    assert mesh.ok("describe", *words).startswith("Pod: shop/details-1\n")
+
+
+def test_kinds_before_names(mesh):
+    assert mesh.ok("describe", "svc/reviews.shop").startswith("Service: shop/reviews (")
+    assert mesh.ok("describe", "ns/shop").startswith("Namespace: shop\n")
+    assert mesh.ok("authz", "check", "deploy/details.shop") == mesh.ok(
+        "authz", "check", "details-1.shop"
+    )
+    mesh.program("shop/waypoint-1", 15000, {"/config_dump": DUMP})
+    by_gateway = mesh.ok("pc", "policy", "waypoint.shop")
+    for name in ("gateway/waypoint.shop", "pod/waypoint-1.shop", "shop/waypoint"):
+        assert mesh.ok("pc", "policy", name) == by_gateway
+    mesh.program("istio-system/ztunnel-2", 15000, {"/config_dump": {"workloads": []}})
+    assert mesh("zc", "workload", "deploy/details.shop").status == 0
+    assert "ztunnel-1" in mesh.ok("ps", "pod/ztunnel-1.istio-system")
+
+
 def test_pain_40_describe_a_pod_outside_says_why(mesh):
     out = mesh.ok("describe", "pod", "client-1.outside")
     assert "In the mesh: no, neither it nor its namespace has the label" in out
@@ -211,9 +239,10 @@ spec:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("pod", "lost", "-n", "shop"), "pods there: details-1"),
+        (("pod", "lost", "-n", "shop"), "pods there: details, details-1, reviews"),
+        (("pod", "detials.shop"), "did you mean details"),
         (("service", "lost.shop"), "services there: details"),
-        (("namespace", "lost"), "there are default"),
+        (("namespace", "lost"), "there are: default"),
         (("pod", "/"), "names nothing"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ambient.api.errors import UsageError
-from ambientctl.pod_names import place, pods_meant
+from ambientctl.pod_names import near, place, pods_meant
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from ambientctl.pod_names import place, pods_meant
         ("deploy/web", ("here", "web")),
         ("deployment/web.shop", ("shop", "web")),
         ("svc/web", ("here", "web")),
+        ("deployment.apps/web.shop", ("shop", "web")),
+        ("Pod/web", ("here", "web")),
     ],
 )
 def test_where_and_what(given, where):
@@ -65,3 +67,11 @@ def test_the_pod_then_the_workload_then_the_app(name, meant):
 def test_an_app_is_all_of_its_pods():
     names = [one["metadata"]["name"] for one in pods_meant(PODS[:3], "reviews")]
     assert names == ["reviews-v1-1a-y", "reviews-v2-1a-z", "reviews-v1-1a-x"]
+
+
+def test_a_hint_with_names_that_are_near_or_with_those_that_there_are():
+    assert near("reveiws", ["reviews", "details"], "apps there") == "did you mean reviews?"
+    assert near("x", ["b", "a"], "apps there") == "apps there: a, b"
+    many = [f"app-{n}" for n in range(10, 20)]
+    assert near("x", many, "apps there").endswith("app-17 and 2 more")
+    assert near("x", [], "apps there") == ""

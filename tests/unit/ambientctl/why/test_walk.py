@@ -111,7 +111,7 @@ def test_a_service_without_ready_endpoints_is_said_to_have_none() -> None:
     [
         ("shop/nobody", "details.shop", "no pod, app or service account 'nobody'"),
         ("shop/client", "details.shop:81", "has no port 81"),
-        ("shop/client", "nowhere.shop:80", "no pod, app or service account 'nowhere.shop'"),
+        ("shop/client", "nowhere.shop:80", "no pod, app or service account 'nowhere' in"),
         ("shop/client", "details.shop:http", "'http' is not a port"),
         ("spiffe://bad", "details.shop", "'spiffe://bad' is not spiffe://"),
     ],

@@ -119,7 +119,7 @@ def test_through_the_cluster_by_pod_by_workload_and_by_node(ambientctl):
     of_pod = ambientctl.ok("zc", "workload", "reviews-1", "-n", "shop")
     assert "reviews-1" in of_pod
     assert "outside" not in of_pod
-    assert "ztunnel runs on node node-9" in ambientctl("zc", "workload", "--node", "node-9").err
+    assert "there is no node node-9" in ambientctl("zc", "workload", "--node", "node-9").err
     assert "there is no pod lost" in ambientctl("zc", "workload", "lost").err
 
     said = ambientctl.ok("zc", "log", "zt-1", "--level", "warning")
