@@ -117,11 +117,12 @@ async def test_clients_may_ask_for_retries_and_applications_do_not_see_it():
 
 async def test_a_try_that_takes_too_long_is_repeated():
     async with rig(apps=False) as mesh:
-        mesh.configure(retrying("5xx", perTryTimeout="0.6s"))
+        # Where this machine is slow, the endpoint that answers is only asked again.
+        mesh.configure(retrying("5xx", 50, perTryTimeout="0.3s"))
         await mesh.app(BOTH[0], silent)
         await mesh.app(BOTH[1], http_app("v2"))
         caller = await mesh.caller()
-        for _ in range(3):
+        while not mesh.calls[BOTH[0]]:
             assert (await caller.get()).headers["x-version"] == "v2"
 
 
