@@ -10,10 +10,13 @@ import os
 import re
 import stat
 import subprocess
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests import bpf
 
 CONTAINERFILE = Path("Containerfile").read_text()
 (ENV,) = re.findall(r"^ENV (.+)$", CONTAINERFILE, re.MULTILINE)
@@ -93,6 +96,27 @@ def test_the_agents_plugin_runs_on_a_node_without_python(root: Path, tmp_path: P
     done = subprocess.run(bare, input='{"cniVersion":"1.0.0"}', capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
+
+
+def test_redirection_and_socket_map_by_ebpf(root: Path) -> None:
+    """Of the variant with bcc: everything compiles and loads where only ``/tmp`` can be written."""
+    if not (root / "usr/lib/python3/dist-packages/bcc").exists():
+        pytest.skip("no bcc in this image: EXTRA adds it, see docs/install.md")
+    if reason := bpf.unavailable():
+        pytest.skip(reason)
+    mounts = f"""
+        mount -t sysfs sysfs {root}/sys && mount -t bpf bpf {root}/sys/fs/bpf
+        mount -t cgroup2 cgroup2 {root}/sys/fs/cgroup
+    """
+    code = """
+        from ambient.net.io import bpf_programs, socket_map
+        bpf_programs.open_programs("/proc").lookup_program(1)
+        bpf_programs.remove_programs()
+        socket_map.open_socket_map("/proc")
+        socket_map.remove_socket_map()
+    """
+    done = run(root, "python", "-c", textwrap.dedent(code), user=0, mounts=mounts)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nobody_else_can_change_what_runs(root: Path) -> None:
