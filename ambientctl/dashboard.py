@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from hmac import compare_digest
+from secrets import token_urlsafe
 from typing import Any, Final, NamedTuple
 
 import click
@@ -62,18 +64,52 @@ def command(
     server for the account ambient-dashboard; it is valid for eight hours.
     """
 
-    def ready(url: str) -> None:
+    def ready(url: str, once: str) -> None:
         click.echo(url)
         if browser:
-            click.launch(url)
+            click.launch(once)
 
     run(partial(serve, cluster, PAGES[name], system, (address, port), ready))
 
 
+class Once:
+    """An address that leads to another, one time: other users of the machine see what a browser is
+    started with, and must not find a token there.
+    """
+
+    def __init__(self, to: str) -> None:
+        self._to = to
+        self._left = token_urlsafe(16)
+        self.path: Final = f"/once/{self._left}"
+
+    def answer(self, request: bytes) -> bytes | None:
+        """To the first bytes of a connection; None where they are about something else."""
+        method, _, rest = request.partition(b" ")
+        path = rest.partition(b" ")[0]
+        if method != b"GET" or not path.startswith(b"/once/"):
+            return None
+        if not self._left or not compare_digest(path, self.path.encode()):
+            return _answer("410 Gone", "", "this address leads to the page once\n")
+        self._left = ""
+        return _answer("303 See Other", f"Location: {self._to}\r\n", "")
+
+
+def _answer(status: str, header: str, body: str) -> bytes:
+    return (
+        f"HTTP/1.1 {status}\r\n{header}Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+    ).encode()
+
+
 async def serve(
-    cluster: Cluster, page: Page, system: str, at: tuple[str, int], ready: Callable[[str], Any]
+    cluster: Cluster,
+    page: Page,
+    system: str,
+    at: tuple[str, int],
+    ready: Callable[[str, str], Any],
 ) -> None:
-    """Forward a local port to the page until cancelled; ``ready`` gets the page's address.
+    """Forward a local port to the page until cancelled; ``ready`` gets the page's address, and one
+    that leads there once.
 
     Raises MeshError where nobody serves the page, or the port is taken.
     """
@@ -92,8 +128,10 @@ async def serve(
             ) from None
         bound = listeners[0].socket.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        ready(f"http://{shown}:{bound[1]}{page.path}{fragment}")
-        await trio.serve_listeners(_forward_to(kube, port_of(pods[0], page.port)), listeners)
+        origin, once = f"http://{shown}:{bound[1]}", Once(f"{page.path}{fragment}")
+        ready(f"{origin}{page.path}{fragment}", f"{origin}{once.path}")
+        to = port_of(pods[0], page.port)
+        await trio.serve_listeners(_forward_to(kube, to, once), listeners)
 
 
 async def token(kube: KubeClient, system: str) -> str:
@@ -114,18 +152,32 @@ async def token(kube: KubeClient, system: str) -> str:
     return str(answer["status"]["token"])
 
 
-def _forward_to(kube: KubeClient, to: PodPort) -> Callable[[trio.SocketStream], Awaitable[None]]:
+def _forward_to(
+    kube: KubeClient, to: PodPort, once: Once
+) -> Callable[[trio.SocketStream], Awaitable[None]]:
     async def connection(stream: trio.SocketStream) -> None:
         try:
-            async with (
-                stream,
-                forwarded(kube, to.namespace, to.pod, to.port) as far,
-                trio.open_nursery() as nursery,
-            ):
-                nursery.start_soon(_copy, stream, far, nursery.cancel_scope)
-                nursery.start_soon(_copy, far, stream, nursery.cancel_scope)
+            async with stream:
+                # Browsers open connections that they may not need.
+                first = await stream.receive_some(READ_BYTES)
+                answer = once.answer(first)
+                if answer is not None:
+                    await stream.send_all(answer)
+                elif first:
+                    await forward(stream, first)
+        except trio.BrokenResourceError:
+            return  # the browser has gone
         except MeshError as error:
             click.echo(f"error: {error}", err=True)
+
+    async def forward(stream: trio.SocketStream, first: bytes) -> None:
+        async with (
+            forwarded(kube, to.namespace, to.pod, to.port) as far,
+            trio.open_nursery() as nursery,
+        ):
+            await far.send_all(first)
+            nursery.start_soon(_copy, stream, far, nursery.cancel_scope)
+            nursery.start_soon(_copy, far, stream, nursery.cancel_scope)
 
     return connection
 

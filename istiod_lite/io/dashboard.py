@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Final
 
 import msgspec
+import trio
 
 from ambient.api.errors import MeshError
 from ambient.kube.io.client import KubeClient
@@ -36,8 +37,12 @@ HEADERS: Final = (
     (
         "Content-Security-Policy",
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-        "connect-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'",
+        "connect-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; "
+        "form-action 'none'",
     ),
+    ("X-Frame-Options", "DENY"),  # the same for what is older than frame-ancestors
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-store"),
@@ -80,11 +85,17 @@ class Dashboard:
         try:
             caller = await self._authenticator.bearer([header])
         except RefusedError:
-            return Response(401, f"send a token for {AUDIENCE}: ambientctl dashboard gets one\n")
+            text = f"send a token for {AUDIENCE}: ambientctl dashboard gets one\n"
+            return Response(401, text, headers=(("WWW-Authenticate", "Bearer"), *HEADERS))
+        except trio.TooSlowError:
+            return Response(
+                503, "the API server takes too long to look at the token\n", headers=HEADERS
+            )
         except MeshError as error:
-            return Response(503, f"{error}\n")
+            return Response(503, f"{error}\n", headers=HEADERS)
         if caller.namespace != self._settings.pod_namespace:
-            return Response(403, f"only for accounts of {self._settings.pod_namespace}\n")
+            text = f"only for accounts of {self._settings.pod_namespace}\n"
+            return Response(403, text, headers=HEADERS)
         return None
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ambient.kube.io.client import KubeClient
-from ambient.telemetry.io.http import Request
+from ambient.telemetry.io.http import Request, Routes
 from istiod_lite.core.index import Index
 from istiod_lite.io.dashboard import AUDIENCE, FILES, FOLDER, Dashboard
 from istiod_lite.settings import Settings
@@ -37,6 +37,7 @@ async def ask(tmp_path):
                     Request("GET", path, {}, headers, peer="127.0.0.1")
                 )
 
+            asked.routes = dashboard.routes()
             yield asked
 
 
@@ -48,6 +49,10 @@ async def test_files_are_served_and_may_load_nothing_foreign(ask, file):
     headers = dict(answer.headers)
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "script-src 'self';" in headers["Content-Security-Policy"]
+    for none in ("frame-ancestors", "form-action", "base-uri"):
+        assert f"{none} 'none'" in headers["Content-Security-Policy"]
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 async def test_the_folder_without_its_slash_leads_there(ask):
@@ -59,6 +64,16 @@ async def test_the_mesh_is_for_a_token_of_the_system_namespace(ask):
     answer = await ask(f"{FOLDER}/mesh.json", review("istio-system"))
     assert answer.status == 200
     assert json.loads(answer.body)["nodes"] == []
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_nothing_can_be_changed(ask, method):
+    routes = Routes()
+    for path, handler in ask.routes.items():
+        routes.add(path, handler)
+    for path in ask.routes:
+        answer = await routes(Request(method, path, {}, {}, peer="127.0.0.1"))
+        assert answer.status == 405
 
 
 @pytest.mark.parametrize(
@@ -73,4 +88,7 @@ async def test_the_mesh_is_for_a_token_of_the_system_namespace(ask):
 async def test_others_learn_nothing(ask, status, code):
     answer = await ask(f"{FOLDER}/mesh.json", status)
     assert answer.status == code
+    headers = dict(answer.headers)
+    assert headers["Cache-Control"] == "no-store"
+    assert headers.get("WWW-Authenticate") == ("Bearer" if code == 401 else None)
     assert b"nodes" not in (answer.body if isinstance(answer.body, bytes) else b"")
