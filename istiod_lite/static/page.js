@@ -34,9 +34,13 @@ function element(name, text, classes = "") {
   return made;
 }
 
+// With a mesh on the page what is bad stands above it; without one there is room in the middle.
 function say(text, bad = false) {
   byId("state").textContent = text;
+  byId("state").title = text;
   byId("state").className = bad ? "bad" : "";
+  byId("nothing").hidden = !bad || mesh !== null;
+  byId("nothing").textContent = text;
 }
 
 function days(iso) {
@@ -55,12 +59,12 @@ const TABS = {
     ]),
   ),
   Traffic: () => table(
-    ["From", "To", "Service", "", "Requests", "5xx", "Refused", "p50", "p99", "Connections", "Denied", "Failed", "Sent", "Received"],
+    ["From", "To", "Service", "mTLS", "Req/s", "5xx/s", "Refused", "p50", "p99", "Conn/s", "Denied", "Failed", "Sent", "Received"],
     mesh.edges.filter((edge) => inNamespace({ namespace: edge.source.split("/")[0] }) || inNamespace({ namespace: edge.target.split("/")[0] })).map((edge) => [
-      edge.source, edge.target, edge.service, [padlock(edge), health(edge)],
-      number(edge.requests, "/s"), number(edge.errors, "/s"), number(edge.refused, "/s"),
+      edge.source, edge.target, short(edge.service), [padlock(edge), health(edge)],
+      number(edge.requests, ""), number(edge.errors, "", "bad"), number(edge.refused, "", "denied"),
       number(edge.p50Ms, "ms"), number(edge.p99Ms, "ms"),
-      number(edge.opened, "/s"), number(edge.denied, "/s"), number(edge.failed, "/s"),
+      number(edge.opened, ""), number(edge.denied, "", "denied"), number(edge.failed, "", "bad"),
       number(edge.sent, "B/s"), number(edge.received, "B/s"),
     ]),
   ),
@@ -102,16 +106,22 @@ function inNamespace(each) {
   return !wanted || each.namespace === wanted;
 }
 
-function number(value, unit) {
-  return [value === null ? "–" : amount(value, unit), "number"];
+// Zeros recede, so that what happens is seen; ``loud`` is the colour of a number that should be zero.
+function number(value, unit, loud = "") {
+  return [value === null ? "–" : amount(value, unit), `number ${value ? loud : "idle"}`];
+}
+
+// The part that Kubernetes' names have in common says nothing.
+function short(hostname) {
+  return hostname.replace(/\.svc\.cluster\.local$/, "");
 }
 
 function table(heads, rows) {
   const made = element("table");
   made.createCaption().textContent = tab;
   const head = made.createTHead().insertRow();
-  for (const text of heads) {
-    const cell = element("th", text);
+  for (const [at, text] of heads.entries()) {
+    const cell = element("th", text, rows[0]?.[at]?.[1]?.startsWith("number") ? "number" : "");
     cell.scope = "col";
     head.append(cell);
   }
@@ -142,14 +152,14 @@ function look() {
   const colour = colours();
   const line = (name) => ({ selector: `edge.${name}`, style: { "line-color": colour(name), "target-arrow-color": colour(name) } });
   return [
-    { selector: "node", style: { label: "data(label)", color: colour("front"), "background-color": colour("accent"), "font-size": 12, "text-valign": "bottom", "text-margin-y": 4, width: 28, height: 28 } },
+    { selector: "node", style: { label: "data(label)", color: colour("front"), "background-color": colour("accent"), "font-size": 12, "text-valign": "bottom", "text-margin-y": 4, "min-zoomed-font-size": 7, "text-background-color": colour("back"), "text-background-opacity": 0.7, "text-background-padding": 1, width: 28, height: 28 } },
     { selector: "node.waypoint", style: { shape: "diamond" } },
     { selector: "node.service", style: { "background-color": colour("idle"), shape: "round-rectangle" } },
     { selector: "node.unknown", style: { "background-color": colour("idle"), shape: "ellipse" } },
     { selector: "node.unwell", style: { "background-color": colour("bad") } },
-    { selector: "node.namespace", style: { "background-color": colour("soft"), "border-color": colour("line"), "border-width": 1, shape: "round-rectangle", "text-valign": "top", "font-weight": "bold", padding: 24 } },
+    { selector: "node.namespace", style: { "background-color": colour("soft"), "border-color": colour("line"), "border-width": 1, shape: "round-rectangle", "text-valign": "top", "text-background-opacity": 0, "font-weight": "bold", padding: 24 } },
     { selector: "node:selected", style: { "border-width": 3, "border-color": colour("front") } },
-    { selector: "edge", style: { label: "data(label)", "font-size": 10, color: colour("front"), "text-background-color": colour("back"), "text-background-opacity": 0.85, "curve-style": "bezier", "target-arrow-shape": "triangle", width: 2 } },
+    { selector: "edge", style: { label: "data(label)", "font-size": 10, "min-zoomed-font-size": 7, color: colour("front"), "text-background-color": colour("back"), "text-background-opacity": 0.85, "curve-style": "bezier", "target-arrow-shape": "triangle", width: 2 } },
     { selector: "edge.idle", style: { "line-style": "dashed", width: 1 } },
     ...["ok", "warn", "bad", "denied", "idle"].map(line),
     { selector: "edge:selected", style: { width: 4 } },
@@ -161,7 +171,9 @@ function draw() {
   picture = drawn(mesh, options);
   byId("note").textContent = picture.together
     ? `${picture.together} workloads are too many for one picture: these are their namespaces. Choose one.`
-    : picture.nodes.length ? "" : "No workloads here.";
+    : "";
+  byId("nothing").hidden = picture.nodes.length > 0;
+  byId("nothing").textContent = `${EMPTY.Workloads} kubectl label namespace NAME istio.io/dataplane-mode=ambient takes one into the mesh.`;
   const wanted = elements(picture);
   const now = wanted.map((each) => each.data.id).join("|");
   if (graph === null) {
@@ -175,6 +187,10 @@ function draw() {
         show();
       } else detail();
     });
+    new ResizeObserver(() => { // a window of another size, or a phone that is turned
+      graph.resize();
+      graph.fit(undefined, 30);
+    }).observe(byId("canvas"));
     window.meshGraph = graph;
   }
   if (now !== shape) { // somebody came or went: lay it out again
@@ -187,7 +203,7 @@ function draw() {
     const name = picture.nodes.length > LAID_OUT ? "grid" : "cose";
     // Who was there stays about where it was; the first time, and in another picture, from scratch.
     const randomize = strangers.length > places.size / 2;
-    graph.layout({ name, randomize, animate: false, nodeDimensionsIncludeLabels: true, idealEdgeLength: () => 130, nodeRepulsion: () => 60000, padding: 30 }).run();
+    graph.layout({ name, randomize, animate: false, nodeDimensionsIncludeLabels: true, idealEdgeLength: () => 170, nodeRepulsion: () => 2000000, edgeElasticity: () => 100, gravity: 0.3, nodeOverlap: 30, padding: 30 }).run();
     if (chosen) graph.$id(chosen).select();
   } else {
     for (const each of wanted) graph.$id(each.data.id).data(each.data).classes(each.classes);
@@ -214,7 +230,7 @@ function detail() {
   const line = picture.lines.find((each) => `${each.source} ${each.target}` === chosen);
   const shown = picture.together ? [{ ...line?.sum, service: "all together", p50Ms: null }] : line?.edges;
   for (const edge of line ? shown : []) {
-    place.append(element("h2", edge.service || "by its address", health(edge)), list([
+    place.append(element("h2", short(edge.service) || "by its address", health(edge)), list([
       ["mutual TLS", edge.secured === null ? "–" : `${padlock(edge)} ${(edge.secured * 100).toFixed(0)} %`],
       ["requests", amount(edge.requests, "/s")], ["5xx", amount(edge.errors, "/s")], ["refused", amount(edge.refused, "/s")],
       ["p50, p99", `${amount(edge.p50Ms, "ms")}, ${amount(edge.p99Ms, "ms")}`],
@@ -242,6 +258,7 @@ function show() {
     if (name === tab) byId("tables").setAttribute("aria-labelledby", button.id);
   }
   if (!mesh) return;
+  byId("nothing").hidden = true;
   if (tab === "Graph") draw();
   else byId("tables").replaceChildren(TABS[tab]());
 }
