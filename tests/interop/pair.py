@@ -3,6 +3,7 @@ each answers, logs, and sends to the application."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import struct
@@ -34,6 +35,7 @@ VOLATILE = frozenset(
 )
 """Fields that differ each time, or by design: we tell applications the client's address, and keep
 the connection of a client whose body we did not need (``docs/compatibility.md``)."""
+_numbers = itertools.count()
 LEFT = "x-envoy-expected-rq-timeout-ms"
 LIMITS = {"max_retries": 4294967295, "max_requests": 4294967295, "max_pending_requests": 4294967295}
 """Istio's: none."""
@@ -212,11 +214,12 @@ class Sides:
     async def envoy(self, name: str, case: Case) -> Answer:
         """Send a case to Envoy."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.proxy.port)
-        return await self._ask(stream, f"envoy/{name}", case, self.proxy.logged)
+        return await self._ask(stream, f"envoy/{next(_numbers)}/{name}", case, self.proxy.logged)
 
     async def ours(self, name: str, case: Case) -> Answer:
         """Send a case to our waypoint."""
-        return await self._ask(await self.made.open(), f"ours/{name}", case, self._own_line)
+        key = f"ours/{next(_numbers)}/{name}"
+        return await self._ask(await self.made.open(), key, case, self._own_line)
 
     async def both(self, cases: Mapping[str, Case]) -> dict[str, tuple[Answer, Answer]]:
         """Each case to both, all at the same time."""
@@ -241,9 +244,9 @@ class Sides:
         self._asked[key], self._at[key] = [], []
         try:
             status, headers, body = await _exchange(stream, key, case)
+            log = await line(key)  # before we go: that must not be what is logged
         finally:
             await stream.aclose()
-        log = await line(key)
         del log["case"]
         return Answer(status, headers, body, log, self._asked[key], self._at[key])
 
@@ -318,7 +321,7 @@ def _fields(pairs) -> dict[str, tuple[str, ...]]:
     for raw, value in pairs:
         name = raw.decode()
         if name not in VOLATILE:
-            found[name] = (*found.get(name, ()), "" if name == TIME else value.decode())
+            found[name] = (*found.get(name, ()), "" if name == TIME else value.decode("latin-1"))
     return found
 
 

@@ -84,9 +84,9 @@ def header_text(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return value
+            return value.encode(errors="replace").decode("latin-1")  # as the wire has its bytes
         case int() | float():
-            whole = value >= 0 and float(value).is_integer()
+            whole = 0 <= value < 1 << 64 and float(value).is_integer()
             return str(int(value)) if whole else f"{value:f}"
         case _:
             return base64.b64encode(msgspec.json.encode(value)).decode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -139,13 +140,21 @@ def _digest(text: str) -> bytes:
 
 
 def _json(part: str, what: str) -> dict[str, Any]:
+    raw = _base64(part, what)
     try:
-        found = msgspec.json.decode(_base64(part, what))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        found = msgspec.json.decode(raw)
+        json.loads(raw, object_pairs_hook=_once_each)
+    except (ValueError, RecursionError):
         raise TokenError(f"Jwt {what} is an invalid JSON") from None
     if not isinstance(found, dict):
         raise TokenError(f"Jwt {what} is an invalid JSON")
     return found
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> None:
+    """A name that stands twice may mean one thing to us and another to the application."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice")
 
 
 def _base64(part: str, what: str) -> bytes:

@@ -102,6 +102,7 @@ def test_a_changed_payload_or_signature_does_not_verify():
             key_set(jwk("RS256")).verify(read_token(forged))
 
 
+TWICE = '{"a":{"iss":"one","iss":"two"}}'
 OK_HEAD = part({"alg": "RS256"})
 
 
@@ -123,6 +124,7 @@ OK_HEAD = part({"alg": "RS256"})
         (f"{part({'alg': 'RS256', 'kid': 1})}.b.c", "Jwt header [kid] field is not a string"),
         (f"{OK_HEAD}.$.c", "Jwt payload is an invalid Base64url encoded"),
         (f"{OK_HEAD}.{part('[')}.c", "Jwt payload is an invalid JSON"),
+        (f"{OK_HEAD}.{part(TWICE)}.c", "Jwt payload is an invalid JSON"),
         (f"{OK_HEAD}.{part({'iss': 1})}.c", "Jwt payload [iss] field is not a string"),
         (f"{OK_HEAD}.{part({'sub': []})}.c", "Jwt payload [sub] field is not a string"),
         (f"{OK_HEAD}.{part({'exp': 'x'})}.c", "Jwt payload [exp] field is not an integer"),
