@@ -51,7 +51,7 @@ def _route(path: str, rule: Rule) -> dict[str, Any]:
         made["route"] = _action(rule)
     return {
         **made,
-        **_edits(rule.get("headers", {})),
+        **_rule_edits(rule),
         "typed_per_filter_config": dict(_per_filter(rule)),
     }
 
@@ -67,7 +67,7 @@ def _action(rule: Rule) -> dict[str, Any]:
     limit = rule.get("timeout", "0s")
     action = {"timeout": limit, "max_grpc_timeout": limit, **_rewrite(rule)}
     destinations = rule.get("route", TO_REVIEWS)
-    if len(destinations) == 1 and "headers" not in destinations[0]:
+    if len(destinations) == 1:
         action["cluster"] = destinations[0]["destination"]["host"]
     else:
         action["weighted_clusters"] = {
@@ -130,6 +130,18 @@ def _redirect(spec: Mapping[str, Any]) -> dict[str, Any]:
             made[theirs] = spec[ours]
     if spec.get("derivePort") == "FROM_REQUEST_PORT":
         made["port_redirect"] = 9080
+    if made.get("port_redirect") == {"https": 443}.get(spec.get("scheme", ""), 80):
+        del made["port_redirect"]
+    return made
+
+
+def _rule_edits(rule: Rule) -> dict[str, Any]:
+    """With those of the only destination."""
+    made = _edits(rule.get("headers", {}))
+    destinations = rule.get("route", TO_REVIEWS)
+    if len(destinations) == 1:
+        for name, more in _edits(destinations[0].get("headers", {})).items():
+            made[name] += more
     return made
 
 

@@ -61,6 +61,7 @@ class CorsPolicy(msgspec.Struct, frozen=True, kw_only=True):
             ("access-control-allow-methods", methods),
             ("access-control-allow-headers", names),
             ("access-control-max-age", self.max_age),
+            ("access-control-expose-headers", self.expose),
         ):
             if value:
                 fields.add(name, value)

@@ -61,6 +61,9 @@ def enter(
         headers.add("x-forwarded-for", caller.ip)
     if caller.certificate:
         headers.add("x-forwarded-client-cert", caller.certificate)
+    scheme = head.scheme
+    if head.version == "1.1" and headers.first("x-forwarded-proto") == "https":
+        scheme = "https"  # what the client spoke with the first proxy
     return Request(
         method=head.method,
         target=target,
@@ -71,4 +74,5 @@ def enter(
         content_length=head.content_length,
         has_body=head.has_body,
         upgrade=head.upgrade,
+        scheme=scheme,
     )

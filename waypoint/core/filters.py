@@ -29,7 +29,7 @@ class Filter(Protocol):
 
 
 class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
-    """Which fields are overwritten, appended and removed, in this order.
+    """Which fields are removed, overwritten and appended, in this order (Envoy's).
 
     ``absent`` are appended only where there is no such field, ``present`` overwrite only where
     there is one.
@@ -52,19 +52,17 @@ class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
     def for_request(self, request: Request) -> HeaderEdits:
         """The same with the values that a request gives it."""
         return HeaderEdits(
-            put=tuple((name, _text(value, request)) for name, value in self.put),
-            add=tuple((name, _text(value, request)) for name, value in self.add),
-            remove=self.remove,
+            put=_texts(self.put, request), add=_texts(self.add, request), remove=self.remove
         )
 
     def apply(self, headers: Headers) -> None:
         """Edit ``headers`` in place; values that depend on a request need ``for_request``."""
+        if self.remove:
+            headers.remove(*self.remove)
         for name, value in self.put:
             headers.set(name, str(value))
         for name, value in self.add:
             headers.add(name, str(value))
-        if self.remove:
-            headers.remove(*self.remove)
         for name, value in self.absent:
             if name not in headers:
                 headers.add(name, str(value))
@@ -75,6 +73,12 @@ class HeaderEdits(msgspec.Struct, frozen=True, kw_only=True):
 
 def _text(value: str | Template, request: Request) -> str:
     return value if isinstance(value, str) else value.render(request)
+
+
+def _texts(pairs: Pairs, request: Request) -> Pairs:
+    """A field without a value does not come about."""
+    found = ((name, _text(value, request)) for name, value in pairs)
+    return tuple((name, text) for name, text in found if text)
 
 
 class HeaderFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +175,7 @@ class Redirect(msgspec.Struct, frozen=True, kw_only=True):
     """A route's action: send the client elsewhere.
 
     ``port`` None keeps what Host said, unless ``drop_port``; ``request_port`` uses the port that
-    was called.
+    was called, unless it is the scheme's own.
     """
 
     status: int
@@ -188,22 +192,25 @@ class Redirect(msgspec.Struct, frozen=True, kw_only=True):
         path, question, query = request.target.partition("?")
         if self.path is not None:
             path = self.path.apply(path)
+            if "?" in path:  # it brings a query of its own
+                question = query = ""
         location = f"{scheme}://{self._authority(request, scheme)}{path}{question}{query}"
         headers = (("location", location),)
         return Reply(self.status, "", "-", "direct_response", headers)
 
     def _authority(self, request: Request, scheme: str) -> str:
         name, said_port = split_host(request.authority)
-        name = self.host or name
+        usual = DEFAULT_PORTS.get(scheme)
+        if self.host is not None or self.drop_port:
+            said_port = None
+        elif scheme != request.scheme and said_port == DEFAULT_PORTS.get(request.scheme):
+            said_port = None  # the port goes with the scheme
+        port = said_port
         if self.port is not None:
-            port = None if self.port == DEFAULT_PORTS.get(scheme) else self.port
-        elif said_port is not None and self.host is None and not self.drop_port:
-            port = said_port
-        elif self.request_port:
-            same = request.local.port == DEFAULT_PORTS.get(scheme)
-            port = None if same else request.local.port
-        else:
-            port = None
+            port = None if self.port == usual else self.port
+        elif self.request_port and request.local.port != usual:
+            port = request.local.port
+        name = self.host or name
         return name if port is None else f"{name}:{port}"
 
 

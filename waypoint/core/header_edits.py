@@ -30,7 +30,7 @@ def _edits(raw: Any, field: str) -> tuple[HeaderEdits, str | Template | None]:
             text = compile_value(string(value, where), where)
             if key.lower() in (":authority", "host"):
                 authority = text
-            elif not key.startswith(":"):
+            elif not key.startswith(":") and text:  # empty: there is nothing to set (Envoy)
                 pairs.append((key.lower(), text))
     removed = strings(spec.get("remove"), f"{field}.remove")
     edits = HeaderEdits(

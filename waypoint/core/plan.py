@@ -25,6 +25,7 @@ from waypoint.core.program import FilterChain, Program
 from waypoint.core.routes import Backend, DirectResponse, Forward, Route
 from waypoint.core.session import Visit
 
+Filters = tuple[Filter, ...]
 NOT_RESOLVED = (-1, None, None)
 
 
@@ -76,7 +77,8 @@ def _response_filters(route: Route, request: Request, draw: Draw) -> tuple[Filte
     if not isinstance(route.action, Forward):
         return ()
     backend = route.action.choose(draw())
-    return tuple(_bound(item, request) for item in (*route.filters, *backend.filters))
+    first, then = _groups(route, backend, request)
+    return (*then, *first)
 
 
 def _mirrored(decided: Plan, route: Route, places: Places, draw: Draw) -> Plan:
@@ -131,14 +133,14 @@ def _faulted(decided: Plan, fault: Fault, request: Request, draw: Draw) -> Plan:
 
 def _follow(decided: Plan, route: Route, request: Request, places: Places, draw: Draw) -> Plan:
     """What the route says about a request that no fault has ended."""
-    filters: tuple[Filter, ...] = ()
+    cors: Filters = ()
     if route.cors is not None:
         reply = route.cors.answer(request)
         if reply is not None:
             return replace(decided, reply=reply)
         admission = route.cors.admission(request)
-        filters = () if admission is None else (admission,)
-    filters += route.filters
+        cors = () if admission is None else (admission,)
+    filters = (*cors, *route.filters)
     match route.action:
         case DirectResponse(reply):
             return replace(decided, reply=reply, filters=filters)
@@ -148,11 +150,10 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
             session = route.session
             visit = session.visit(request, request.at_s) if session is not None else None
             backend = _visited(forward, visit, places) or forward.choose(draw())
-    filters += backend.filters
-    if filters and any(isinstance(item, HeaderFilter) and item.dynamic for item in filters):
-        filters = tuple(_bound(item, request) for item in filters)
-    for item in filters:
-        item.on_request(request)
+    if route.filters or backend.filters:
+        first, then = _groups(route, backend, request)
+        _edit(request, first, then, several=len(forward.backends) > 1)
+        filters = (*cors, *then, *first)
     upstream = resolve(backend, places.program, places.directory, places.to)
     if isinstance(upstream, Reply):
         return replace(decided, reply=upstream, filters=filters)
@@ -171,9 +172,34 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
     return _mirrored(decided, route, places, draw) if route.mirrors else decided
 
 
+def _groups(route: Route, backend: Backend, request: Request) -> tuple[Filters, Filters]:
+    """The filters of a rule and of its backend, in the order in which they edit headers: of fields
+    that both set the backend's stay, unless several share the rule (so istiod has Envoy do it).
+
+    Values that depend on the request are those that it came with.
+    """
+    assert isinstance(route.action, Forward)
+    of_rule = tuple(_bound(item, request) for item in route.filters)
+    of_backend = tuple(_bound(item, request) for item in backend.filters)
+    return (of_backend, of_rule) if len(route.action.backends) > 1 else (of_rule, of_backend)
+
+
 def _bound(item: Filter, request: Request) -> Filter:
-    """Values that depend on the request are those that it came with."""
     return item.for_request(request) if isinstance(item, HeaderFilter) and item.dynamic else item
+
+
+def _edit(request: Request, first: Filters, then: Filters, *, several: bool) -> None:
+    """Let a request pass its filters; the rule's Host counts for more than the backend's."""
+    called = request.authority
+    for item in first:
+        item.on_request(request)
+    host = request.authority
+    for item in then:
+        item.on_request(request)
+    if host != called and not several:
+        request.authority = host
+    if request.authority != called:
+        request.headers.set("x-envoy-original-host", called)
 
 
 def _visited(forward: Forward, visit: Visit | None, places: Places) -> Backend | None:

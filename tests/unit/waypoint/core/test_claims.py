@@ -44,7 +44,8 @@ def test_lists_with_blanks_are_lists():
     [
         (None, ""), ("x", "x"), (True, "true"), (False, "false"), (7, "7"), (7.0, "7"),
         (7.5, "7.500000"), (-1, "-1.000000"), (["a"], "WyJhIl0="), ({"a": 1}, "eyJhIjoxfQ=="),
-        ("caf\u00e9", "caf\u00c3\u00a9"), ("\u65e5", "\u00e6\u0097\u00a5"), (1e20, "1" + "0" * 20 + ".000000"),
+        ("caf\u00e9", "caf\u00c3\u00a9"),
+        ("\u65e5", "\u00e6\u0097\u00a5"), (1e20, "1" + "0" * 20 + ".000000"),
     ],
 )  # fmt: skip
 def test_claims_as_headers(value, text):

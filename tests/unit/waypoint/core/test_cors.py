@@ -33,6 +33,7 @@ def test_a_preflight_is_answered_as_configured():
         "access-control-allow-methods": "POST,GET",
         "access-control-allow-headers": "x-a,x-b",
         "access-control-max-age": "86400",
+        "access-control-expose-headers": "x-c",
     }
 
 

@@ -220,7 +220,12 @@ def test_headers_are_edited_on_both_ways():
     }
     asked = request(headers={"x-a": "0", "x-b": "0", "x-c": "0"})
     decided, asked = go([subsets(), virtual_service(rule)], asked)
-    assert asked.headers.items == [("x-a", "3"), ("x-b", "0"), ("x-b", "2")]
+    assert asked.headers.items == [
+        ("x-a", "3"),
+        ("x-b", "0"),
+        ("x-b", "2"),
+        ("x-envoy-original-host", "reviews:9080"),
+    ]
     assert asked.authority == "new"
     response = Response(200, Headers([("server", "x")]))
     decided.edit(response)
