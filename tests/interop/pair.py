@@ -100,7 +100,7 @@ class Proxy(Envoy):
         log = typed(
             "access_loggers.file.v3.FileAccessLog",
             path=str(self.lines),
-            log_format={"json_format": {**LOGGED, **logged}},
+            log_format={"json_format": {**LOGGED, **logged}, "formatters": FORMATTERS},
         )
         given = {
             "stat_prefix": "in",
@@ -160,6 +160,15 @@ class Answer(NamedTuple):
     """Which applications saw it, in order."""
 
 
+FORMATTERS = [
+    {"name": f"envoy.formatter.{name}", "typed_config": typed(f"formatter.{name}.v3.{kind}")}
+    for name, kind in (
+        ("cel", "Cel"),
+        ("metadata", "Metadata"),
+        ("req_without_query", "ReqWithoutQuery"),
+    )
+]
+"""Those that istiod asks for."""
 PARTS = ("status", "headers", "body", "log", "asked")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from waypoint.core.cel_program import compile_cel, printed
-from waypoint.core.log_format import grpc_number
+from waypoint.core.grpc import GrpcStatus, status_of_http
 from waypoint.core.record import Record
+from waypoint.core.response_flags import as_number
 
 UNKNOWN: Final = "unknown"
 ROOTS: Final = frozenset(
@@ -49,6 +50,21 @@ def text_of(text: str, field: str) -> Callable[[Record], str]:
     return value
 
 
+def value_of(text: str, field: str) -> Callable[[Record], str | None]:
+    """The value as an access log has it; None where it cannot be computed. Raises
+    UnusableError."""
+    evaluate = compile_expression(text, field)
+
+    def value(record: Record) -> str | None:
+        try:
+            found = evaluate(record)
+        except ValueError:
+            return None
+        return None if found is None else printed(found)
+
+    return value
+
+
 def attributes(record: Record) -> dict[str, Any]:
     """Envoy's attributes; those without a value are absent."""
     headers = dict(record.request_headers or ())
@@ -57,11 +73,11 @@ def attributes(record: Record) -> dict[str, Any]:
     route = decided.route if decided is not None else None
     service = record.service
     target = record.target
+    path = record.new_path or record.path
     return {
         "request": _known(
-            path=record.path,
-            url_path=record.path.partition("?")[0],
-            query=record.path.partition("?")[2],
+            path=path,
+            url_path=path.partition("?")[0],
             host=record.authority,
             scheme="http",
             method=record.method,
@@ -71,13 +87,15 @@ def attributes(record: Record) -> dict[str, Any]:
             id=record.request_id,
             protocol=record.protocol,
             size=record.received,
-        ),
+        )
+        | {"query": path.partition("?")[2]},
         "response": _known(
             code=record.status,
             code_details=record.details,
             size=record.sent,
             headers=dict(record.response_headers or ()),
-            grpc_status=grpc_number(record),
+            flags=as_number(record.flag),
+            grpc_status=_grpc_status(record),
         ),
         "source": _known(address=record.remote_address, port=record.peer.port),
         "destination": _known(address=str(record.to.address), port=record.to.address.port),
@@ -98,6 +116,13 @@ def attributes(record: Record) -> dict[str, Any]:
         ),
         "metadata": {"filter_metadata": {k: dict(v) for k, v in record.metadata.items()}},
     }
+
+
+def _grpc_status(record: Record) -> int | None:
+    """What the response says, else what its HTTP status would mean (Envoy: 200 is nothing)."""
+    if record.grpc_number is not None or not record.status:
+        return record.grpc_number
+    return int(GrpcStatus.UNKNOWN if record.status == 200 else status_of_http(record.status))
 
 
 def _known(**values: Any) -> dict[str, Any]:

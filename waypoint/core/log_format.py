@@ -7,11 +7,15 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import unquote
 
+from waypoint.core.cel_expression import value_of
+from waypoint.core.codec import Codec
 from waypoint.core.grpc import GrpcStatus
 from waypoint.core.message import Headers
 from waypoint.core.objects import UnusableError
 from waypoint.core.record import Record
+from waypoint.core.response_flags import long_form
 
 DEFAULT_TEXT: Final = (
     '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" '
@@ -49,23 +53,10 @@ DEFAULT_LABELS: Final = {
     "requested_server_name": "%REQUESTED_SERVER_NAME%",
     "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
 }
-LONG_FLAGS: Final = {
-    "UH": "NoHealthyUpstream", "UF": "UpstreamConnectionFailure", "UO": "UpstreamOverflow",
-    "UT": "UpstreamRequestTimeout", "UR": "UpstreamRemoteReset", "LR": "LocalReset",
-    "UC": "UpstreamConnectionTermination", "NR": "NoRouteFound", "DI": "DelayInjected",
-    "FI": "FaultInjected", "RL": "RateLimited", "UAEX": "UnauthorizedExternalService",
-    "RLSE": "RateLimitServiceError", "DC": "DownstreamConnectionTermination",
-    "URX": "UpstreamRetryLimitExceeded", "SI": "StreamIdleTimeout",
-    "DPE": "DownstreamProtocolError", "UPE": "UpstreamProtocolError", "NC": "NoClusterFound",
-    "LH": "FailedLocalHealthCheck", "IH": "InvalidEnvoyRequestHeaders", "DT": "DurationTimeout",
-    "UMSDR": "UpstreamMaxStreamDurationReached", "RFCF": "ResponseFromCacheFilter",
-    "NFCF": "NoFilterConfigFound", "OM": "OverloadManagerTerminated", "DF": "DnsResolutionFailed",
-    "DO": "DropOverload", "DR": "DownstreamRemoteReset", "UDO": "UnconditionalDropOverload",
-}  # fmt: skip
 MAX_FORMAT: Final = 64 * 1024
 Value = str | int | None
 Read = Callable[[Record], Value]
-_OPERATOR: Final = re.compile(r"%(?:([A-Z0-9_]+)(?:\(([^)]*)\))?(?::(\d+))?)?%")
+_OPERATOR: Final = re.compile(r"%(?:([A-Z0-9_]+)(?:\((.{0,4096}?)\))?(?::(\d+))?)?%")
 
 
 def text_format(text: str, field: str) -> Callable[[Record], str]:
@@ -76,7 +67,7 @@ def text_format(text: str, field: str) -> Callable[[Record], str]:
         out = []
         for part in parts:
             value = part if isinstance(part, str) else part(record)
-            out.append("-" if value is None or value == "" else str(value))
+            out.append("-" if value is None else str(value))
         return "".join(out)
 
     return write
@@ -105,8 +96,7 @@ def _label(value: Any, field: str, omit_empty: bool) -> Callable[[Record], Any]:
         return lambda record: value
     parts = _parts(value, field)
     if len(parts) == 1 and not isinstance(parts[0], str):
-        single = parts[0]
-        return lambda record: None if (found := single(record)) == "" else found
+        return parts[0]
     return text_format(value, field)
 
 
@@ -147,35 +137,26 @@ def _operator(name: str, argument: str, length: str | None, field: str) -> Read:
 
 
 def _of_argument(name: str, argument: str) -> Read | None:
-    match name:
-        case "REQ":
-            return _header(argument, request_field)
-        case "RESP":
-            return _header(argument, lambda record, field: _get(record.response_headers, field))
-        case "REQ_WITHOUT_QUERY":
-            return _without_query(_header(argument, request_field))
-        case "PATH":
-            # Envoy: with or without the query, then which of the two paths.
-            kind, _, which = argument.partition(":")
-            names = {"ORIG": _ORIGINAL, "PATH": ":path"}.get(which, f"{_ORIGINAL}?:path")
-            read = _header(names, request_field)
-            return _without_query(read) if kind == "NQ" else read
-        case "QUERY_PARAM":
-            return lambda record: _query_value(record.path, argument)
-        case "ENVIRONMENT":
-            return lambda _: os.environ.get(argument)
-        case "METADATA" if argument.startswith("DYNAMIC:"):
-            keys = argument.split(":")[1:]
-            return lambda record: _metadata(record, keys)
-        case "TRAILER":
-            return _header(argument, lambda record, field: _get(record.response_trailers, field))
-        case "START_TIME":
-            return lambda record: start_time(record.begun_s, argument)
-        case "DYNAMIC_METADATA":
-            path = argument.split(":")
-            return lambda record: _metadata(record, path)
-        case _:
-            return None
+    make = _WITH_ARGUMENT.get(name)
+    return None if make is None else make(argument)
+
+
+def _path(argument: str) -> Read:
+    """With or without the query, then which of the two paths (Envoy)."""
+    kind, _, which = argument.partition(":")
+    names = {"ORIG": _ORIGINAL, "PATH": ":path"}.get(which, f"{_ORIGINAL}?:path")
+    read = _header(names, request_field)
+    return _without_query(read) if kind == "NQ" else read
+
+
+def _any_metadata(argument: str) -> Read | None:
+    kind, _, path = argument.partition(":")
+    return _dynamic(path) if kind == "DYNAMIC" else None
+
+
+def _dynamic(argument: str) -> Read:
+    path = argument.split(":")
+    return lambda record: _metadata(record, path)
 
 
 def _header(argument: str, read: Callable[[Record, str], Value]) -> Read:
@@ -201,8 +182,14 @@ def _query_value(path: str, name: str) -> str | None:
     for pair in path.partition("?")[2].split("&"):
         key, _, value = pair.partition("=")
         if key == name:
-            return value
+            return unquote(value)
     return None
+
+
+def _response_field(record: Record, name: str) -> str | None:
+    if name == ":status":
+        return str(record.status) if record.status else None
+    return _get(record.response_headers, name)
 
 
 def _get(headers: Headers | None, name: str) -> str | None:
@@ -215,7 +202,7 @@ def request_field(record: Record, name: str) -> str | None:
         case ":method":
             return record.method
         case ":path":
-            return record.path
+            return record.new_path or record.path
         case ":authority" | "host":
             return record.authority
         case ":scheme":
@@ -242,19 +229,32 @@ def start_time(at_s: float, form: str) -> str:
     return at.strftime(text.replace("%s", str(int(at_s))))
 
 
-def grpc_number(record: Record) -> int | None:
-    """The gRPC status of the response, if it has one."""
-    return int(record.grpc_status) if record.grpc_status.isdigit() else None
-
-
 def _grpc_name(record: Record) -> Value:
-    number = grpc_number(record)
+    number = record.grpc_number
     if number is None:
         return None
     try:
         return GrpcStatus(number).name.title().replace("_", "")
     except ValueError:
         return str(number)
+
+
+def _grpc_snake(record: Record) -> Value:
+    number = record.grpc_number
+    return None if number is None else _GRPC_NAMES.get(number, number)
+
+
+_GRPC_NAMES: Final = {int(one): one.name for one in GrpcStatus}
+
+
+def _upstream_protocol(record: Record) -> Value:
+    upstream = record.decided.upstream if record.decided is not None else None
+    if upstream is None or record.target is None or not record.method:
+        return None
+    return _PROTOCOLS[upstream.codec(record.protocol.removeprefix("HTTP/"))]
+
+
+_PROTOCOLS: Final = {Codec.HTTP1: "HTTP/1.1", Codec.HTTP2: "HTTP/2"}
 
 
 def _without_port(address: str) -> str:
@@ -275,7 +275,7 @@ def _upstream_host(record: Record) -> Value:
 
 def _route(record: Record) -> Value:
     route = record.decided.route if record.decided is not None else None
-    return route.name if route is not None else None
+    return (route.name or None) if route is not None else None
 
 
 def _nothing(_: Record) -> None:
@@ -293,20 +293,16 @@ def _after_head_ms(record: Record) -> Value:
     return max(0, round(record.duration_ms) - record.upstream_ms)
 
 
-def _flags_long(record: Record) -> Value:
-    return ",".join(LONG_FLAGS.get(flag, flag) for flag in record.flag.split(","))
-
-
 _PLAIN: Final[Mapping[str, Read]] = {
     "PROTOCOL": lambda record: record.protocol if record.method else None,
     "RESPONSE_CODE": lambda record: record.status,
     "RESPONSE_FLAGS": lambda record: record.flag,
-    "RESPONSE_FLAGS_LONG": _flags_long,
-    "RESPONSE_CODE_DETAILS": lambda record: record.details,
+    "RESPONSE_FLAGS_LONG": lambda record: long_form(record.flag),
+    "RESPONSE_CODE_DETAILS": lambda record: record.details or None,
     "CONNECTION_TERMINATION_DETAILS": lambda record: (
         record.details if not record.method and record.details.startswith("rbac") else None
     ),
-    "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: record.cause,
+    "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: record.cause or None,
     "BYTES_RECEIVED": lambda record: record.received,
     "BYTES_SENT": lambda record: record.sent,
     "DURATION": lambda record: round(record.duration_ms),
@@ -325,14 +321,15 @@ _PLAIN: Final[Mapping[str, Read]] = {
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _without_port(record.remote_address),
     "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": lambda record: record.direct_address,
     "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: str(record.peer.ip),
-    "DOWNSTREAM_PEER_URI_SAN": lambda record: str(record.peer.identity or ""),
-    "REQUESTED_SERVER_NAME": lambda record: record.sni,
+    "DOWNSTREAM_PEER_URI_SAN": lambda record: str(record.peer.identity or "") or None,
+    "REQUESTED_SERVER_NAME": lambda record: record.sni or None,
     "ROUTE_NAME": _route,
-    "GRPC_STATUS": _grpc_name,
-    "GRPC_STATUS_NUMBER": grpc_number,
-    "TRACE_ID": lambda record: record.trace_id,
+    "GRPC_STATUS_NUMBER": lambda record: record.grpc_number,
+    "TRACE_ID": lambda record: record.trace_id or None,
+    "LOCAL_REPLY_BODY": lambda _: "",
+    "UPSTREAM_PROTOCOL": _upstream_protocol,
     "SPAN_ID": lambda record: record.trace.span_id if record.trace is not None else None,
-    "STREAM_ID": lambda record: record.request_id,
+    "STREAM_ID": lambda record: record.request_id or None,
     "HOSTNAME": lambda _: os.uname().nodename,
     "RESPONSE_TX_DURATION": _after_head_ms,
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: record.attempts,
@@ -340,6 +337,29 @@ _PLAIN: Final[Mapping[str, Read]] = {
     "UPSTREAM_REMOTE_PORT": lambda record: record.target.address.port if record.target else None,
     "DOWNSTREAM_REMOTE_PORT": lambda record: int(record.remote_address.rpartition(":")[2]),
     "DOWNSTREAM_DIRECT_REMOTE_PORT": lambda record: record.peer.port,
+}
+_GRPC_FORMS: Final[Mapping[str, Read]] = {
+    "": _grpc_name,
+    "CAMEL_STRING": _grpc_name,
+    "SNAKE_STRING": _grpc_snake,
+    "NUMBER": lambda record: record.grpc_number,
+}
+_WITH_ARGUMENT: Final[Mapping[str, Callable[[str], Read | None]]] = {
+    "REQ": lambda names: _header(names, request_field),
+    "RESP": lambda names: _header(names, _response_field),
+    "TRAILER": lambda names: _header(
+        names, lambda record, name: _get(record.response_trailers, name)
+    ),
+    "REQ_WITHOUT_QUERY": lambda names: _without_query(_header(names, request_field)),
+    "PATH": _path,
+    "CEL": lambda text: value_of(text, "%CEL%"),
+    "QUERY_PARAM": lambda name: lambda record: _query_value(record.path, name),
+    "QUERY_PARAMS": lambda _: lambda record: record.path.partition("?")[2] or None,
+    "ENVIRONMENT": lambda name: lambda _: os.environ.get(name, "-"),
+    "METADATA": _any_metadata,
+    "DYNAMIC_METADATA": _dynamic,
+    "GRPC_STATUS": lambda form: _GRPC_FORMS.get(form),
+    "START_TIME": lambda form: lambda record: start_time(record.begun_s, form),
 }
 _ORIGINAL: Final = "x-envoy-original-path"
 _NOT_HERE: Final = frozenset(
@@ -375,7 +395,6 @@ _NOT_HERE: Final = frozenset(
         "FILTER_CHAIN_NAME",
         "FILTER_STATE",
         "LISTENER_METADATA",
-        "LOCAL_REPLY_BODY",
         "METADATA",
         "REQUEST_DURATION",
         "REQUEST_TX_DURATION",
@@ -402,7 +421,6 @@ _NOT_HERE: Final = frozenset(
         "UPSTREAM_PEER_ISSUER",
         "UPSTREAM_PEER_SUBJECT",
         "UPSTREAM_PEER_URI_SAN",
-        "UPSTREAM_PROTOCOL",
         "UPSTREAM_TLS_CIPHER",
         "UPSTREAM_TLS_SESSION_ID",
         "UPSTREAM_TLS_VERSION",

@@ -32,6 +32,9 @@ class Record:
     to: Destination
     method: str = ""
     path: str = ""
+    """As the client sent it, normalised."""
+    new_path: str = ""
+    """What a rule made of it."""
     authority: str = ""
     request_id: str = ""
     user_agent: str = ""
@@ -73,6 +76,11 @@ class Record:
         if flag in ("", NO_FLAG):
             return
         self.flag = flag if self.flag == NO_FLAG else f"{self.flag},{flag}"
+
+    @property
+    def grpc_number(self) -> int | None:
+        """The gRPC status of the response, if it has one."""
+        return int(self.grpc_status) if self.grpc_status.isdigit() else None
 
     @property
     def direct_address(self) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import msgspec
 
 from ambient.api.workload import Workload
-from waypoint.core.log_format import grpc_number
 from waypoint.core.record import Record
 from waypoint.core.telemetry import Tracing
 from waypoint.core.trace_context import Trace
@@ -57,7 +56,7 @@ def span_of(
         prefix = f"istio.authorization.dry_run.{dry_run.effect.lower()}_policy"
         tags[f"{prefix}.name"] = str(dry_run.by or "none")
         tags[f"{prefix}.result"] = "denied" if dry_run.denies else "allowed"
-    error = record.status >= 500 or record.status == 0 or (grpc_number(record) or 0) > 0
+    error = record.status >= 500 or record.status == 0 or (record.grpc_number or 0) > 0
     if error:
         tags["error"] = "true"
     longest = tracing.tracer.max_tag_length if tracing.tracer is not None else 256

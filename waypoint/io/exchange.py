@@ -140,7 +140,7 @@ class Exchange:
         if isinstance(request, Request):
             record.request_id = record.request_id or new_id
             request.at_s = record.begun_s
-            record.request_headers = request.headers
+            record.path, record.request_headers = request.target, request.headers
             record.metadata = request.metadata
         return request
 
@@ -150,7 +150,10 @@ class Exchange:
         if added:  # an authorizer's, for the response
             more = (HeaderFilter(response=edits) for edits in added)
             decided = replace(decided, filters=(*decided.filters, *more))
-        self._record.decided = decided
+        record = self._record
+        record.decided, record.authority = decided, request.authority
+        if request.target != record.path:
+            record.new_path = request.target
         return decided
 
     async def _limit(self, limits: Limits, seen: Request, request: Request, decided: Plan) -> Plan:
