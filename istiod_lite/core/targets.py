@@ -47,7 +47,7 @@ def outcomes(policy: Attached, world: World) -> Iterator[Outcome]:
         yield Outcome(name, *_judge(target, key, namespace, world))
 
 
-def condition(policy: Attached, found: list[Outcome]) -> Condition:
+def condition(found: list[Outcome]) -> Condition:
     """What the policy's status says: the result of its only target, or of all together."""
     failed = [one for one in found if one.reason != ACCEPTED]
     if len(found) == 1:

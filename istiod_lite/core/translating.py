@@ -293,7 +293,7 @@ class Translating:
             return
         found = list(targets.outcomes(policy, self._world))
         ref = ObjectRef("AuthorizationPolicy", key)
-        self._store.put_status(ref, (targets.condition(policy, found),))
+        self._store.put_status(ref, (targets.condition(found),))
         failed = (one.text for one in found if one.reason != targets.ACCEPTED)
         self._store.remark(ref.kind, key, failed)
 
@@ -302,7 +302,7 @@ class Translating:
         if policy is None or not policy.spec.targets:
             return
         found = list(targets.outcomes(policy, self._world))
-        condition = targets.condition(policy, found)
+        condition = targets.condition(found)
         failed = [one.text for one in found if one.reason != targets.ACCEPTED]
         config = self._world.inputs.configs.get(f"{ref.kind}/{ref.key}")
         if ref.kind == "EnvoyFilter" and config is not None:

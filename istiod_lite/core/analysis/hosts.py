@@ -112,7 +112,7 @@ def rule_hosts(corpus: Corpus) -> Iterator[Finding]:
             yield item.says(codes.UNKNOWN_RULE_HOST, text, remedy, field="spec.host")
             continue
         yield from _subset_pods(corpus, item, host)
-        yield from _tls(corpus, item, host)
+        yield from _tls(item, host)
 
 
 def _subset_pods(corpus: Corpus, item: Item, host: Host) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _labels_there(wanted: dict[str, str], behind: list[dict[str, str]]) -> str:
     return f"its pods have no label {key}"
 
 
-def _tls(corpus: Corpus, item: Item, host: Host) -> Iterator[Finding]:
+def _tls(item: Item, host: Host) -> Iterator[Finding]:
     policies = [item.spec["trafficPolicy"]]
     policies += [one["trafficPolicy"] for one in item.spec["subsets"].items()]
     for policy in policies:
