@@ -19,6 +19,8 @@ import pytest
 AMBIENTCTL = Path(sys.executable).parent / "ambientctl"
 DEADLINE_S = 60
 """Only a failure waits this long."""
+HANGS_S = 360
+"""More than any command waits itself; before that it says what it waited for."""
 
 
 class Host:
@@ -36,7 +38,7 @@ class Host:
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=DEADLINE_S,
+            timeout=HANGS_S,
         )
 
     def local(self, *arguments: str, stdin: str = "") -> str:

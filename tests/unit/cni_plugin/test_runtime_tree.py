@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_a_missing_tool_is_named_before_anything_is_written(
 
 
 def test_a_folder_that_is_there_already_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "tree" / "lib" / "python3.11").mkdir(parents=True)
+    version = "python{}.{}".format(*sys.version_info)
+    (tmp_path / "tree" / "lib" / version).mkdir(parents=True)
     with pytest.raises(MeshError, match=r"cannot make .*tree"):
         runtime_tree.build(tmp_path / "tree")
