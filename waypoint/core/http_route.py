@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,6 +35,10 @@ class RankedRoute(NamedTuple):
     route: Route
 
 
+CONSUMER, PRODUCER, OF_GATEWAY = range(3)
+"""Where a route stands, which its rank begins with."""
+
+
 class HttpRouteRoutes(msgspec.Struct, frozen=True, kw_only=True):
     """A compiled HTTPRoute or GRPCRoute."""
 
@@ -54,12 +58,13 @@ class HttpRouteRoutes(msgspec.Struct, frozen=True, kw_only=True):
                 continue
             if parent.kind != "Gateway":
                 if self.namespace == service.namespace:
-                    return [RankedRoute((1, *r.rank), r.route) for r in self.routes]
-                own = _client_namespace(self.namespace)
-                return [RankedRoute((0, *r.rank), _also(r.route, own)) for r in self.routes]
-            extra = self._hostname_predicates(service.hostname)
-            return [RankedRoute((2, *r.rank), _also(r.route, *extra)) for r in self.routes]
+                    return self._ranked(PRODUCER)
+                return self._ranked(CONSUMER, _client_namespace(self.namespace))
+            return self._ranked(OF_GATEWAY, *self._hostname_predicates(service.hostname))
         return []
+
+    def _ranked(self, place: int, *predicates: Predicate) -> list[RankedRoute]:
+        return [RankedRoute((place, *r.rank), _also(r.route, *predicates)) for r in self.routes]
 
     def _hostname_predicates(self, hostname: str) -> tuple[Predicate, ...]:
         names = self.hostnames
@@ -80,6 +85,16 @@ def _client_namespace(namespace: str) -> Predicate:
             request.peer.identity is not None and request.peer.identity.namespace == namespace
         ),
     )
+
+
+def not_from(namespaces: Collection[str], route: Route) -> Route:
+    """A route for the clients that are in none of these namespaces."""
+
+    def passes(request: Request) -> bool:
+        identity = request.peer.identity
+        return identity is None or identity.namespace not in namespaces
+
+    return _also(route, Predicate("client namespace", passes))
 
 
 def _also(route: Route, *predicates: Predicate) -> Route:

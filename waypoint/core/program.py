@@ -33,7 +33,13 @@ from waypoint.core.envoy_filter import Limits
 from waypoint.core.gateway_stream import GatewayStreams, compile_gateway_streams
 from waypoint.core.grpc_route import compile_grpc_route
 from waypoint.core.host import Target, candidates
-from waypoint.core.http_route import HttpRouteRoutes, RankedRoute, compile_http_route
+from waypoint.core.http_route import (
+    CONSUMER,
+    HttpRouteRoutes,
+    RankedRoute,
+    compile_http_route,
+    not_from,
+)
 from waypoint.core.mesh_settings import MeshSettings
 from waypoint.core.message import Peer
 from waypoint.core.objects import Problem, UnusableError
@@ -262,15 +268,25 @@ class Program:
         return self._defaults[key]
 
     def _build_table(self, service: Service, port: int) -> RouteTable:
-        """Gateway API's routes first, then VirtualServices; without any, the service itself."""
+        """Gateway API's routes first, then VirtualServices; without any, the service itself, also
+        for the clients that no route is for."""
         ranked: list[RankedRoute] = []
-        for route in self._http_routes:
-            ranked += route.ranked_for(service, port)
+        consumers: set[str] = set()
+        for part in self._http_routes:
+            found = part.ranked_for(service, port)
+            ranked += found
+            if found and found[0].rank[0] == CONSUMER:
+                consumers.add(part.namespace)
+        for_all = any(entry.rank[0] != CONSUMER for entry in ranked)
         routes = [entry.route for entry in sorted(ranked, key=lambda entry: entry.rank)]
         for virtual in self._virtual_services:
             if virtual.applies_to(service.namespace, service.hostname, self.place):
-                routes += [route for limit, route in virtual.routes if limit in (None, port)]
-        routes = routes or [default_route(service.key, port)]
+                of_virtual = [route for limit, route in virtual.routes if limit in (None, port)]
+                routes += of_virtual
+                for_all = for_all or bool(of_virtual)
+        if not for_all:
+            default = default_route(service.key, port)
+            routes.append(not_from(consumers, default) if consumers else default)
         return RouteTable(tuple(self._with_mesh_retries(route) for route in routes))
 
     def _with_mesh_retries(self, route: Route) -> Route:

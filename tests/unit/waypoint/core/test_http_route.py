@@ -117,6 +117,9 @@ def test_a_route_of_another_namespace_is_for_its_own_clients():
     other = go([consumer, route(TO_REVIEWS)])[0]
     assert own.upstream.service.name == "ratings"
     assert other.upstream.service.name == "reviews"
+    # Who has no route at all calls the service itself.
+    assert go([consumer])[0].upstream.service.name == "reviews"
+    assert go([consumer], request(source=INTRUDER))[0].upstream.service.name == "ratings"
 
 
 @pytest.mark.parametrize(

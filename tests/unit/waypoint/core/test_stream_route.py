@@ -81,3 +81,14 @@ def test_gateway_api():
     assert selected([tcp, route("TLSRoute", backend)]).source == "TLSRoute/shop/r rules[0]"
     assert selected([route("TCPRoute", backend, port=1)]) is None
     assert selected([route("TCPRoute", {**backend, "weight": 0})]).forward is None
+
+
+def test_a_stream_route_of_another_namespace_is_for_its_clients():
+    parents = [{"group": "", "kind": "Service", "name": "reviews", "namespace": "shop"}]
+    refs = [{"name": "ratings", "namespace": "shop", "port": 9080}]
+    spec = {"parentRefs": parents, "rules": [{"backendRefs": refs}]}
+    own = {**spec, "rules": [{"backendRefs": [{"name": "reviews", "port": 9080}]}]}
+    routes = [config("TCPRoute", "own", own), config("TCPRoute", "theirs", spec, "outside")]
+    assert selected(routes, client="outside").source == "TCPRoute/outside/theirs rules[0]"
+    assert selected(routes).source == "TCPRoute/shop/own rules[0]"
+    assert selected(routes[1:]) is None
