@@ -16,6 +16,7 @@ from ambient.api.spiffe import Identity
 from ambient.hbone.core.connect import ConnectRequest
 from ambient.hbone.io.pool import Pool
 from ambient.hbone.io.stream import HboneStream
+from ambient.net.io.scarcity import is_scarcity
 from waypoint.core.connection_pool import Keepalive
 from waypoint.core.host import Target
 from waypoint.core.objects import UnusableError
@@ -110,7 +111,10 @@ class Dialler:
                     await _connect_through(found, through)
                 return found
             except (MeshError, OSError, UnusableError, trio.BrokenResourceError) as error:
-                raise UpstreamResetError(Reset.CONNECTION_FAILURE, _words(error)) from None
+                # The endpoint is not to blame for what we lack.
+                ours = is_scarcity(error)
+                reset = Reset.OVERFLOW if ours else Reset.CONNECTION_FAILURE
+                raise UpstreamResetError(reset, _words(error)) from None
         raise UpstreamResetError(Reset.CONNECTION_TIMEOUT)
 
     async def _tunnel(self, target: Target) -> HboneStream:

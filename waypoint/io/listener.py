@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import math
 import socket
 import ssl
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ from ambient.hbone.core.frames import PREFACE
 from ambient.hbone.io.relay import Relay
 from ambient.hbone.io.server import Drain, serve
 from ambient.hbone.io.stream import HboneStream
+from ambient.net.io.scarcity import is_scarcity
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from waypoint.core.dispatch import Destination, Refusal, dispatch, sniff
@@ -30,9 +31,9 @@ from waypoint.io.raw import RawConnection
 from waypoint.io.service import Service
 
 BACKLOG: Final = 1024
-OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 REST_S: Final = 0.1
 """Pause of the accept loop while the process has no more file descriptors."""
+SAID_AGAIN_S: Final = 10.0
 
 log = get_logger("waypoint")
 
@@ -82,6 +83,7 @@ class Listener:
         self._identity = identity
         self._sniff_timeout_s = sniff_timeout_s
         self.draining = Drain()
+        self._silent_until_s = -math.inf
 
     async def run(
         self,
@@ -97,11 +99,17 @@ class Listener:
                 try:
                     client, _ = await sock.accept()
                 except OSError as error:
-                    if error.errno in OUT_OF_FILES:
+                    if is_scarcity(error):  # those who wait are served when others have ended
+                        self._complain(error)
                         await trio.sleep(REST_S)
                     continue
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connections.start_soon(self._tunnel, client)
+
+    def _complain(self, error: OSError) -> None:
+        if trio.current_time() >= self._silent_until_s:
+            self._silent_until_s = trio.current_time() + SAID_AGAIN_S
+            log.warning(Event.ACCEPT_PAUSED, error=error.strerror)
 
     async def _tunnel(self, client: trio.socket.SocketType) -> None:
         """One TCP connection with all its CONNECTs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
@@ -10,11 +9,11 @@ from typing import Final
 import trio
 
 from ambient.net.io.netns import Netns
+from ambient.net.io.scarcity import is_scarcity
 from ambient.net.io.succession import handshakes
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 
-_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_S: Final = 0.1
 """Wait for others to end when there is no descriptor for one more (as trio's own server does)."""
 _LAST_HANDSHAKES_S: Final = 1.5
@@ -63,7 +62,7 @@ class Acceptor:
             except ConnectionAbortedError:
                 continue  # gone before we got to it
             except OSError as error:
-                if error.errno not in _OUT_OF_DESCRIPTORS:
+                if not is_scarcity(error):
                     raise
                 return False
             sock.setblocking(False)

@@ -51,6 +51,7 @@ class Event(StrEnum):
     POD_FAILED = "pod.failed"
     CONN_CRASHED = "conn.crashed"
     REQUEST_CRASHED = "request.crashed"
+    ACCEPT_PAUSED = "accept.paused"
     CONN_RETRIED = "conn.retried"
     LOCAL_STATE_READ = "local_state.read"
     LOCAL_STATE_REFUSED = "local_state.refused"
