@@ -29,7 +29,6 @@ def build() -> Dashboard:
                 "Stale",
                 "s",
                 "max(ambient_istiod_stale_seconds)",
-                "Since when the API server has been away.",
             )
         )
         .with_panel(

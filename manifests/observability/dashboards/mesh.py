@@ -38,9 +38,8 @@ def build() -> Dashboard:
         .with_panel(
             rows_of(
                 "HTTP and gRPC workloads",
-                (rate(REQUESTS, REPORTER, BY), "requests/s"),
-                (p99, "p99 ms"),
-                text="As the waypoint in front of them sees them.",
+                (rate(REQUESTS, REPORTER, BY), "requests/s", "reqps"),
+                (p99, "p99", "ms"),
             )
         )
         .with_row(row("Connections"))
@@ -50,7 +49,6 @@ def build() -> Dashboard:
                 "Mutual TLS",
                 "percentunit",
                 f"{secured} / {opened}",
-                "Share of new connections that are encrypted and authenticated.",
             )
         )
         .with_panel(number("Denied by policy", "cps", denied + NONE))
@@ -58,8 +56,8 @@ def build() -> Dashboard:
         .with_panel(
             rows_of(
                 "TCP workloads",
-                (rate("istio_tcp_received_bytes_total", TUNNEL, BY), "received B/s"),
-                (rate("istio_tcp_sent_bytes_total", TUNNEL, BY), "sent B/s"),
+                (rate("istio_tcp_received_bytes_total", TUNNEL, BY), "received", "Bps"),
+                (rate("istio_tcp_sent_bytes_total", TUNNEL, BY), "sent", "Bps"),
             )
         )
         .with_panel(
@@ -70,7 +68,6 @@ def build() -> Dashboard:
                     rate("istio_tcp_connections_failed_total", "", "response_flags, reporter"),
                     "{{response_flags}} ({{reporter}})",
                 ),
-                text="DENY: a policy; CONNECT: the other end cannot be reached.",
             )
         )
         .with_panel(

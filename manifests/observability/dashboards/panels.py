@@ -6,24 +6,32 @@ from collections.abc import Sequence
 from typing import Final
 
 from grafana_foundation_sdk.builders import stat, table, timeseries
-from grafana_foundation_sdk.builders.common import VizLegendOptions
+from grafana_foundation_sdk.builders.common import ReduceDataOptions, VizLegendOptions
 from grafana_foundation_sdk.builders.dashboard import (
     Dashboard,
+    DashboardLink,
     DatasourceVariable,
     QueryVariable,
     Row,
 )
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
     LegendDisplayMode,
     LegendPlacement,
 )
 from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
     DataSourceRef,
+    DataTransformerConfig,
+    DynamicConfigValue,
     VariableRefresh,
     VariableSort,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from manifests.observability.dashboards.descriptions import DESCRIPTIONS
 
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH: Final = 24
@@ -31,6 +39,9 @@ WIDTH: Final = 24
 
 Query = tuple[str, str]
 """PromQL, and the legend for its series."""
+Column = tuple[str, str, str]
+"""PromQL, the column's name and its unit."""
+TAG: Final = "ambient-mesh"
 
 
 def dashboard(title: str, uid: str, since: str = "now-30m") -> Dashboard:
@@ -38,7 +49,16 @@ def dashboard(title: str, uid: str, since: str = "now-30m") -> Dashboard:
     return (
         Dashboard(title)
         .uid(uid)
-        .tags(["ambient-mesh"])
+        .tags([TAG])
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .link(
+            DashboardLink("Ambient")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .as_dropdown(True)
+            .keep_time(True)
+            .include_vars(True)
+        )
         .refresh("15s")
         .time(since, "now")
         .timezone("browser")
@@ -68,23 +88,17 @@ def row(title: str) -> Row:
 
 def _targets(queries: Sequence[Query]) -> list[Dataquery]:
     return [
-        Dataquery()
-        .datasource(SOURCE)
-        .expr(expr)
-        .legend_format(legend)
-        .ref_id(chr(ord("A") + index))
+        Dataquery().datasource(SOURCE).expr(expr).legend_format(legend).ref_id(_letter(index))
         for index, (expr, legend) in enumerate(queries)
     ]
 
 
-def lines(
-    title: str, unit: str, *queries: Query, text: str = "", span: int = 12
-) -> timeseries.Panel:
+def lines(title: str, unit: str, *queries: Query, span: int = 12) -> timeseries.Panel:
     """How something developed."""
     panel = (
         timeseries.Panel()
         .title(title)
-        .description(text)
+        .description(DESCRIPTIONS[title])
         .unit(unit)
         .datasource(SOURCE)
         .height(8)
@@ -103,12 +117,14 @@ def lines(
     return panel
 
 
-def number(title: str, unit: str, expr: str, text: str = "", span: int = 6) -> stat.Panel:
+def number(title: str, unit: str, expr: str, span: int = 6) -> stat.Panel:
     """What something is now."""
     return (
         stat.Panel()
+        .graph_mode(BigValueGraphMode.AREA)
+        .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
         .title(title)
-        .description(text)
+        .description(DESCRIPTIONS[title])
         .unit(unit)
         .datasource(SOURCE)
         .height(4)
@@ -117,20 +133,38 @@ def number(title: str, unit: str, expr: str, text: str = "", span: int = 6) -> s
     )
 
 
-def rows_of(title: str, *queries: Query, text: str = "", span: int = WIDTH) -> table.Panel:
+def rows_of(title: str, *columns: Column, span: int = WIDTH) -> table.Panel:
     """A table: one line a set of labels, one column a query."""
-    panel = table.Panel().title(title).description(text).datasource(SOURCE).height(9).span(span)
-    for index, (expr, name) in enumerate(queries):
-        panel = panel.with_target(
+    names = {f"Value #{_letter(index)}": name for index, (_, name, _) in enumerate(columns)}
+    panel = (
+        table.Panel()
+        .title(title)
+        .description(DESCRIPTIONS[title])
+        .datasource(SOURCE)
+        .height(9)
+        .span(span)
+        .show_header(True)
+        .with_transformation(DataTransformerConfig("merge", options={}))
+        .with_transformation(
+            DataTransformerConfig(
+                "organize", options={"excludeByName": {"Time": True}, "renameByName": names}
+            )
+        )
+    )
+    for index, (expr, name, unit) in enumerate(columns):
+        panel = panel.override_by_name(name, [DynamicConfigValue("unit", unit)]).with_target(
             Dataquery()
             .datasource(SOURCE)
             .expr(expr)
-            .legend_format(name)
             .format(PromQueryFormat.TABLE)
             .instant()
-            .ref_id(chr(ord("A") + index))
+            .ref_id(_letter(index))
         )
     return panel
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index)
 
 
 def quantiles(histogram: str, selector: str, by: str = "") -> list[Query]:

@@ -74,7 +74,6 @@ def build() -> Dashboard:
                 "By response flag",
                 "reqps",
                 (rate(REQUESTS, OF, "response_flags"), "{{response_flags}}"),
-                text="Envoy's flags: why a request did not simply pass.",
             )
         )
         .with_row(row("Control plane"))

@@ -70,7 +70,7 @@ def build() -> Dashboard:
         )
         .with_panel(
             lines(
-                "Workloads",
+                "Pods of tunnels",
                 "short",
                 ("workload_manager_active_proxy_count", "served {{pod}}"),
                 ("workload_manager_pending_proxy_count", "waiting {{pod}}"),

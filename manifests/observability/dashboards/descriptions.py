@@ -1,0 +1,78 @@
+"""What the titles of panels mean: the same on every dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+DESCRIPTIONS: Final[Mapping[str, str]] = {
+    # Requests, as waypoints see them.
+    "Traffic volume": "Requests through waypoints. Node tunnels do not look into connections.",
+    "Request volume": "Requests for the service through its waypoint.",
+    "Requests": "Requests that the chosen waypoints answered.",
+    "Incoming requests": "Requests for the workload that a waypoint handed on.",
+    "Success rate": "Share of requests that were not answered with 5xx.",
+    "Incoming success rate": "Share of requests for the workload that were not answered with 5xx.",
+    "4xx": "Mistakes of callers, and what policies of waypoints refuse.",
+    "5xx": "Failures of services and of the waypoints in front of them.",
+    "HTTP and gRPC workloads": "As the waypoint in front of them sees them.",
+    "Request duration": "From a request's first byte at the waypoint to its answer's last one.",
+    "Duration": "From a request's first byte at the waypoint to its answer's last one.",
+    "Requests by response code": "By the code that the client was answered with.",
+    "By service and response code": "By the code that the client was answered with.",
+    "By client": "The workload that mutual TLS proves; unknown for clients outside the mesh.",
+    "By response flag": "Envoy's flags: why a request did not simply pass.",
+    "Refused (403, 401, 429)": "By policies (403), tokens (401) and rate limits (429).",
+    # Connections, as node tunnels see them.
+    "New connections": "At the tunnels of their destinations.",
+    "Incoming connections": "At the tunnel of the workload's node.",
+    "Outgoing connections": "At the tunnels of their destinations.",
+    "Connections": "At both ends: a connection inside the mesh counts at two tunnels.",
+    "Connections opened": "At the tunnels of the service's pods.",
+    "Connections by security": "mutual_tls: encrypted, and both ends are proven; unknown: neither.",
+    "Mutual TLS": "Share of new connections that are encrypted and authenticated.",
+    "Denied by policy": "Connections that a tunnel closed because a policy says so.",
+    "Failed connections": "DENY: a policy; CONNECT: the other end cannot be reached; "
+    "IDENTITY_ERROR: no certificate; TLS_FAILURE: not who it should be.",
+    "TCP workloads": "Bytes of all connections, whatever they carry.",
+    "TCP received": "From clients to the service.",
+    "TCP sent": "From the service to clients.",
+    "Bytes received": "From clients to the service.",
+    "Bytes sent": "From the service to clients.",
+    "Bytes": "Received and sent by the server's end of connections.",
+    "Open sockets": "Of applications (by who reports) and between tunnels.",
+    "DNS requests": "Names that pods of the mesh asked their node's tunnel for.",
+    # Tunnels, agents and waypoints.
+    "Tunnels": "Node tunnels that Prometheus reaches; one to a node is right.",
+    "Waypoints": "Pods of waypoints that Prometheus reaches.",
+    "Pods in the mesh": "Pods whose traffic a tunnel carries.",
+    "Pods served": "Pods whose traffic a tunnel carries.",
+    "Pods waiting": "Pods that a tunnel has been told of and has no certificate for yet.",
+    "Pods outside that belong inside": "With the label, and not redirected: ambientctl check.",
+    "Pods of tunnels": "Served, and waiting for a certificate.",
+    "Pods by state": "What the node agents have done with pods of their nodes.",
+    "Ready": "1 where the agent's plugin is in the CNI chain, and a tunnel is connected to it.",
+    "Memory": "Resident memory of all processes of a pod.",
+    "CPU": "Cores in use.",
+    "Open files": "File descriptors; a tunnel needs about two for each connection.",
+    "Component versions": "Processes by version: two of a kind while an upgrade goes on.",
+    # The control plane.
+    "Replicas": "Control planes that Prometheus reaches.",
+    "Connected proxies": "Tunnels and waypoints with a stream to a replica.",
+    "Stale": "Since when the API server has been away; proxies are served the last state.",
+    "The root certificate ends in": "A self-signed root is replaced by itself; another is yours.",
+    "Workloads": "Pods, endpoints and WorkloadEntries that the control plane knows.",
+    "Services": "Of all clusters that the control plane reads.",
+    "L4 policies": "What tunnels enforce.",
+    "Objects with remarks": "Objects that cannot be used as they are: ambientctl analyze -A.",
+    "Pushes": "Responses to proxies, by type of resource.",
+    "Events": "Changes in the cluster, by kind.",
+    "Why proxies were told": "What a push was caused by.",
+    "Refused by proxies": "Not zero: a proxy stays with what it had. ambientctl proxy-status.",
+    "Time from a change to its arrival": "Until proxies have acknowledged it.",
+    "Size of responses": "Of one response, by type of resource.",
+    "Messages received": "Responses of the control plane, by type of resource.",
+    "Streams that ended": "By reason; many in a row mean that the control plane restarts.",
+    "Certificates": "Requests, and how many were signed or refused.",
+    "Admission": "Objects that the webhook looked at before they were stored.",
+}
