@@ -322,6 +322,10 @@ def test_configs_for_a_waypoint(index):
             ),
         ),
         ("HTTPRoute", config("HTTPRoute", "r", "shop", parentRefs=[parent])),
+        (
+            "HTTPRoute",
+            config("HTTPRoute", "consumer", "other", parentRefs=[{**parent, "namespace": "shop"}]),
+        ),
         ("VirtualService", config("VirtualService", "short", "shop", hosts=["web"])),
         (
             "VirtualService",
@@ -339,10 +343,6 @@ def test_configs_for_a_waypoint(index):
         (
             "AuthorizationPolicy",
             policy("gw", "shop", {"targetRef": {"kind": "Gateway", "name": "wp"}}),
-        ),
-        (
-            "HTTPRoute",
-            config("HTTPRoute", "far", "other", parentRefs=[{**parent, "namespace": "shop"}]),
         ),
         ("HTTPRoute", config("HTTPRoute", "odd", "shop", parentRefs="web")),
         (
