@@ -42,6 +42,7 @@ class Envoy:
 
     runtime = None
     """Flags by name."""
+    admin_port = None
 
     def __init__(self, folder, ca, name="envoy"):
         self.folder = folder
@@ -123,6 +124,8 @@ class Envoy:
     def start(self, base_id=0):
         """Returns when every listener accepts."""
         config = {"static_resources": {"listeners": self.listeners, "clusters": self.clusters}}
+        if self.admin_port:
+            config["admin"] = {"address": _address(self.admin_port)}
         if self.runtime:
             layers = [{"name": "static", "static_layer": self.runtime}]
             config["layered_runtime"] = {"layers": layers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from itertools import product
 
@@ -14,6 +15,7 @@ from tests.unit.waypoint.sample import request
 from waypoint.core.grpc import http_status
 from waypoint.core.hash_policy import HashPolicy, hash64
 from waypoint.core.hash_ring import HashRing
+from waypoint.core.load_balancer import compile_load_balancer
 from waypoint.core.maglev import DEFAULT_TABLE_SIZE, Maglev
 from waypoint.core.message import Headers, Response
 from waypoint.core.outlier import Detector, Monitor, OutlierDetection
@@ -30,6 +32,17 @@ HASHES = {
     "header": {"header": {"header_name": "x-user"}},
     "query": {"query_parameter": {"name": "user"}},
     "cookie": {"cookie": {"name": "user"}},
+}
+COOKIES = {
+    "plain": {},
+    "session": {"ttl": "0s"},
+    "hour": {"ttl": "3600s"},
+    "path": {"ttl": "0s", "path": "/shop"},
+    "attributes": {
+        "ttl": "60s",
+        "path": "/",
+        "attributes": [{"name": "SameSite", "value": "Lax"}, {"name": "Secure"}],
+    },
 }
 EQUAL, RISING = [1] * 5, [1, 2, 3, 4, 5]
 ALGORITHMS = {
@@ -52,6 +65,10 @@ class Router(Envoy):
             for name, hashed in HASHES.items():
                 action = {"cluster": algorithm, "hash_policy": [hashed]}
                 routes.append({"match": {"prefix": f"/{algorithm}/{name}"}, "route": action})
+        for name, cookie in COOKIES.items():
+            hashed = {"cookie": {"name": "user", **cookie}}
+            action = {"cluster": "ring", "hash_policy": [hashed]}
+            routes.append({"match": {"prefix": f"/cookie/{name}"}, "route": action})
         self._balanced("one", APPS[:1])
         self._balanced(
             "ejecting",
@@ -193,6 +210,24 @@ async def test_equal_keys_reach_the_endpoint_that_envoy_chooses(router, algorith
             assert found["x-app"] == APPS[table.pick(key.value)], user
 
     await with_apps(compare)
+
+
+async def test_the_same_cookies_are_made(router):
+    async def compare(_, stream):
+        for name, cookie in COOKIES.items():
+            spec = {"consistentHash": {"httpCookie": {"name": "user", **cookie}}}
+            policy = compile_load_balancer(spec, "f").hash_policy
+            for sent in ({}, {"cookie": "user=u"}, {"cookie": "user="}):
+                _, found = await get(stream, f"/cookie/{name}", **sent)
+                key = policy.key(request(headers=sent))
+                ours = key.set_cookie if key is not None else ""
+                assert _anonymous(found.get("set-cookie", "")) == _anonymous(ours), (name, sent)
+
+    await with_apps(compare)
+
+
+def _anonymous(cookie):
+    return re.sub('"[0-9a-f]{16}"', "V", cookie)
 
 
 async def test_the_same_endpoints_are_ejected(router):

@@ -58,7 +58,7 @@ class Record:
     sni: str = ""
     grpc_status: str = ""
     attempts: int = 0
-    """How many endpoints were asked."""
+    """How often an endpoint was looked for."""
     request_messages: int = 0
     response_messages: int = 0
     trace: Trace | None = None

@@ -175,10 +175,10 @@ class Attempts:
                 allowed=allowed,
                 remote=policy.remote_localities,
             )
+        self._record.attempts += 1
         if host is not None:
             tries.tried.append(host.key)
             self._record.target = host.target
-            self._record.attempts += 1
         return host
 
     async def _once(self, cluster: Cluster, host: Host) -> Outcome | None:
@@ -210,7 +210,7 @@ class Attempts:
         assert host is not None
         at_s = now_s()
         if cluster.detector is not None:
-            status = http_status(response)
+            status = http_status(response) if self._record.grpc else response.status
             self._noticed(cluster, host, cluster.answered(host, status, at_s))
         if self._client.body.replayable:
             self._last = self._tries.after_response(
