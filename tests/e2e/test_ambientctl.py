@@ -116,7 +116,7 @@ def test_why_connects_from_inside_the_pod_and_compares(mesh, tmp_path):
     path.write_text(DENY)
     mesh.kubectl("apply", "-f", str(path))
     told = (
-        "DENIED, decided by policy bookinfo/no-client",
+        "DENIED, decided by AuthorizationPolicy bookinfo/no-client",
         "refused with status 401: denied by bookinfo/no-client",
     )
 

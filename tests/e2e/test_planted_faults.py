@@ -244,7 +244,7 @@ def test_conflicting_policies(mesh: Mesh) -> None:
         assert f"{SHOP}/nobody-may" in one["text"]
         assert f"{SHOP}/nobody-may" in mesh.analyzed("AMB0103")["message"]
         answer = mesh.why(*CALL)
-        assert answer["decided_by"] == f"policy {SHOP}/nobody-may"
+        assert answer["decided_by"] == f"AuthorizationPolicy {SHOP}/nobody-may"
         assert answer["change"].endswith(f"AuthorizationPolicy {SHOP}/nobody-may")
 
 
