@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from ambient.hbone.core.errors import HboneStreamError, ProtocolError
+from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError, ProtocolError
 from ambient.hbone.core.flow import FlowStream
 from ambient.hbone.core.frames import ErrorCode
 from ambient.hbone.core.limits import Limits
@@ -178,6 +178,25 @@ class Http2Listener(LinkListener, Protocol):
         """A stream has made output."""
 
 
+class _Nobody:
+    """The listener of a connection that is over."""
+
+    def settled(self) -> None: ...
+
+    def pong(self, payload: bytes) -> None: ...
+
+    def going_away(self) -> None: ...
+
+    def requested(self, stream: Any) -> None: ...
+
+    def ended(self, stream: Any) -> None: ...
+
+    def touch(self) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Http2(Streams[S], Generic[S]):
     """One connection; ``make`` makes its streams."""
 
@@ -190,7 +209,7 @@ class Http2(Streams[S], Generic[S]):
         client: bool,
     ) -> None:
         super().__init__(listener, limits, client=client)
-        self.listener = listener
+        self.listener: Http2Listener = listener
         self._make = make
         self._fields = FieldDecoder(DECODED * LIMITS.head_bytes)
         self._heads: dict[tuple[int, bool, bool], tuple[Fields, Head]] = {}
@@ -236,6 +255,12 @@ class Http2(Streams[S], Generic[S]):
     def refuse(self, stream: S, reason: str) -> None:
         """Reset a stream whose peer broke the rules of HTTP."""
         self.blame(stream, BrokenRulesError(reason, ErrorCode.PROTOCOL_ERROR))
+
+    def lose(self, error: ConnectionLostError) -> None:
+        """See ``Streams``. The listener, who knows us, is let go: without cycles a connection goes
+        at once, and not when the collector comes by."""
+        super().lose(error)
+        self.listener = self._link_listener = _NOBODY
 
     def closed(self, stream: S) -> None:
         """See ``Streams``."""

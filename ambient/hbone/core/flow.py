@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ambient.hbone.core.errors import HboneStreamError
 from ambient.hbone.core.frames import END_STREAM, HEAD, HEAD_BYTES, Frame, window_update
@@ -172,3 +172,20 @@ class Discard:
     def failed(self, error: HboneStreamError) -> None: ...
 
     def writable(self) -> None: ...
+
+
+class Nowhere:
+    """The same, of a connection that is over itself."""
+
+    __slots__ = ()
+
+    def data(self, view: memoryview) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def failed(self, error: HboneStreamError) -> None: ...
+
+    def writable(self) -> None: ...
+
+
+NOWHERE: Final = Nowhere()

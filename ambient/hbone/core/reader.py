@@ -7,7 +7,7 @@ block arrives in one piece, whatever CONTINUATION frames it came in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ambient.hbone.core.errors import (
     FloodError,
@@ -57,11 +57,28 @@ class FrameHandler(Protocol):
         """Any other frame of a known type, whole."""
 
 
+class _Nobody:
+    """Takes what comes for a connection that is over."""
+
+    def data_begins(self, stream_id: int, length: int, padding: int) -> None: ...
+
+    def data_is_empty(self) -> None: ...
+
+    def data_ends(self, stream_id: int) -> None: ...
+
+    def headers(self, stream_id: int, block: bytes, *, end_stream: bool) -> None: ...
+
+    def control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
 class FrameReader:
     """Push bytes in with ``feed``; raises PeerError and is unusable afterwards."""
 
     def __init__(self, handler: FrameHandler, *, max_frame: int, expect_preface: bool) -> None:
-        self._handler = handler
+        self._handler: FrameHandler = handler
         self._max_frame = max_frame
         self._plain = min(max_frame, MAX_CONTROL_FRAME)
         """Frames up to this size need no closer look at their length."""
@@ -77,6 +94,11 @@ class FrameReader:
         self._block_stream = 0
         self._block_ends_stream = False
         self._continuations = 0
+
+    def forget(self) -> None:
+        """Tell nobody any more: handler and reader know each other, and the collector would have
+        to find that out."""
+        self._handler, self._stream = _NOBODY, None
 
     def feed(self, data: memoryview) -> None:
         """Take what arrived, in any cut. ``data`` may be reused by the caller afterwards."""

@@ -20,7 +20,7 @@ from ambient.hbone.core.errors import (
     PeerError,
     ProtocolError,
 )
-from ambient.hbone.core.flow import DataSink, Discard, FlowStream
+from ambient.hbone.core.flow import NOWHERE, DataSink, Discard, FlowStream
 from ambient.hbone.core.frames import (
     END_HEADERS,
     END_STREAM,
@@ -64,7 +64,7 @@ class Streams(Link, Generic[S]):
 
     def __init__(self, listener: LinkListener, limits: Limits, *, client: bool) -> None:
         super().__init__(limits, client=client)
-        self._link_listener = listener
+        self._link_listener: LinkListener = listener
         self.streams: dict[int, S] = {}
         self.discard: DataSink = Discard(self)
         """Takes what comes for streams that are over."""
@@ -159,6 +159,8 @@ class Streams(Link, Generic[S]):
         self._failed = True
         for stream in list(self.streams.values()):
             self._fail(stream, error)
+        self._reader.forget()
+        self.discard = NOWHERE
 
     def block(self, stream: S) -> None:
         """Tell the stream's sink (``writable``) when its budget may have grown."""

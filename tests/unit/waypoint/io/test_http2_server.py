@@ -13,7 +13,9 @@ from ambient.api.type_urls import ADDRESS_TYPE
 from tests.unit.waypoint.io.http2_peers import GET, http2_app, http2_caller
 from tests.unit.waypoint.io.rig import http_app, rig
 from tests.unit.waypoint.sample import policy, service, subsets, to_subset, virtual_service
-from waypoint.io.http2_link import Flow
+from waypoint.core.http2 import Http2
+from waypoint.io.duplex import abort
+from waypoint.io.http2_link import Flow, Http2Link
 from waypoint.io.http2_server import Http2Exchange
 
 BOTH = ("127.0.1.1", "127.0.1.2")
@@ -365,6 +367,29 @@ async def test_requests_leave_nothing_for_the_collector():
                 await caller.answer(await caller.send(GET | {":method": "POST"}, b"body"))
             with trio.fail_after(10):
                 while len(left()) > 2:  # a connection's reader knows its last stream
+                    await trio.sleep(0.01)
+        finally:
+            gc.enable()
+
+
+async def test_connections_leave_nothing_for_the_collector():
+    def left():
+        return [one for one in gc.get_objects() if isinstance(one, Http2 | Http2Link)]
+
+    async with rig(apps=False) as mesh:
+        await http2_apps(mesh)
+        gc.collect()
+        before = len(left())
+        gc.disable()
+        try:
+            for _ in range(3):
+                caller = await http2_caller(mesh)
+                assert (await caller.get()).status == 200
+                abort(caller.stream)
+            assert len(left()) > before
+            with trio.fail_after(10):
+                while len(left()) > before:
+                    mesh.upstreams.close()
                     await trio.sleep(0.01)
         finally:
             gc.enable()
