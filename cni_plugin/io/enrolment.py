@@ -134,15 +134,16 @@ class Enrolment:
 
     async def enrol_added(self, entry: Entry, pod: Pod, event: Added) -> None:
         """Enrol a sandbox that has just got its network."""
+        key = (event.device, event.inode) if event.inode else None
         try:
-            netns = Netns.open(event.netns)
+            netns = pod_netns.named(self._settings, event.netns, key)
         except OSError as error:
             raise EnrolError(
                 f"cannot open the network namespace {event.netns}: {error.strerror or error}",
-                hint="the agent must see the runtime's namespaces under the same path",
+                hint="the agent must see the runtime's namespaces under the same path, below "
+                "/proc the node's processes under PROC_DIR",
             ) from None
-        if event.inode and netns.key != (event.device, event.inode):
-            netns.close()
+        if netns is None:
             raise EnrolError(f"{event.netns} is another network namespace than a moment ago")
         if entry.netns is None or entry.netns.key != netns.key:
             entry.release_netns()

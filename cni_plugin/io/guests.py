@@ -18,13 +18,12 @@ from ambient.kube.core.errors import Conflict, KubeError, NotFound
 from ambient.kube.core.objects import NODE_ANNOTATION, REDIRECTION_ANNOTATION
 from ambient.kube.core.resources import NAMESPACES, PODS, SERVICE_ACCOUNTS, WORKLOAD_ENTRIES
 from ambient.kube.io.client import KubeClient
-from ambient.net.io.netns import Netns
 from ambient.telemetry.core.event_names import Event
 from ambient.telemetry.io.logs import get_logger
 from cni_plugin.core.event import Added
 from cni_plugin.core.guest_request import BadGuestError, Enroll, Unenroll
 from cni_plugin.core.reconcile import Phase
-from cni_plugin.io import discover, guest_files
+from cni_plugin.io import discover, guest_files, pod_netns
 from cni_plugin.io.agent import Agent
 from cni_plugin.io.guest_files import Guest
 from cni_plugin.io.host_probes import node_netns
@@ -134,7 +133,10 @@ class Guests:
         paths = [request.netns] if request.netns else []
         for proc in dict.fromkeys((self._settings.proc_dir, "/proc")) if request.pid else ():
             paths.append(f"{proc}/{request.pid}/ns/net")
-        netns = _open_same(paths, (request.device, request.inode))
+        try:
+            netns = pod_netns.open_same(paths, (request.device, request.inode))
+        except OSError:
+            netns = None
         if netns is None:
             raise BadGuestError(
                 f"the node agent does not find the network namespace under {' or '.join(paths)}",
@@ -303,19 +305,6 @@ def _as_event(guest: Guest) -> Added:
         device=guest.device,
         inode=guest.inode,
     )
-
-
-def _open_same(paths: list[str], key: tuple[int, int]) -> tuple[str, Netns] | None:
-    """The first path that leads to this namespace; a process id means another one elsewhere."""
-    for path in paths:
-        try:
-            netns = Netns.open(path)
-        except OSError:
-            continue
-        if netns.key == key:
-            return path, netns
-        netns.close()
-    return None
 
 
 def _is_there(guest: Guest) -> bool:

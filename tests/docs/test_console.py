@@ -26,7 +26,7 @@ NOT_RUN = {
     "README.md": 3,
     "docs/cni.md": 2,
     "docs/install.md": 3,
-    "docs/observability.md": 1,
+    "docs/observability.md": 2,
     "docs/operations/backup.md": 1,
     "docs/operations/certificates.md": 1,
     "docs/quick-start/kubernetes.md": 4,
