@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -11,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ambientctl.commands import COMMANDS, GROUPS
+from ambientctl.completion import VARIABLE
 from ambientctl.console import fail_clearly
 from ambientctl.groups import AliasedGroup
 from ambientctl.istioctl_habits import known_elsewhere
@@ -106,6 +108,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; errors of the mesh become one line, a hint and an exit code."""
+    if VARIABLE in os.environ:  # a shell that completes shows what is written there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ✔ gets a question mark

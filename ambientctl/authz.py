@@ -6,6 +6,7 @@ import click
 import yaml
 
 from ambient.api.errors import MeshError
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe.policies import Row, in_order, of_service, of_workload, services_of
@@ -24,7 +25,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("name", metavar="[POD|SERVICE/]NAME[.NAMESPACE]")
+@click.argument("name", metavar="[POD|SERVICE/]NAME[.NAMESPACE]", shell_complete=completing.parties)
 @system_option
 @output_option("table", "json", "yaml")
 @listing

@@ -13,6 +13,7 @@ import click
 from ambient.api.errors import MeshError, UsageError
 from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import NAMESPACES
+from ambientctl import completing
 from ambientctl.global_options import kept
 
 if TYPE_CHECKING:
@@ -92,10 +93,13 @@ def cluster_options(command: F) -> F:
         click.option("--as-uid", help="UID of the user of --as."),
         click.option("--as-group", "as_groups", multiple=True, help="Group of it; several."),
         click.option("--as", "as_user", help="User to speak for (impersonation)."),
-        click.option("-n", "--namespace", help="Namespace (default: the context's, or default)."),
-        click.option("--context", help="Context of the kubeconfig."),
-        click.option("-c", "--kubeconfig", help="Path of the kubeconfig."),
-    ):
+        click.option("-n", "--namespace", shell_complete=completing.namespaces,
+                     help="Namespace (default: the context's, or default)."),
+        click.option("--context", shell_complete=completing.contexts,
+                     help="Context of the kubeconfig."),
+        click.option("-c", "--kubeconfig", shell_complete=completing.files,
+                     help="Path of the kubeconfig."),
+    ):  # fmt: skip
         with_cluster = option(with_cluster)
     return with_cluster  # type: ignore[return-value]
 

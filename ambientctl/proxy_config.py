@@ -14,6 +14,7 @@ from ambient.kube.core.errors import NotFound
 from ambient.kube.core.objects import GATEWAY_NAME_LABEL
 from ambient.kube.core.resources import PODS, KubeObject
 from ambient.kube.io.client import KubeClient
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
@@ -88,7 +89,7 @@ def _where(pod: str, port: int) -> tuple[str, int]:
 where_options = grouped(
     "where",
     _where,
-    click.argument("pod"),
+    click.argument("pod", shell_complete=completing.waypoints),
     click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True),
 )
 service_option = click.option("--fqdn", default="", help="Of this service: its name, or a part.")

@@ -10,6 +10,7 @@ import click
 from ambient.api.errors import MeshError
 from ambient.api.type_urls import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from ambient.kube.io.client import KubeClient
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.control_plane import Proxy, proxies
@@ -30,10 +31,15 @@ SHORT: Final = {
 
 
 @click.command("proxy-status")
-@click.argument("pod", default="")
+@click.argument("pod", default="", shell_complete=completing.proxies)
 @click.option("-v", "--verbosity", type=click.IntRange(0, 1), default=0, help="1: each type.")
 @system_option
-@click.option("-r", "--revision", help="Of this revision's control plane only.")
+@click.option(
+    "-r",
+    "--revision",
+    shell_complete=completing.revisions,
+    help="Of this revision's control plane only.",
+)
 @click.option("-A", "--all-namespaces", is_flag=True, hidden=True, expose_value=False)
 @output_option("table", "json", "yaml")
 @listing

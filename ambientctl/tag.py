@@ -16,6 +16,7 @@ from ambient.api.ports import WEBHOOK_PORT, XDS_PLAINTEXT_PORT, XDS_PORT
 from ambient.kube.core.errors import NotFound
 from ambient.kube.core.resources import NAMESPACES, SERVICES
 from ambient.kube.io.client import KubeClient
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.global_options import system_option
@@ -26,6 +27,12 @@ from ambientctl.printing import dump, names, output_option, table
 from istiod_lite.core.revisions import DEFAULT, LABEL, TAG_LABEL, tag_of
 
 MANAGER = "ambientctl"
+
+
+revision_option = click.option(
+    "-r", "--revision", required=True, shell_complete=completing.revisions,
+    help="The revision that it stands for.",
+)  # fmt: skip
 
 
 @click.group("tag", cls=AliasedGroup)
@@ -72,8 +79,8 @@ async def _users(kube: KubeClient) -> dict[str, list[str]]:
 
 
 @command.command("generate")
-@click.argument("name")
-@click.option("-r", "--revision", required=True, help="The revision that it stands for.")
+@click.argument("name", shell_complete=completing.tags)
+@revision_option
 @system_option
 def generate(name: str, revision: str, system: str) -> None:
     """Print the tag's Service."""
@@ -81,8 +88,8 @@ def generate(name: str, revision: str, system: str) -> None:
 
 
 @command.command("set")
-@click.argument("name")
-@click.option("-r", "--revision", required=True, help="The revision that it stands for.")
+@click.argument("name", shell_complete=completing.tags)
+@revision_option
 @click.option("--overwrite", is_flag=True, help="Although it stands for another one.")
 @system_option
 @cluster_options
@@ -151,7 +158,7 @@ def list_command(cluster: Cluster, system: str, output: str) -> None:
 
 
 @command.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.tags)
 @click.option("-y", "--skip-confirmation", "yes", is_flag=True, help="Do not ask.")
 @system_option
 @cluster_options

@@ -14,6 +14,7 @@ from ambient.kube.core.errors import NotFound
 from ambient.kube.core.resources import GATEWAYS, NAMESPACES, PODS
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
@@ -75,12 +76,21 @@ def waypoint_name(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 
 
 name_option = click.option(
-    "--name", default="waypoint", callback=waypoint_name, help="Name of the waypoint."
+    "--name",
+    default="waypoint",
+    callback=waypoint_name,
+    shell_complete=completing.waypoints,
+    help="Name of the waypoint.",
 )
 for_option = click.option(
     "--for", "traffic", type=click.Choice(TRAFFIC_TYPES), help="Traffic that it takes [service]."
 )
-revision_option = click.option("-r", "--revision", help="Control plane revision that owns it.")
+revision_option = click.option(
+    "-r",
+    "--revision",
+    shell_complete=completing.revisions,
+    help="Control plane revision that owns it.",
+)
 timeout_option = click.option(
     "--waypoint-timeout", "timeout_s", default=90.0, show_default=True, help="Seconds to wait."
 )
@@ -268,7 +278,7 @@ def list_row(gateway: Manifest, *, everywhere: bool, wide: bool) -> list[str]:
 
 
 @waypoint.command()
-@click.argument("given", metavar="[NAME]", default="")
+@click.argument("given", metavar="[NAME]", default="", shell_complete=completing.waypoints)
 @name_option
 @all_namespaces_option
 @click.option("--wait/--no-wait", "-w", default=True, help="Wait until it is programmed.")
@@ -332,7 +342,7 @@ async def the_waypoint(kube: KubeClient, namespace: str, name: str) -> Manifest:
 
 
 @waypoint.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completing.waypoints)
 @click.option("--all", "everything", is_flag=True, help="Delete all waypoints of the namespace.")
 @click.option(
     "--unlabel/--keep-labels",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.describe import text
@@ -49,7 +50,7 @@ def _show(
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.pods)
 @system_option
 @cluster_options
 def pod(cluster: Cluster, name: str, system: str) -> None:
@@ -61,7 +62,7 @@ def pod(cluster: Cluster, name: str, system: str) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.services)
 @system_option
 @cluster_options
 def service(cluster: Cluster, name: str, system: str) -> None:
@@ -70,7 +71,7 @@ def service(cluster: Cluster, name: str, system: str) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.namespaces)
 @system_option
 @cluster_options
 def namespace(cluster: Cluster, name: str, system: str) -> None:

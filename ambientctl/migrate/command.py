@@ -11,6 +11,7 @@ from ambient.api.errors import MeshError
 from ambient.kube.core.objects import AMBIENT_MODE_LABEL, USE_WAYPOINT_LABEL
 from ambient.kube.core.resources import NAMESPACES
 from ambient.kube.io.client import KubeClient
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options, known_namespace
 from ambientctl.console import run
 from ambientctl.describe.view import View
@@ -96,7 +97,7 @@ def show(one: Plan) -> None:
 
 
 @command.command("namespace")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.namespaces)
 @how_options
 @system_option
 @cluster_options
@@ -163,7 +164,7 @@ async def _patch(kube: KubeClient, name: str, metadata: dict[str, Any]) -> None:
 
 
 @command.command("rollback")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.namespaces)
 @how_options
 @cluster_options
 def rollback(cluster: Cluster, name: str, how: How) -> None:

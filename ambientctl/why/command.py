@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ambient.api.errors import MeshError, UsageError
 from ambient.kube.io.client import KubeClient
+from ambientctl import completing
 from ambientctl.analyze.output import place
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
@@ -79,8 +80,8 @@ http_options = grouped(
 
 
 @click.command()
-@click.argument("src", required=False)
-@click.argument("dst", required=False)
+@click.argument("src", required=False, shell_complete=completing.parties)
+@click.argument("dst", required=False, shell_complete=completing.parties)
 @http_options
 @trial_options
 @output_option("text", "json", "yaml")

@@ -13,6 +13,7 @@ import trio
 
 from ambient.api.errors import MeshError, UsageError
 from ambient.api.ports import ADMIN_PORT
+from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.global_options import system_option
@@ -90,8 +91,10 @@ class Where(NamedTuple):
 source_options = grouped(
     "where",
     Where,
-    click.argument("pod", default=""),
-    click.option("--node", default="", help="The ztunnel of this node."),
+    click.argument("pod", default="", shell_complete=completing.pods),
+    click.option(
+        "--node", default="", shell_complete=completing.nodes, help="The ztunnel of this node."
+    ),
     click.option("-f", "--file", "path", help="A dump from a file, - for standard input."),
     click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True),
     system_option,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import cel
-
 from waypoint.core.objects import UnusableError
 
 MAX_EXPRESSION: Final = 4096
@@ -16,6 +14,8 @@ def compile_cel(text: str, field: str) -> Callable[[Mapping[str, Any]], Any]:
     """The value of an expression for attributes. Raises UnusableError; the value, ValueError."""
     if not text or len(text) > MAX_EXPRESSION:
         raise UnusableError(field, f"needs an expression of 1 to {MAX_EXPRESSION} characters")
+    import cel  # its package loads a command line of its own: a quarter of a second, 20 MB
+
     try:
         program = cel.compile(text)
     except (ValueError, RuntimeError) as error:

@@ -84,6 +84,12 @@ def choose(documents: Sequence[tuple[Path, object]], context: str | None) -> Con
     return Context(cluster, user, chosen.text("namespace") or NAMESPACE)
 
 
+def context_names(documents: Sequence[tuple[Path, object]]) -> list[str]:
+    """Every context that can be chosen. Raises KubeconfigError."""
+    files = [(path, _mapping(document, "a kubeconfig")) for path, document in documents]
+    return sorted({str(entry.get("name")) for _, entry in _entries(files, "context", None)})
+
+
 def impersonation(user: Section) -> list[tuple[str, str]]:
     """Headers of a user that speaks for somebody else (``as``, ``as-uid``, ``as-groups``,
     ``as-user-extra``). Raises KubeconfigError.

@@ -23,6 +23,7 @@ from ambient.kube.core.kubeconfig import (
     KubeconfigError,
     Section,
     choose,
+    context_names,
     impersonation,
 )
 from ambient.kube.core.proxy import Proxy, proxy_for
@@ -139,6 +140,12 @@ def load_credentials(
     if not asked and context is None and env.get("KUBERNETES_SERVICE_HOST"):
         return _in_cluster(env, account_directory)
     return _from_file(asked or os.path.expanduser("~/.kube/config"), context, env)
+
+
+def contexts_of(kubeconfig: str | None) -> list[str]:
+    """Those of the files that ``load_credentials`` reads. Raises KubeconfigError, OSError."""
+    path = kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    return context_names([(part, _read(part)) for part in _existing(path)])
 
 
 def _in_cluster(env: Mapping[str, str], directory: Path) -> Credentials:
