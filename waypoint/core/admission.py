@@ -41,6 +41,11 @@ def admitted(
     return tuple(kept) if reason else targets
 
 
+def guarded(policies: PolicySet) -> bool:
+    """Does an endpoint with these policies admit us for the sake of our clients?"""
+    return any(_is_admission(one.key) for one in policies.allow)
+
+
 def refused(policies: PolicySet, target: Target, peer: Peer, own: Self) -> str:
     """Why the client may not reach an endpoint that admits this waypoint; empty if it may.
 

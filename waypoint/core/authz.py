@@ -129,17 +129,17 @@ def decide(policies: PolicySet, request: Request, *, http: bool = True) -> Verdi
     A denying rule that matches refuses. Without ALLOW policies everything else passes; with them
     one of their rules has to match. ``questions`` come before.
     """
-    if not policies:
-        return _UNRESTRICTED
-    shadow = _dry_run(policies, request, http)
-    audited = _first(policies.auditing, request, http)
-    denied = _first(policies.denying, request, http)
+    shadow = _dry_run(policies, request, http) if policies.dry_run else ()
+    audited = _first(policies.auditing, request, http) if policies.auditing else None
+    denied = _first(policies.denying, request, http) if policies.denying else None
     if denied is not None:
         allowed, reason, by = False, f"denied by {denied.policy}", denied
         return _verdict(allowed, reason, by, shadow, audited)
     if not policies.allowing:
-        reason = "no DENY policy matched" if policies.denying else "no policy applies"
-        return _verdict(True, reason, None, shadow, audited)
+        found = _NOT_DENIED if policies.denying else _UNRESTRICTED
+        if not shadow and audited is None:
+            return found
+        return _verdict(True, found.reason, None, shadow, audited)
     by_rule = _first(policies.allowing, request, http)
     if by_rule is not None:
         return _verdict(True, f"allowed by {by_rule.policy}", by_rule, shadow, audited)
@@ -158,6 +158,7 @@ def _verdict(
 
 
 _UNRESTRICTED = Verdict(allowed=True, reason="no policy applies")
+_NOT_DENIED = Verdict(allowed=True, reason="no DENY policy matched")
 
 
 def _first(policies: tuple[Policy, ...], request: Request, http: bool) -> Deciding | None:

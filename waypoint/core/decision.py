@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ambient.api.service import AppProtocol, Service
 from waypoint.core.authz import Verdict
@@ -18,8 +18,7 @@ DIRECT = "direct"
 """Name of the one route of a pod's own address."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """Where the request goes: the endpoints to choose from, and how.
 
     ``allowed`` are the endpoints that admit the client; None where all do.
@@ -33,6 +32,8 @@ class Upstream:
     allowed: frozenset[Key] | None = None
     declared: AppProtocol = AppProtocol.UNKNOWN
     """What the service says that the port speaks."""
+    guarded: bool = True
+    """Is there an endpoint that leaves it to us whom it admits?"""
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -52,10 +53,8 @@ class Upstream:
         return f"inbound-vip|{self.port}|http/{self.backend.subset}|{host}".replace("/|", "|")
 
 
-@dataclass(slots=True, kw_only=True)
-class Plan:
-    """The decision about one request, as good as immutable: a frozen one takes three times as long
-    to make. Exactly one of ``reply`` and ``upstream`` is set.
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision about one request. Exactly one of ``reply`` and ``upstream`` is set.
 
     ``filters`` are those that the request has passed; the response passes them backwards.
     ``delay_s`` is an injected delay, before anything else happens. ``visit`` is what the client

@@ -30,7 +30,7 @@ class Directory(Protocol):
 
     @property
     def generation(self) -> int:
-        """Another number after each change of services, workloads or endpoints."""
+        """Another number after each change of services, workloads, endpoints or policies."""
         ...
 
     def service(self, key: NamespacedHostname) -> Service | None:

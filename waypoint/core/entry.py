@@ -5,11 +5,8 @@ from __future__ import annotations
 from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
 from waypoint.core.local_reply import BAD_PATH, MISSING_HOST, NO_ROUTE, UPGRADE_REQUIRED
-from waypoint.core.message import Peer, Reply, Request, RequestHead
+from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead
 from waypoint.core.path import Normalization, normalise_target
-
-STRIPPED = ("x-forwarded-client-cert", "x-envoy-peer-metadata", "x-envoy-peer-metadata-id")
-"""A client must not say these for itself, and an application must not see them."""
 
 
 class Caller:
@@ -51,16 +48,17 @@ def enter(
     target = normalise_target(head.target, how)
     if target is None:
         return BAD_PATH
-    headers = head.headers.copy()
-    headers.remove(*STRIPPED)
-    if "x-request-id" not in headers:
-        headers.add("x-request-id", request_id)
-    if "x-forwarded-proto" not in headers:
-        headers.add("x-forwarded-proto", "http")
-    if "x-forwarded-for" not in headers:
-        headers.add("x-forwarded-for", caller.ip)
+    facts = head.facts
+    headers = Headers(facts.passed)
+    add = headers.items.append
+    if facts.request_id is None:
+        add(("x-request-id", request_id))
+    if not facts.proto_known:
+        add(("x-forwarded-proto", "http"))
+    if facts.forwarded_for is None:
+        add(("x-forwarded-for", caller.ip))
     if caller.certificate:
-        headers.add("x-forwarded-client-cert", caller.certificate)
+        add(("x-forwarded-client-cert", caller.certificate))
     scheme = head.scheme
     if head.version == "1.1" and headers.first("x-forwarded-proto") == "https":
         scheme = "https"  # what the client spoke with the first proxy

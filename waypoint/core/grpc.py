@@ -49,7 +49,11 @@ _PLAIN: Final = "".join(chr(c) for c in range(0x20, 0x7F) if c != 0x25)
 
 def is_grpc(headers: Headers) -> bool:
     """Does the content-type say gRPC (``application/grpc`` or ``application/grpc+…``)?"""
-    found = headers.first("content-type")
+    return is_grpc_type(headers.first("content-type"))
+
+
+def is_grpc_type(found: str | None) -> bool:
+    """The same of the content-type itself."""
     if found is None or not found.startswith(_CONTENT_TYPE):
         return False
     rest = found[len(_CONTENT_TYPE) :]

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import httptools
 
+from waypoint.core.head_facts import facts_of
 from waypoint.core.message import End, Headers, RequestHead
 from waypoint.core.message_limits import LIMITS
 from waypoint.core.plain_head import AUTHORITY, read_request
@@ -197,6 +198,7 @@ class _RequestMessage(Message):
             keep_alive=not self.closing,
             content_length=found.content_length,
             has_body=found.chunked or bool(found.content_length),
+            facts=facts_of(found.rest.items),
             upgrade=upgrade,
             expect_continue=expect == "100-continue",
         )

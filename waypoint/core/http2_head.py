@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from waypoint.core.field_block import BAD_VALUE, NAME
+from waypoint.core.head_facts import facts_of
 from waypoint.core.http1 import HOP_BY_HOP
 from waypoint.core.message import Headers, Request, RequestHead, Response
 from waypoint.core.message_limits import LIMITS
@@ -85,6 +86,7 @@ def read_request(raw: Iterable[tuple[str, str]], *, end: bool) -> RequestHead:
         headers=Headers(fields),
         content_length=length,
         has_body=not end and not protocol,
+        facts=facts_of(fields),
         upgrade=protocol,
         expect_continue=("expect", "100-continue") in fields,
         scheme=scheme,

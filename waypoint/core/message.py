@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from ambient.api.address import HostPort, IPAddress, parse_ip
 from ambient.api.spiffe import Identity
@@ -94,6 +94,21 @@ class End(NamedTuple):
     trailers: tuple[tuple[str, str], ...] = ()
 
 
+class HeadFacts(NamedTuple):
+    """What stages ask of the fields of a head; see ``head_facts``.
+
+    ``passed`` are the fields that a client may say for itself. ``user_agent`` is empty and the
+    next two are None where there is no such field.
+    """
+
+    passed: tuple[tuple[str, str], ...]
+    user_agent: str
+    forwarded_for: str | None
+    request_id: str | None
+    proto_known: bool
+    grpc: bool
+
+
 class RequestHead(NamedTuple):
     """A request's head off the wire, of whatever HTTP version (``"1.0"``, ``"1.1"``, ``"2"``).
 
@@ -108,14 +123,14 @@ class RequestHead(NamedTuple):
     headers: Headers
     content_length: int | None
     has_body: bool
+    facts: HeadFacts
     keep_alive: bool = True
     upgrade: str = ""
     expect_continue: bool = False
     scheme: str = "http"
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """A request on its way through routes, policy and filters; filters may edit it.
 
     ``target`` is the normalised path with its query; ``authority`` is Host; ``headers`` hold
@@ -138,7 +153,7 @@ class Request:
     sni: str = ""
     claims: Mapping[str, Any] | None = None
     """Of the token that was verified."""
-    metadata: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     """What others have noted, by the name of an Envoy filter."""
     at_s: float = 0.0
     """When it came, in seconds of Unix time."""
@@ -170,8 +185,7 @@ class Request:
         return None
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     """A response's head on its way back to the client.
 
     ``content_length`` is what the endpoint announced; ``end`` says that no body follows.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from waypoint.core.head_facts import facts_of
 from waypoint.core.message import Headers, RequestHead
 from waypoint.core.message_limits import LIMITS
 
@@ -136,7 +137,8 @@ def read_request(raw: bytes) -> RequestHead | None:
     if start is None or found is None:
         return None
     length = found.content_length
-    head = RequestHead(*start, "1.1", found.host, found.headers, length, bool(length))
+    facts = facts_of(found.headers.items)
+    head = RequestHead(*start, "1.1", found.host, found.headers, length, bool(length), facts)
     if found.common and len(raw) <= _LONGEST_HEAD:
         if len(_requests) >= _MOST_HEADS:
             _requests.clear()

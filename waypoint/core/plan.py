@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from ambient.api.address import NetworkAddress
 from ambient.api.workload import Workload
-from waypoint.core.admission import admitted
+from waypoint.core.admission import admitted, guarded
 from waypoint.core.authz import Verdict, decide
 from waypoint.core.balance import Draw
 from waypoint.core.decision import Plan, Upstream
@@ -53,7 +53,8 @@ def plan(
             decided = _faulted(decided, route.fault, request, draw)
         if decided.reply is None:
             decided = _follow(decided, route, request, Places(program, directory, to), draw)
-    if own is not None and decided.upstream is not None:
+    upstream = decided.upstream
+    if own is not None and upstream is not None and (upstream.guarded or decided.mirrors):
         return guard(decided, directory, request.peer, own)
     return decided
 
@@ -141,18 +142,19 @@ def _follow(decided: Plan, route: Route, request: Request, places: Places, draw:
         admission = route.cors.admission(request)
         cors = () if admission is None else (admission,)
     filters = (*cors, *route.filters)
-    match route.action:
-        case DirectResponse(reply):
-            return replace(decided, reply=reply, filters=filters)
-        case Redirect() as redirect:
-            return replace(decided, reply=redirect.reply(request), filters=filters)
-        case Forward() as forward:
-            session = route.session
-            visit = session.visit(request, request.at_s) if session is not None else None
-            backend = _visited(forward, visit, places) or forward.choose(draw())
+    action = route.action
+    if isinstance(action, DirectResponse):
+        return replace(decided, reply=action.reply, filters=filters)
+    if isinstance(action, Redirect):
+        return replace(decided, reply=action.reply(request), filters=filters)
+    session = route.session
+    visit = session.visit(request, request.at_s) if session is not None else None
+    backend = _visited(action, visit, places) if visit is not None else None
+    if backend is None:
+        backend = action.choose(draw())
     if route.filters or backend.filters:
         first, then = _groups(route, backend, request)
-        _edit(request, first, then, several=len(forward.backends) > 1)
+        _edit(request, first, then, several=len(action.backends) > 1)
         filters = (*cors, *then, *first)
     upstream = resolve(backend, places.program, places.directory, places.to)
     if isinstance(upstream, Reply):
@@ -202,10 +204,8 @@ def _edit(request: Request, first: Filters, then: Filters, *, several: bool) -> 
         request.headers.set("x-envoy-original-host", called)
 
 
-def _visited(forward: Forward, visit: Visit | None, places: Places) -> Backend | None:
+def _visited(forward: Forward, visit: Visit, places: Places) -> Backend | None:
     """The backend that has the endpoint of a session."""
-    if visit is None:
-        return None
     for backend in forward.backends:
         upstream = resolve(backend, *places)
         if isinstance(upstream, Upstream) and any(
@@ -263,6 +263,7 @@ def _resolve(
         targets=targets,
         settings=settings,
         declared=next(p.app_protocol for p in service.ports if p.service_port == port),
+        guarded=any(guarded(directory.policies_for(target.workload)) for target in targets),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ambient.api.address import parse_ip
 from ambient.api.service import Service
@@ -21,8 +21,7 @@ NO_FLAG = "-"
 REPORTER = "waypoint"
 
 
-@dataclass(slots=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, kw_only=True):
     """What is known of an exchange when it ends. Times in milliseconds, bytes of bodies.
 
     ``status`` 0 means that the client got none. ``method`` is empty for raw connections.
@@ -54,7 +53,7 @@ class Record:
     request_headers: Headers | None = None
     response_headers: Headers | None = None
     response_trailers: Headers | None = None
-    metadata: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     sni: str = ""
     grpc_status: str = ""
     attempts: int = 0
@@ -104,26 +103,34 @@ class Record:
 
     def fields(self) -> dict[str, object]:
         """The access log's fields of this exchange alone; those without a value are left out."""
-        known: dict[str, object] = {
-            "method": self.method,
-            "path": self.path,
-            "protocol": self.protocol,
-            "response_code": self.status if self.method else "",
-            "response_flags": self.flag,
-            "response_code_details": self.details,
-            "upstream_transport_failure_reason": self.cause,
-            "bytes_received": self.received,
-            "bytes_sent": self.sent,
-            "duration": round(self.duration_ms),
-            "upstream_service_time": "" if self.upstream_ms is None else self.upstream_ms,
-            "x_forwarded_for": self.forwarded_for,
-            "user_agent": self.user_agent,
-            "request_id": self.request_id,
-            "authority": self.authority,
-            "grpc_status": self.grpc_status,
-            "trace_id": self.trace_id,
-        }
-        return {name: value for name, value in known.items() if value != ""}
+        known: dict[str, object] = {}
+        if self.method:
+            known["method"] = self.method
+            if self.path:
+                known["path"] = self.path
+            known["protocol"] = self.protocol
+            known["response_code"] = self.status
+        known["response_flags"] = self.flag
+        if self.details:
+            known["response_code_details"] = self.details
+        if self.cause:
+            known["upstream_transport_failure_reason"] = self.cause
+        known["bytes_received"] = self.received
+        known["bytes_sent"] = self.sent
+        known["duration"] = round(self.duration_ms)
+        if self.upstream_ms is not None:
+            known["upstream_service_time"] = self.upstream_ms
+        for name, value in (
+            ("x_forwarded_for", self.forwarded_for),
+            ("user_agent", self.user_agent),
+            ("request_id", self.request_id),
+            ("authority", self.authority),
+            ("grpc_status", self.grpc_status),
+            ("trace_id", self.trace_id),
+        ):
+            if value:
+                known[name] = value
+        return known
 
     def standing_fields(self) -> dict[str, object]:
         """Those that exchanges of the same parties share (see ``parties``)."""

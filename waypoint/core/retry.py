@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -38,8 +39,12 @@ def retriable_reset(policy: RetryPolicy, reset: Reset, *, sent: bool = True) -> 
 def retriable_response(policy: RetryPolicy, status: int, headers: Headers) -> bool:
     """Does the policy want another try instead of this response?"""
     on = policy.on
-    if "x-envoy-ratelimited" in headers:
-        return bool(on & RetryOn.RATE_LIMITED)
+    code: str | None = None
+    for name, value in headers.items:
+        if name == "x-envoy-ratelimited":
+            return bool(on & RetryOn.RATE_LIMITED)
+        if name == "grpc-status" and code is None:
+            code = value
     if on & RetryOn.SERVER_ERROR and status >= 500:
         return True
     if on & RetryOn.GATEWAY_ERROR and status in GATEWAY_ERRORS:
@@ -50,7 +55,6 @@ def retriable_response(policy: RetryPolicy, status: int, headers: Headers) -> bo
         return True
     if on & RetryOn.RETRIABLE_HEADERS and any(name in headers for name in policy.headers):
         return True
-    code = headers.first("grpc-status")
     return code is not None and bool(on & GRPC_STATUSES.get(code, RetryOn.NOTHING))
 
 
@@ -72,20 +76,20 @@ class Tries:
         self.tried: list[tuple[str, int]] = []
         """Endpoints in the order in which they were tried."""
 
-    def after_reset(self, reset: Reset, *, sent: bool, room: bool) -> Next:
+    def after_reset(self, reset: Reset, room: Callable[[], bool], *, sent: bool) -> Next:
         """``room`` says whether the retries of the cluster have a place left."""
-        return self._next(retriable_reset(self.policy, reset, sent=sent), room)
+        wanted = retriable_reset(self.policy, reset, sent=sent)
+        return self._another(room) if wanted else Next.NO
 
-    def after_response(self, status: int, headers: Headers, *, room: bool) -> Next:
+    def after_response(self, status: int, headers: Headers, room: Callable[[], bool]) -> Next:
         """As ``after_reset``."""
-        return self._next(retriable_response(self.policy, status, headers), room)
+        wanted = retriable_response(self.policy, status, headers)
+        return self._another(room) if wanted else Next.NO
 
-    def _next(self, wanted: bool, room: bool) -> Next:
-        if not wanted:
-            return Next.NO
+    def _another(self, room: Callable[[], bool]) -> Next:
         if self.retries >= self.policy.attempts:
             return Next.ENOUGH
-        if not room:
+        if not room():
             return Next.OVERFLOW
         self.retries += 1
         return Next.RETRY

@@ -7,9 +7,10 @@ no proof (RFC 8441, section 5.1).
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from hashlib import sha1
 from typing import Final
+
+from msgspec.structs import replace
 
 from waypoint.core.message import Headers, Request, Response
 

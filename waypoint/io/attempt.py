@@ -20,7 +20,7 @@ from waypoint.io.duplex import abort, relay
 from waypoint.io.fiber import in_task
 from waypoint.io.http1_client import Http1Stream
 from waypoint.io.upstream import Upstreams
-from waypoint.io.upstream_stream import ResponseEvent, UpstreamResetError, UpstreamStream
+from waypoint.io.upstream_stream import UpstreamResetError, UpstreamStream
 
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """Methods that may be sent twice (RFC 9110, section 9.2.2)."""
@@ -81,16 +81,22 @@ class Attempt:
         """
         body, request = self._client.body, self._request
         idempotent = request.method in IDEMPOTENT
-        outcome = Outcome()
+        stream = None
+        if not request.upgrade:
+            stream = self._upstreams.at_hand(
+                self._cluster, host, self._codec, careful=not idempotent
+            )
         for fresh in (False, True):
-            try:
-                stream = await self._open(host, fresh=fresh, careful=not idempotent)
-            except UpstreamResetError as error:
-                return Outcome(reset=error.reason, cause=error.cause)
+            if stream is None:
+                try:
+                    stream = await self._open(host, fresh=fresh, careful=not idempotent)
+                except UpstreamResetError as error:
+                    return Outcome(reset=error.reason, cause=error.cause)
             outcome = await self._exchange(stream, judge)
             ended = outcome.reset is Reset.CONNECTION_TERMINATION and not stream.answered
             if not (ended and stream.reused and idempotent and body.replayable):
                 break
+            stream = None
         return outcome
 
     async def _open(self, host: Host, *, fresh: bool, careful: bool) -> UpstreamStream:
@@ -119,7 +125,13 @@ class Attempt:
             if self._request.upgrade and isinstance(stream, Http1Stream):
                 self._begun = for_http1(self._request, secrets.token_bytes(16))
             stream.begin(self._begun)
-            if not await self._move(stream, judge):
+            if not self._request.has_body or self._send_what_is_there(stream):
+                await stream.flush()
+                passed = await self._download(stream, judge)
+            else:
+                async with in_task():
+                    passed = await self._move_both_ways(stream, judge)
+            if not passed:
                 return Outcome(self._response)
             if self._response is not None and self._response.status == 101:
                 await self._tunnel(stream)
@@ -131,15 +143,8 @@ class Attempt:
         finally:
             stream.reset()  # does nothing after a release
 
-    async def _move(self, stream: UpstreamStream, judge: Judge) -> bool:
-        """Request there, response back; False where the judge refused the response."""
-        if not self._request.has_body or self._send_what_is_there(stream):
-            await stream.flush()
-            return await self._download(stream, judge)
-        async with in_task():
-            return await self._move_both_ways(stream, judge)
-
     async def _move_both_ways(self, stream: UpstreamStream, judge: Judge) -> bool:
+        """The request there while the response may already come back."""
         uploading = _Upload(self._client, stream)
         passed, failure = False, None
         async with trio.open_nursery() as nursery:
@@ -165,26 +170,35 @@ class Attempt:
         return body.complete
 
     async def _download(self, stream: UpstreamStream, judge: Judge) -> bool:
-        """Stream the response: what one read gives leaves in one write."""
-        client = self._client
-        while True:
+        """Stream the response: what one read gives leaves in one write. False where the judge
+        refused it."""
+        client, ended = self._client, False
+        while not ended:
             for event in await stream.receive():
-                if isinstance(event, Response):
-                    if event.status < 200 and event.informational:
-                        client.begin(event)
-                        continue
-                    self._check_upgrade(event)
+                if isinstance(event, bytes):
+                    self.sent += len(event)
+                    if self.watch is not None:
+                        self.watch(event)
+                    client.data(event)
+                elif isinstance(event, End):
+                    self.trailers = event.trailers
+                    client.end(event.trailers)
+                    ended = True
+                    break
+                elif event.status < 200 and event.informational:
+                    client.begin(event)
+                else:
+                    if event.status == 101 or self._request.upgrade:
+                        self._check_upgrade(event)
                     self._response = event
                     if not judge(event):
                         return False
                     client.begin(event)
                     if event.end:
-                        await client.flush()
-                        return True
-                elif self._pass_on(event):
-                    await client.flush()
-                    return True
+                        ended = True
+                        break
             await client.flush()
+        return True
 
     def _check_upgrade(self, response: Response) -> None:
         """Raises UpstreamResetError where the client would be misled about its protocol."""
@@ -197,19 +211,6 @@ class Attempt:
         elif request.upgrade and self._client.head.version == "2" and response.status < 300:
             # To an extended CONNECT, any 2xx says that the protocol has changed.
             raise UpstreamResetError(Reset.PROTOCOL_ERROR, "upgrade_refused")
-
-    def _pass_on(self, event: ResponseEvent) -> bool:
-        """A piece of the body or its end; True at the end."""
-        if isinstance(event, bytes):
-            self.sent += len(event)
-            if self.watch is not None:
-                self.watch(event)
-            self._client.data(event)
-            return False
-        assert isinstance(event, End)
-        self.trailers = event.trailers
-        self._client.end(event.trailers)
-        return True
 
     async def _tunnel(self, stream: UpstreamStream) -> None:
         """After a 101: bytes both ways until both sides have ended."""

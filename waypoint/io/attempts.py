@@ -51,12 +51,13 @@ class Attempts:
         self._record = record
         assert decided.upstream is not None
         codec = decided.upstream.codec(client.head.version)
-        cluster = service.cluster(decided.upstream)
+        self._begun_s = now_s()
+        """When the try under way began."""
+        cluster = service.cluster(decided.upstream, self._begun_s)
         self._attempt = Attempt(service.upstreams, cluster, client, request, codec)
         self._cluster = cluster
         self._limit = Limit()
         self._this: Limit | None = None
-        self._begun_s = 0.0
         route = decided.route
         policy = asked_for(route.retries if route is not None else NONE, request.headers)
         self._tries = Tries(policy)
@@ -76,7 +77,7 @@ class Attempts:
         Raises ClientGoneError and BadMessageError.
         """
         if self._timeouts.total_s is not None:
-            self._start_clock_at_the_end_of_the_request(self._timeouts.total_s)
+            self._time_what_follows_the_request(self._timeouts.total_s)
         cluster = self._cluster
         policy = cluster.settings.balancer.hash_policy
         self._hash = policy.key(self._request) if policy is not None else None
@@ -117,25 +118,23 @@ class Attempts:
         return asked, answered
 
     def _note_end(self, said: tuple[GrpcMessages, GrpcMessages] | None) -> None:
-        record = self._record
-        record.response_trailers = Headers(self._attempt.trailers)
+        record, status = self._record, None
+        if self._attempt.trailers:
+            record.response_trailers = Headers(self._attempt.trailers)
+            status = record.response_trailers.first("grpc-status")
         if said is None:
             return
         record.request_messages, record.response_messages = said[0].count, said[1].count
-        status = record.response_trailers.first("grpc-status")
         if status is None and record.response_headers is not None:
             status = record.response_headers.first("grpc-status")
         record.grpc_status = status or ""
 
-    def _start_clock_at_the_end_of_the_request(self, timeout: float) -> None:
-        def start() -> None:
-            self._limit.deadline = now_s() + timeout
-
-        body = self._client.body
+    def _time_what_follows_the_request(self, timeout_s: float) -> None:
+        body, limit = self._client.body, self._limit
         if body.complete:
-            start()
+            limit.deadline_s = self._begun_s + timeout_s
         else:
-            body.when_complete = start
+            body.when_complete = lambda: limit.move(now_s() + timeout_s)
 
     async def _until_one_counts(self, cluster: Cluster, upstream: Upstream) -> Reply | None:
         tries = self._tries
@@ -146,9 +145,19 @@ class Attempts:
             if cluster.full:
                 cluster.counts.overflows += 1
                 return OVERLOADED
-            outcome = await self._once(cluster, host)
+            self._host, self._last = host, Next.NO
+            outcome = None
+            cluster.begun(host)
+            try:
+                if self._timeouts.per_try_s is None:
+                    outcome = await self._attempt.run(host, self._judge)
+                else:
+                    outcome = await self._within(self._timeouts.per_try_s, host)
+            finally:
+                cluster.over(host)
             if outcome is not None and outcome.passed:
                 return None
+            self._note_failure(cluster, host, outcome)
             reply = self._judge_failure(cluster, outcome)
             if reply is not None:
                 return reply
@@ -158,11 +167,12 @@ class Attempts:
                 cluster.count(retries=1)  # one place for all retries of a request
             async with in_task():
                 await trio.sleep(tries.pause_s(self._service.draw()))
-            self._timeouts.tell(self._request.headers, self._limit.deadline - now_s())
+            self._begun_s = now_s()
+            self._timeouts.tell(self._request.headers, self._limit.deadline_s - self._begun_s)
 
     def _pick(self, cluster: Cluster, upstream: Upstream) -> Host | None:
         policy, tries = self._tries.policy, self._tries
-        at_s = self._begun_s = now_s()
+        at_s = self._begun_s
         visit, allowed = self._decided.visit, upstream.allowed
         host = None
         if visit is not None and not tries.tried:
@@ -181,28 +191,19 @@ class Attempts:
             self._record.target = host.target
         return host
 
-    async def _once(self, cluster: Cluster, host: Host) -> Outcome | None:
-        """One attempt; None where it took longer than a try may."""
-        self._last = Next.NO
-        self._host = host
-        judge = self._judge
-        outcome = None
-        cluster.begun(host)
-        try:
-            if self._timeouts.per_try_s is None:
-                outcome = await self._attempt.run(host, judge)
-            else:
-                self._this = Limit()
-                self._this.deadline = self._begun_s + self._timeouts.per_try_s
-                with self._this:
-                    outcome = await self._attempt.run(host, judge)
-        finally:
-            cluster.over(host)
+    async def _within(self, time_s: float, host: Host) -> Outcome | None:
+        """One attempt; None where it took longer."""
+        self._this = Limit(self._begun_s + time_s)
+        with self._this:
+            return await self._attempt.run(host, self._judge)
+        return None
+
+    def _note_failure(self, cluster: Cluster, host: Host, outcome: Outcome | None) -> None:
+        """Of an attempt without a response: that counts against the endpoint."""
         if outcome is None:
             self._noticed(cluster, host, cluster.failed(host, now_s(), timeout=True))
         elif outcome.reset is not None and outcome.reset not in BY_US:
             self._noticed(cluster, host, cluster.failed(host, now_s()))
-        return outcome
 
     def _judge(self, response: Response) -> bool:
         """The head of a response: the client's, unless another try is worth it."""
@@ -213,28 +214,29 @@ class Attempts:
             status = http_status(response) if self._record.grpc else response.status
             self._noticed(cluster, host, cluster.answered(host, status, at_s))
         if self._client.body.replayable:
-            self._last = self._tries.after_response(
-                response.status, response.headers, room=cluster.retry_room(at_s, self._retrying)
-            )
+            self._last = self._tries.after_response(response.status, response.headers, self._room)
             if self._last is Next.RETRY:
                 return False
         record = self._record
         if self._this is not None:
-            self._this.deadline = math.inf
+            self._this.move(math.inf)
         if self._decided.filters:
             self._decided.edit(response)
         if self._keeps_to_endpoints:
             self._remember(response, host)
-        self._service.stamp(response.headers)
         record.upstream_ms = round((at_s - self._begun_s) * 1000)
-        response.headers.set("x-envoy-upstream-service-time", str(record.upstream_ms))
+        self._service.stamp(response.headers, record.upstream_ms)
         record.response_headers = response.headers
         record.status, record.details = response.status, "via_upstream"
         if self._last is not Next.NO:
             record.add_flag(self._why_no_retry(cluster))
         if response.status == 101:
-            self._limit.deadline = math.inf
+            self._limit.move(math.inf)
         return True
+
+    def _room(self) -> bool:
+        """May the cluster have another retry?"""
+        return self._cluster.retry_room(now_s(), self._retrying)
 
     def _remember(self, response: Response, host: Host) -> None:
         """Let the client come back to the same endpoint, where the configuration wants it."""
@@ -256,11 +258,7 @@ class Attempts:
         self._last = Next.NO
         if not started and self._client.body.replayable:
             sent = reset not in CONNECTING
-            self._last = self._tries.after_reset(
-                reset or Reset.LOCAL_RESET,
-                sent=sent,
-                room=cluster.retry_room(now_s(), self._retrying),
-            )
+            self._last = self._tries.after_reset(reset or Reset.LOCAL_RESET, self._room, sent=sent)
             if self._last is Next.RETRY:
                 return None
         if reset is None:

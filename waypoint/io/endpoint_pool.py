@@ -86,27 +86,38 @@ class EndpointPool:
         self, request: Request | None = None, *, fresh: bool, careful: bool
     ) -> Http1Stream:
         """A stream for one exchange. Raises UpstreamResetError."""
-        connection = None if fresh else self._kept(careful)
-        if connection is None:
-            try:
-                async with in_task():
-                    connection = await self._admitted(careful, request)
-            except BaseException:  # also a limit that was reached just behind the dial
-                if connection is not None:
-                    self._drop(connection)
-                raise
+        found = None if fresh else self.on_kept(careful)
+        if found is not None:
+            return found
+        connection = None
+        try:
+            async with in_task():
+                connection = await self._admitted(careful, request)
+        except BaseException:  # also a limit that was reached just behind the dial
+            if connection is not None:
+                self._drop(connection)
+            raise
+        return self._exchange_on(connection)
+
+    def on_kept(self, careful: bool) -> Http1Stream | None:
+        """The same, where a connection is there that waits for an exchange."""
+        connection = self._kept(careful) if self._idle else None
+        return None if connection is None else self._exchange_on(connection)
+
+    def _exchange_on(self, connection: Connection) -> Http1Stream:
         self.active += 1
         connection.exchanges += 1
-        found = connection
 
         def over(usable: bool) -> None:
             self.active -= 1
-            if usable and self._may_stay(found):
-                self._keep(found)
+            if usable and self._may_stay(connection):
+                self._keep(connection)
             else:
-                self._drop(found)
+                self._drop(connection)
 
-        return Http1Stream(found.stream, found.inlet, reused=found.exchanges > 1, over=over)
+        return Http1Stream(
+            connection.stream, connection.inlet, reused=connection.exchanges > 1, over=over
+        )
 
     async def _admitted(self, careful: bool, request: Request | None) -> Connection:
         """A new connection, or one that somebody gives back while the cluster has its most."""
@@ -217,18 +228,27 @@ class EndpointPool:
         self, nursery: trio.Nursery, request: Request | None = None, *, fresh: bool
     ) -> Http2Stream:
         """A stream on a shared connection; one dial at a time. Raises UpstreamResetError."""
-        found = None if fresh else self._with_room()
-        if found is None:
-            self._enter_queue()
-            try:
-                async with in_task(), self._linking:
-                    found = None if fresh else self._with_room()
-                    if found is None:
-                        found = await self._new_link(nursery, request)
-            finally:
-                self._cluster.count(pending=-1)
+        stream = None if fresh else self.on_shared()
+        if stream is not None:
+            return stream
+        self._enter_queue()
+        try:
+            async with in_task(), self._linking:
+                link = None if fresh else self._with_room()
+                if link is None:
+                    link = await self._new_link(nursery, request)
+        finally:
+            self._cluster.count(pending=-1)
         self.active += 1
-        return Http2Stream(found, self._over)
+        return Http2Stream(link, self._over)
+
+    def on_shared(self) -> Http2Stream | None:
+        """The same, where a connection is there that takes another exchange."""
+        link = self._with_room()
+        if link is None:
+            return None
+        self.active += 1
+        return Http2Stream(link, self._over)
 
     def _over(self) -> None:
         self.active -= 1
@@ -241,10 +261,11 @@ class EndpointPool:
 
     def _room(self, link: Http2Client) -> int:
         """How many more exchanges a connection takes, within the configured limits."""
-        pool = self._cluster.settings.pool
-        if self._tls[link] != self._cluster.settings.tls or self._told:
+        settings = self._cluster.settings
+        if self._tls[link] != settings.tls or settings.proxy_protocol is not None:
             return 0
-        room = link.room
+        pool = settings.pool
+        room = 0 if link.lost else link.http2.room - link.reserved
         if pool.max_concurrent_streams:
             room = min(room, pool.max_concurrent_streams - link.streams)
         if pool.max_requests_per_connection:

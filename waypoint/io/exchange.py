@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from waypoint.core.decision import Plan
 from waypoint.core.dispatch import Destination
@@ -16,10 +17,10 @@ from waypoint.core.envoy_filter import Limits
 from waypoint.core.ext_authz import TOO_LARGE
 from waypoint.core.fault import DELAY_FLAG
 from waypoint.core.filters import HeaderEdits, HeaderFilter
-from waypoint.core.grpc import is_grpc, trailers_only
+from waypoint.core.grpc import trailers_only
 from waypoint.core.http1 import BadMessageError
 from waypoint.core.local_reply import bad_request
-from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead, Response
+from waypoint.core.message import Headers, Peer, Reply, Request, Response
 from waypoint.core.plan import plan, refused
 from waypoint.core.program import Program
 from waypoint.core.record import Record
@@ -30,6 +31,7 @@ from waypoint.io.rate_limits import Called, Told
 from waypoint.io.service import Service
 
 Edits = tuple[HeaderEdits, ...]
+_PROTOCOLS: Final = {version: "HTTP/" + version for version in ("1.0", "1.1", "2")}
 
 
 class Exchanges:
@@ -64,8 +66,22 @@ class Exchange:
         self._client = client
         self._caller = caller
         self._to = to
-        self._record = _record(client.head, caller.peer, to)
         self._rates: Callable[[Record], Told | None] | None = None
+        head = client.head
+        facts = head.facts
+        self._record = Record(
+            peer=caller.peer,
+            to=to,
+            method=head.method,
+            path=head.target,
+            authority=head.authority or "",
+            user_agent=facts.user_agent,
+            forwarded_for=facts.forwarded_for or "",
+            request_id=facts.request_id or "",
+            grpc=facts.grpc,
+            protocol=_PROTOCOLS[head.version],
+            begun_s=time.time(),
+        )
 
     async def run(self) -> None:
         """All stages. Raises ClientGoneError."""
@@ -74,7 +90,13 @@ class Exchange:
         try:
             with Limit() as limit:
                 client.attend(limit)
-                await self._stages()
+                try:
+                    reply = await self._answer()
+                except BadMessageError as bad:
+                    # the client's body is not HTTP, or a filter made something that cannot be sent
+                    reply = bad_request(bad.status if bad.status < 500 else 500, bad.details)
+                if reply is not None:
+                    await self._owe(reply)
             if limit.cancelled_caught:
                 raise ClientGoneError
         except ClientGoneError:
@@ -87,14 +109,7 @@ class Exchange:
             if self._rates is not None and (told := self._rates(record)) is not None:
                 self._service.background(told)
 
-    async def _stages(self) -> None:
-        try:
-            reply = await self._answer()
-        except BadMessageError as bad:
-            # the client's body is not HTTP, or a filter made something that cannot be sent
-            reply = bad_request(bad.status if bad.status < 500 else 500, bad.details)
-        if reply is None:
-            return
+    async def _owe(self, reply: Reply) -> None:
         if self._client.started:  # too late for an answer: let the client see that it is cut short
             self._record.flag, self._record.details = reply.flag, reply.details
             self._client.reset()
@@ -103,7 +118,7 @@ class Exchange:
 
     async def _answer(self) -> Reply | None:
         """None where an endpoint has answered; else the reply that the client is owed."""
-        known_id = "x-request-id" in self._client.head.headers
+        known_id = self._client.head.facts.request_id is not None
         request = self._enter(known_id=known_id)
         if isinstance(request, Reply):
             return request
@@ -230,20 +245,3 @@ def head_of(reply: Reply, service: Service) -> Response:
         headers.add("content-type", "text/plain")
     service.stamp(headers)
     return Response(reply.status, headers, content_length=size)
-
-
-def _record(head: RequestHead, peer: Peer, to: Destination) -> Record:
-    headers = head.headers
-    return Record(
-        peer=peer,
-        to=to,
-        method=head.method,
-        path=head.target,
-        authority=head.authority or "",
-        user_agent=headers.get("user-agent") or "",
-        forwarded_for=headers.get("x-forwarded-for") or "",
-        request_id=headers.first("x-request-id") or "",
-        grpc=is_grpc(headers),
-        protocol="HTTP/" + head.version,
-        begun_s=time.time(),
-    )

@@ -100,9 +100,9 @@ class Fiber:
         self._waiting = False
         before, _current = _current, self
         try:
-            trap = self._send()
+            trap = self._throw() if self.alerted else self._coro.send(None)
             while self.alerted and trap is _WAIT and self._reached() is not None:
-                trap = self._send()
+                trap = self._throw()
         except StopIteration:
             self._finish(None)
         except BaseException as error:  # noqa: BLE001 - as in a task: whoever waits for the end gets it
@@ -118,8 +118,9 @@ class Fiber:
         finally:
             _current = before
 
-    def _send(self) -> object:
-        reached = self._reached() if self.alerted else None
+    def _throw(self) -> object:
+        """Go on, with the limit that was reached if one was."""
+        reached = self._reached()
         if reached is not None:
             return self._coro.throw(Stopped(reached))
         return self._coro.send(None)
@@ -281,10 +282,11 @@ class Limit:
     """As ``trio.CancelScope``: what is inside ends at ``deadline``, or when ``cancel`` is called;
     ``cancelled_caught`` tells so afterwards. A fiber ends up to a tenth of a second late."""
 
-    __slots__ = ("_deadline", "_fiber", "_hold", "_own", "cancelled_caught", "reached", "scope")
+    __slots__ = ("_fiber", "_hold", "_own", "cancelled_caught", "deadline_s", "reached", "scope")
 
-    def __init__(self) -> None:
-        self._deadline = math.inf
+    def __init__(self, deadline_s: float = math.inf) -> None:
+        self.deadline_s = deadline_s
+        """In seconds of trio's clock; to be changed by ``move`` inside of the limit."""
         self._fiber: Fiber | None = None
         self._hold: Hold | None = None
         self._own: trio.CancelScope | None = None
@@ -293,27 +295,19 @@ class Limit:
         self.reached = False
         self.cancelled_caught = False
 
-    @property
-    def deadline(self) -> float:
-        """In seconds of trio's clock."""
-        return self._deadline
-
-    @deadline.setter
-    def deadline(self, when_s: float) -> None:
-        self._deadline = when_s
+    def move(self, when_s: float) -> None:
+        """Another deadline from now on."""
+        self.deadline_s = when_s
         if self.scope is not None:
             self.scope.deadline = when_s
-        if self._fiber is not None:
-            self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        assert self._fiber is not None
+        if self._fiber is None:
+            return
         timers = self._fiber.relay.timers
         if self._hold is not None:
             timers.take_back(self._hold)
             self._hold = None
-        if self._deadline != math.inf:
-            self._hold = timers.set(self._deadline, self, now_s())
+        if when_s != math.inf:
+            self._hold = timers.set(when_s, self, now_s())
 
     def ring(self) -> None:
         """See ``Alarm``."""
@@ -333,7 +327,7 @@ class Limit:
 
     def enter_scope(self) -> trio.CancelScope:
         """A task takes over: the same limit for it."""
-        scope = self.scope = trio.CancelScope(deadline=self._deadline)
+        scope = self.scope = trio.CancelScope(deadline=self.deadline_s)
         if self.reached:
             scope.cancel()
         return scope.__enter__()
@@ -346,8 +340,9 @@ class Limit:
             self._fiber = fiber
             fiber.limits.append(self)
             fiber.alerted = fiber.alerted or self.reached
-            if self._deadline != math.inf:
-                self._set_alarm()
+            if self.deadline_s != math.inf:
+                relay = fiber.relay
+                self._hold = relay.timers.set(self.deadline_s, self, relay.now_s)
         return self
 
     def __exit__(

@@ -197,9 +197,7 @@ class Http1Exchange:
         if body.complete:
             return True
         start = body.received
-        limit = Limit()
-        limit.deadline = trio.current_time() + DISCARD_S
-        with limit:
+        with Limit(trio.current_time() + DISCARD_S):
             try:
                 while not body.complete and body.received - start < DISCARD_BYTES:
                     await body.next()

@@ -6,11 +6,11 @@ The request never waits for its copies: a copy that falls behind is given up.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from waypoint.core.decision import Upstream
 from waypoint.core.grpc import http_status

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from ambient.hbone.core.counters import Counters
 from ambient.hbone.core.errors import HboneStreamError

@@ -39,6 +39,8 @@ log = get_logger("waypoint")
 getrandbits = random.Random().getrandbits  # ids need not be secret
 _UUID_MASK: Final = ~(0xF000 << 64 | 0xC000 << 48)
 _UUID_4: Final = 0x4000 << 64 | 0x8000 << 48
+SERVER: Final = ("server", "istio-envoy")
+UPSTREAM_TIME: Final = "x-envoy-upstream-service-time"
 DATE_S: Final = 0.5
 """How long a Date stays good: its finest step is a second."""
 
@@ -113,17 +115,18 @@ class Service:
             )
         self._reported = current
 
-    def cluster(self, upstream: Upstream) -> Cluster:
-        """What is known of the endpoints of an upstream."""
-        return self.clusters.get(upstream, self._own_workload(), now_s())
+    def cluster(self, upstream: Upstream, at_s: float | None = None) -> Cluster:
+        """What is known of the endpoints of an upstream; ``at_s`` is now, where it is known."""
+        generation, own = self._standing
+        if generation != self.directory.generation:
+            own = self._own_workload()
+        return self.clusters.get(upstream, own, now_s() if at_s is None else at_s)
 
     def _own_workload(self) -> Workload | None:
         """The waypoint's own entry in the mesh, which says where it stands."""
-        generation, found = self._standing
-        if generation != self.directory.generation:
-            all_of_them = (self.directory.workload_by_address(at) for at in self.own.addresses)
-            found = next((workload for workload in all_of_them if workload is not None), None)
-            self._standing = self.directory.generation, found
+        all_of_them = (self.directory.workload_by_address(at) for at in self.own.addresses)
+        found = next((workload for workload in all_of_them if workload is not None), None)
+        self._standing = self.directory.generation, found
         return found
 
     def request_id(self) -> str:
@@ -132,11 +135,24 @@ class Service:
         text = f"{number & _UUID_MASK | _UUID_4:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
-    def stamp(self, headers: Headers) -> None:
-        """What every response carries: Date, and Server as Istio's proxies say it."""
-        headers.set("server", "istio-envoy")
-        if "date" not in headers:
-            headers.add("date", self._date())
+    def stamp(self, headers: Headers, upstream_ms: int | None = None) -> None:
+        """What every response carries: Date, Server as Istio's proxies say it, and how long the
+        endpoint took."""
+        dated = False
+        kept: list[tuple[str, str]] = []
+        for field in headers.items:
+            name = field[0]
+            if name == "date":
+                dated = True
+            elif name == "server" or (name == UPSTREAM_TIME and upstream_ms is not None):
+                continue
+            kept.append(field)
+        kept.append(SERVER)
+        if not dated:
+            kept.append(("date", self._date()))
+        if upstream_ms is not None:
+            kept.append((UPSTREAM_TIME, str(upstream_ms)))
+        headers.items = kept
 
     def _date(self) -> str:
         at_s = now_s()

@@ -58,6 +58,15 @@ class Upstreams:
             raise RuntimeError("the upstreams do not run")
         return await pool.http2(self._nursery, request, fresh=fresh)
 
+    def at_hand(
+        self, cluster: Cluster, host: Host, codec: Codec, *, careful: bool
+    ) -> UpstreamStream | None:
+        """A stream on a connection that is there, if there is one; see ``open``."""
+        pool = self._pools.get((cluster, host))
+        if pool is None:
+            return None
+        return pool.on_kept(careful) if codec is Codec.HTTP1 else pool.on_shared()
+
     async def connect(self, cluster: Cluster, host: Host, request: Request | None = None) -> Duplex:
         """A new stream of bytes, counted until ``left``. Raises UpstreamResetError."""
         return await self.pool(cluster, host).raw(request)

@@ -29,7 +29,7 @@ class MeshState:
         self.services = Services()
         self.policies = Policies()
         self.generation = 0
-        """Counts the changes of services and workloads."""
+        """Counts the changes of services, workloads and policies."""
         self.registry_only = False
         """Whether what no workload and no service has is out of bounds (``outboundTrafficPolicy``
         of the mesh)."""
@@ -86,6 +86,7 @@ class MeshState:
                 self.policies.put(value)
                 touched.add(value.key)
         touched.update(name for name in removed if self.policies.remove(name) is not None)
+        self.generation += bool(touched)
         return frozenset(touched)
 
     def workload(self, uid: str) -> Workload | None:

@@ -10,6 +10,7 @@ from ambient.api.address import HostPort
 from ambient.api.spiffe import Identity
 from tests.unit.waypoint.sample import AT, CURL
 from waypoint.core.entry import Caller, enter
+from waypoint.core.head_facts import facts_of
 from waypoint.core.message import Headers, Peer, Reply, Request, RequestHead
 
 PEER = Peer(CURL, ip_address("10.0.9.9"))
@@ -25,6 +26,7 @@ def entered(fields=(), told_by=None, **changes) -> Request | Reply:
         "headers": Headers(fields),
         "content_length": None,
         "has_body": False,
+        "facts": facts_of(list(fields)),
     }
     return enter(RequestHead(**(given | changes)), Caller(PEER, AT, told_by), "id-1")
 

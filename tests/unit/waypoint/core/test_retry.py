@@ -91,14 +91,14 @@ def test_responses(on, status, headers, retried):
 
 def test_retries_end_with_the_attempts():
     tries = Tries(policy("5xx", attempts=2))
-    steps = [tries.after_response(500, Headers(), room=True) for _ in range(3)]
+    steps = [tries.after_response(500, Headers(), lambda: True) for _ in range(3)]
     assert steps == [Next.RETRY, Next.RETRY, Next.ENOUGH]
-    assert tries.after_response(200, Headers(), room=True) is Next.NO
+    assert tries.after_response(200, Headers(), lambda: True) is Next.NO
     assert tries.retries == 2
 
 
 def test_without_room_there_is_none():
     tries = Tries(policy("reset", attempts=2))
-    assert tries.after_reset(Reset.REMOTE_RESET, sent=True, room=False) is Next.OVERFLOW
-    assert tries.after_reset(Reset.REMOTE_RESET, sent=True, room=True) is Next.RETRY
+    assert tries.after_reset(Reset.REMOTE_RESET, lambda: False, sent=True) is Next.OVERFLOW
+    assert tries.after_reset(Reset.REMOTE_RESET, lambda: True, sent=True) is Next.RETRY
     assert tries.pause_s(0.4) == pytest.approx(0.01)

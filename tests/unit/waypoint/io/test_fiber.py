@@ -126,8 +126,8 @@ async def test_a_limit_ends_what_is_inside_at_its_deadline(task):
 
         async def main() -> None:
             outer, inner = Limit(), Limit()
-            outer.deadline = trio.current_time() + 60
-            inner.deadline = trio.current_time() + 0.01
+            outer.move(trio.current_time() + 60)
+            inner.move(trio.current_time() + 0.01)
             with outer:
                 with inner:
                     if task:
@@ -190,9 +190,9 @@ async def test_a_deadline_that_is_lifted_ends_nothing():
         limit, signal = Limit(), Signal()
 
         async def main() -> None:
-            limit.deadline = trio.current_time() + 0.05
+            limit.move(trio.current_time() + 0.05)
             with limit:
-                limit.deadline = float("inf")
+                limit.move(float("inf"))
                 await signal.wait()
 
         async def later() -> None:
@@ -235,7 +235,7 @@ async def waits(signal):
 async def test_signals_and_limits_work_in_plain_tasks_too():
     signal = Signal()
     with Limit() as limit:
-        limit.deadline = trio.current_time() + 0.01
+        limit.move(trio.current_time() + 0.01)
         async with in_task():
             await signal.wait()
     assert limit.cancelled_caught
