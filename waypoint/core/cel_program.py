@@ -14,7 +14,9 @@ def compile_cel(text: str, field: str) -> Callable[[Mapping[str, Any]], Any]:
     """The value of an expression for attributes. Raises UnusableError; the value, ValueError."""
     if not text or len(text) > MAX_EXPRESSION:
         raise UnusableError(field, f"needs an expression of 1 to {MAX_EXPRESSION} characters")
-    import cel  # its package loads a command line of its own: a quarter of a second, 20 MB
+    # Its package loads a command line of its own: a quarter of a second, 20 MB. It is the extension
+    # that is imported: xds-protos has an empty ``cel/__init__.py`` too, and the last written stays.
+    from cel import cel
 
     try:
         program = cel.compile(text)

@@ -64,24 +64,24 @@ async def test_limits_hold_for_all_workers_together(workers):
     one.count(pending=1, connections=2, retries=1)
     other.count(pending=1, retries=1)
     for each in (one, other, idle):
-        assert (each.full, each.queue_full, each.connected, each.retry_room()) == (
+        assert (each.full, each.queue_full, each.connected, each.retry_room(0.0)) == (
             (True,) * 3 + (False,)
         )
     assert (one.requests, one.connections, other.connections) == (1, 2, 0)  # each one's own
     one.over(host(one))
     one.count(pending=-1, connections=-1, retries=-1)
     assert [idle.full, idle.queue_full, idle.connected] == [False] * 3
-    assert idle.retry_room()
+    assert idle.retry_room(0.0)
 
 
 async def test_a_retry_budget_is_of_all_requests(workers):
     budget = RetryBudget(percent=50.0, min_concurrency=1)
     one, other, _ = (cluster(worker, retry_budget=budget) for worker in workers)
     one.count(retries=1)
-    assert not other.retry_room()
+    assert not other.retry_room(0.0)
     for _ in range(4):
         one.begun(host(one))
-    assert other.retry_room()
+    assert other.retry_room(0.0)
 
 
 async def test_what_a_worker_that_has_ended_had_under_way_is_gone(table, workers):
