@@ -186,13 +186,13 @@ class Record(msgspec.Struct, kw_only=True):
             source_version=source.canonical_revision if source else "",
             source_cluster=source.cluster_id if source else "",
             destination_service=service.hostname if service else "",
-            destination_service_name=service.name if service else "",
+            destination_service_name=_service_name(service) if service else "",
             destination_service_namespace=service.namespace if service else "",
             destination_workload=target.workload_name if target else "",
             destination_canonical_service=target.canonical_name if target else "",
             destination_canonical_revision=target.canonical_revision if target else "",
             destination_workload_namespace=target.namespace if target else "",
-            destination_principal=str(target.identity) if target else "",
+            destination_principal=str(target.identity) if target and target.service_account else "",
             destination_app=target.canonical_name if target else "",
             destination_version=target.canonical_revision if target else "",
             destination_cluster=target.cluster_id if target else "",
@@ -200,6 +200,12 @@ class Record(msgspec.Struct, kw_only=True):
             response_flags=self.flag,
             connection_security_policy="mutual_tls" if secure else "none",
         )
+
+
+def _service_name(service: Service) -> str:
+    """A Kubernetes Service's name; a ServiceEntry counts by its host (Istio)."""
+    kubernetes = service.hostname.startswith(f"{service.name}.{service.namespace}.svc.")
+    return service.name if kubernetes else service.hostname
 
 
 def _address(peer: Peer) -> str:
