@@ -24,9 +24,11 @@ REDIRECT_CODES = {
 
 
 def our_rules(rules: Mapping[str, Rule]) -> Iterator[Rule]:
-    """Rules of a VirtualService, by exact path; what else comes is forwarded."""
+    """Rules of a VirtualService, by exact path; what else comes is forwarded. None retries unless
+    it says so."""
     for path, rule in {**rules, "": {}}.items():
-        made = {"match": [{"uri": {"exact": path}}] if path else [], "route": TO_REVIEWS, **rule}
+        match = [{"uri": {"exact": path}}] if path else []
+        made = {"match": match, "route": TO_REVIEWS, "retries": {"attempts": 0}, **rule}
         if "redirect" in rule or "directResponse" in rule:
             del made["route"]
         yield made

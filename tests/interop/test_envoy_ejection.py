@@ -61,7 +61,6 @@ RULES = {
     f"/{name}": {
         "route": [{"destination": {"host": name}}],
         "timeout": LIMIT if "slow" in name else "0s",
-        "retries": {"attempts": 0},
     }
     for name in SERVICES
 }

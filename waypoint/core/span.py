@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from ambient.api.workload import Workload
+from waypoint.core.grpc import GrpcStatus
 from waypoint.core.record import Record
 from waypoint.core.telemetry import Tracing
 from waypoint.core.trace_context import Trace
 
 DECORATOR = "x-envoy-decorator-operation"
+FAILURES: Final = frozenset(
+    (
+        GrpcStatus.UNKNOWN,
+        GrpcStatus.DEADLINE_EXCEEDED,
+        GrpcStatus.RESOURCE_EXHAUSTED,
+        GrpcStatus.UNIMPLEMENTED,
+        GrpcStatus.INTERNAL,
+        GrpcStatus.UNAVAILABLE,
+        GrpcStatus.DATA_LOSS,
+    )
+)
+"""gRPC statuses that are the server's fault (Envoy)."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +70,7 @@ def span_of(
         prefix = f"istio.authorization.dry_run.{dry_run.effect.lower()}_policy"
         tags[f"{prefix}.name"] = str(dry_run.by or "none")
         tags[f"{prefix}.result"] = "denied" if dry_run.denies else "allowed"
-    error = record.status >= 500 or record.status == 0 or (record.grpc_number or 0) > 0
+    error = record.status >= 500 or record.status == 0 or record.grpc_number in FAILURES
     if error:
         tags["error"] = "true"
     longest = tracing.tracer.max_tag_length if tracing.tracer is not None else 256
@@ -105,6 +119,8 @@ def _envoy_tags(record: Record, reporter: Reporter) -> dict[str, str]:
     if record.grpc:
         found["grpc.path"] = record.path
         found["grpc.authority"] = record.authority
+        headers = record.request_headers
+        found["grpc.content_type"] = (headers.first("content-type") or "") if headers else ""
         found["grpc.status_code"] = record.grpc_status
         found["grpc.message"] = _grpc_message(record)
     return {name: value for name, value in found.items() if value}
