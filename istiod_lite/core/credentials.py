@@ -33,6 +33,8 @@ Held = Mapping[str, bytes] | str
 RULE: Final = "DestinationRule"
 ABSENT: Final = "does not exist"
 UNREADABLE: Final = "cannot be read; may the control plane read it?"
+READER: Final = "istiod-credentials"
+"""The ClusterRole that a namespace binds to let its Secrets be read."""
 CERTIFICATE_KEYS: Final = (("cert", "key"), ("tls.crt", "tls.key"))
 CA_KEYS: Final = ("cacert", "ca.crt")
 CRL_KEY: Final = "ca.crl"
@@ -166,6 +168,15 @@ class Credentials:
             yield f"{source} has no ca.crt (or cacert)"
         wrong = (check_pair(pair) if need.shown else "", check_root(root) if need.believed else "")
         yield from (f"{source}: {text}" for text in wrong if text)
+
+
+def forbidden(ref: ObjectRef, system_namespace: str) -> str:
+    """What is said of an object that the API server does not let us read, with the remedy."""
+    command = (
+        f"kubectl create rolebinding {READER} -n {ref.key.namespace} --clusterrole={READER} "
+        f"--serviceaccount={system_namespace}:istiod"
+    )
+    return f"may not be read by the control plane ({command})"
 
 
 def sources_of(name: str, namespace: str) -> tuple[ObjectRef, ...]:

@@ -10,16 +10,18 @@ import trio
 
 from ambient.api.errors import MeshError
 from ambient.kube.core import resources
+from ambient.kube.core.errors import KubeError
 from ambient.kube.core.watch import EventKind
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from istiod_lite.core import root_secret
-from istiod_lite.core.credentials import ABSENT, UNREADABLE, Held
+from istiod_lite.core.credentials import ABSENT, UNREADABLE, Held, forbidden
 from istiod_lite.core.facts import ObjectRef
 from istiod_lite.core.index import Index
 
 ANSWER_S: Final = 5.0
 """What the API server has not told by then counts as unreadable, until it does."""
+FORBIDDEN: Final = 403
 RESOURCES: Final = {one.kind: one for one in (resources.SECRETS, resources.CONFIG_MAPS)}
 
 
@@ -66,12 +68,23 @@ class CredentialWatch:
                         event = await events.receive()
                     patience_s = math.inf
                     if late.cancelled_caught:
-                        self._tell(ref, UNREADABLE)
+                        self._tell(ref, await self._why(ref))
                         continue
                     if event.kind is not EventKind.SYNCED:
                         gone = event.kind is EventKind.DELETED
                         found = ABSENT if gone else contents(ref.kind, event.object)
                     self._tell(ref, found)
+
+    async def _why(self, ref: ObjectRef) -> str:
+        """Why nothing is known of an object."""
+        try:
+            await self._kube.get(RESOURCES[ref.kind], ref.key.name, ref.key.namespace)
+        except KubeError as error:
+            if error.status == FORBIDDEN:
+                return forbidden(ref, self._index.facts.root_namespace)
+        except MeshError:
+            pass  # nobody answers
+        return UNREADABLE
 
     def _tell(self, ref: ObjectRef, held: Held | None) -> None:
         self._index.stage_credential(ref, held)

@@ -7,7 +7,7 @@ import trustme
 
 from ambient.api.type_urls import SECRET_TYPE
 from ambient.xds.core import wire
-from istiod_lite.core.credentials import ABSENT, UNREADABLE, sources_of
+from istiod_lite.core.credentials import ABSENT, UNREADABLE, forbidden, sources_of
 from istiod_lite.core.facts import ObjectKey, ObjectRef
 from istiod_lite.core.index import Index
 from istiod_lite.core.snapshot import Publisher
@@ -144,3 +144,9 @@ def test_subsets_and_ports_name_credentials_too(index):
 )
 def test_names(name, found):
     assert [one.key.name for one in sources_of(name, "shop")] == found
+
+
+def test_the_remedy_for_a_secret_that_may_not_be_read():
+    text = forbidden(secret("bank-client"), "istio-system")
+    assert "-n shop --clusterrole=istiod-credentials" in text
+    assert "--serviceaccount=istio-system:istiod" in text
