@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from ambient.kube.io.client import KubeClient
 
 LIMIT_S: Final = 1.0
-"""For the cluster's answer."""
-LAST_S: Final = 2.0
+"""For the cluster's answer; ``AMBIENTCTL_COMPLETION_SECONDS`` says another one."""
+PATIENCE: Final = "AMBIENTCTL_COMPLETION_SECONDS"
+GRACE_S: Final = 0.5
 """After this the process ends, also where a credential plugin would go on."""
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -59,31 +61,35 @@ def kept_in(ctx: click.Context, name: str) -> Any:
 
 
 def _in_time(read: Reader, cluster: list[Any], wanted: Wanted) -> list[str]:
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.setitimer(signal.ITIMER_REAL, LAST_S)
     try:
-        return _read(read, cluster, wanted)
+        limit_s = float(os.environ.get(PATIENCE) or LIMIT_S)
+        return _read(read, cluster, wanted, limit_s)
     except BaseException:  # noqa: BLE001 - a shell is no place for errors
         return []
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _read(read: Reader, cluster: list[Any], wanted: Wanted) -> list[str]:
+def _read(read: Reader, cluster: list[Any], wanted: Wanted, limit_s: float) -> list[str]:
     import trio  # this and the client are slow to load, and help needs neither
 
+    import_module("ambient.kube.io.client")  # before the time runs
     from ambientctl.cluster import Cluster
 
     kubeconfig, context = cluster
 
     async def task() -> list[str]:
-        with trio.move_on_after(LIMIT_S):
+        with trio.move_on_after(limit_s):
             async with Cluster(kubeconfig, context, None).connect() as kube:
                 there = wanted._replace(namespace=wanted.namespace or kube.namespace)
                 return list(await read(kube, there))
         return []
 
-    return trio.run(task)
+    before = signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
+    try:
+        return trio.run(task)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 async def _names(kube: KubeClient, resource: str, namespace: str | None, labels: str = "") -> Any:
