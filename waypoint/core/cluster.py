@@ -202,7 +202,11 @@ class Cluster:
         priorities that they went to are left.
         """
         self._settle(now_s)
-        tier = self._tier(value, self._left(tried) if remote else frozenset())
+        tier: Tier | None
+        if len(self._tiers) == 1 and not remote:
+            tier = self._tiers[0] if self._loads[0].percent else None
+        else:
+            tier = self._tier(value, self._left(tried) if remote else frozenset())
         if tier is None:
             return None
         if not tried and allowed is None:

@@ -7,10 +7,12 @@ leak a secret through a shared table, and costs a fraction of a compressing enco
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
 from hpack.table import HeaderTable
+
+from waypoint.core.http1 import BadMessageError
 
 _NEVER_INDEXED: Final = frozenset(("authorization", "cookie", "set-cookie", "proxy-authorization"))
 """Fields that the next hop must not put into a table either (RFC 7541, section 7.1.3)."""
@@ -32,25 +34,32 @@ _LONGEST_KNOWN: Final = 96
 _known = dict(_INDEXED)
 
 
-class UnsendableError(ValueError):
+class UnsendableError(BadMessageError):
     """A field that HTTP forbids; filters may have made it."""
 
+    def __init__(self) -> None:
+        super().__init__(500, "invalid_header_value")
 
-def encode(fields: Iterable[tuple[str, str]]) -> bytes:
+
+def encode(fields: Sequence[tuple[str, str]]) -> bytes:
     """The block for a header list; text is Latin-1, as it came. Raises UnsendableError."""
-    known = _known.get
-    return b"".join([known(field) or _field(field) for field in fields])
+    parts = list(map(_known.get, fields))
+    if None in parts:
+        for at, part in enumerate(parts):
+            if part is None:
+                parts[at] = _field(fields[at])
+    return b"".join(cast(list[bytes], parts))
 
 
 def _field(field: tuple[str, str]) -> bytes:
     """One literal field; most come again and again."""
     name, value = field
     if BAD_VALUE.search(value) or (name[:1] != ":" and not NAME.fullmatch(name)):
-        raise UnsendableError(f"the field {name!r}")
+        raise UnsendableError
     try:
         raw = value.encode("latin-1")
     except UnicodeEncodeError:
-        raise UnsendableError(f"the value of {name!r}") from None
+        raise UnsendableError from None
     size = len(raw)
     prefix = _prefixes.get(name) or _prefix(name)
     made = prefix + (_SHORT[size] if size < 127 else _integer(size, 7, 0)) + raw

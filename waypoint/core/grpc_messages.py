@@ -19,14 +19,19 @@ class GrpcMessages:
 
     def feed(self, data: bytes) -> None:
         """The next piece of the body."""
-        at = 0
-        while at < len(data):
+        at, size = 0, len(data)
+        while not (self._left or self._head) and size - at >= HEAD:
+            # as most come: a head that is there as a whole
+            self.count += 1
+            at += HEAD + int.from_bytes(data[at + 1 : at + HEAD], "big")
+            self._left = max(0, at - size)
+        while at < size:
             if self._left:
-                step = min(self._left, len(data) - at)
+                step = min(self._left, size - at)
                 self._left -= step
                 at += step
                 continue
-            step = min(HEAD - len(self._head), len(data) - at)
+            step = min(HEAD - len(self._head), size - at)
             self._head += data[at : at + step]
             at += step
             if len(self._head) == HEAD:

@@ -6,7 +6,6 @@ Frames, windows, limits and floods are those of ``ambient.hbone``; this adds wha
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ambient.hbone.core.errors import ConnectionLostError, HboneStreamError, ProtocolError
@@ -16,7 +15,7 @@ from ambient.hbone.core.limits import Limits
 from ambient.hbone.core.streams import LinkListener, Streams
 from waypoint.core.field_block import UnsendableError, encode
 from waypoint.core.field_decoder import FieldDecoder
-from waypoint.core.http1 import END, BadMessageError
+from waypoint.core.http1 import END
 from waypoint.core.http2_head import (
     Fields,
     MalformedError,
@@ -219,7 +218,7 @@ class Http2(Streams[S], Generic[S]):
 
     def request(self, request: Request) -> S:
         """Open a stream (client; only while ``room`` > 0). Raises BadMessageError."""
-        block = _block(request_fields(request))
+        block = encode(request_fields(request))
         stream = self._make(self, self._take_id())
         self.streams[stream.id] = stream
         stream._head_request = request.method == "HEAD"
@@ -229,7 +228,7 @@ class Http2(Streams[S], Generic[S]):
 
     def respond(self, stream: S, response: Response) -> None:
         """Send a response's head (server). Raises BadMessageError."""
-        block = _block(response_fields(response))
+        block = encode(response_fields(response))
         if response.status >= 200:
             stream.answered = True
         self._headers(stream, block, end=response.end)
@@ -237,8 +236,12 @@ class Http2(Streams[S], Generic[S]):
     def end(self, stream: S, trailers: tuple[tuple[str, str], ...]) -> None:
         """Our direction is complete. Trailers that cannot be sent are left out."""
         if trailers:
-            with suppress(UnsendableError):
+            try:
                 self._headers(stream, encode(trailers), end=True)
+            except UnsendableError:
+                pass
+            else:
+                return
         stream.end()
 
     def _headers(self, stream: S, block: bytes, *, end: bool) -> None:
@@ -346,11 +349,3 @@ class Http2(Streams[S], Generic[S]):
         stream.put(response)
         if end:
             self.data_ends(stream.id)
-
-
-def _block(fields: Fields) -> bytes:
-    """A head as it is sent. Raises BadMessageError."""
-    try:
-        return encode(fields)
-    except UnsendableError:
-        raise BadMessageError(500, "invalid_header_value") from None

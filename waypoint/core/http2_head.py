@@ -141,7 +141,7 @@ def read_response(raw: Iterable[tuple[str, str]], *, end: bool, head: bool) -> R
 def read_trailers(raw: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Trailers, without what would frame a message. Raises as ``read_request``."""
     _, rest = _split(raw, _NO_PSEUDO)
-    return tuple(field for field in rest if field[0] not in _NOT_IN_TRAILERS)
+    return tuple([field for field in rest if field[0] not in _NOT_IN_TRAILERS])
 
 
 def _length(value: str, known: int | None) -> int:

@@ -120,6 +120,7 @@ class Attempt:
 
     async def _exchange(self, stream: UpstreamStream, judge: Judge) -> Outcome:
         self._response = None
+        released = False
         try:
             self._begun = self._request
             if self._request.upgrade and isinstance(stream, Http1Stream):
@@ -137,11 +138,13 @@ class Attempt:
                 await self._tunnel(stream)
             else:
                 stream.release()
+                released = True
             return Outcome(self._response, passed=True)
         except UpstreamResetError as error:
             return Outcome(self._response, reset=error.reason, cause=error.cause)
         finally:
-            stream.reset()  # does nothing after a release
+            if not released:
+                stream.reset()
 
     async def _move_both_ways(self, stream: UpstreamStream, judge: Judge) -> bool:
         """The request there while the response may already come back."""

@@ -67,9 +67,10 @@ class Http1Stream:
 
     async def receive(self) -> list[ResponseEvent]:
         """See ``UpstreamStream``."""
-        reader = self._open
-        while not (found := reader.take()):
-            await self._read(reader)
+        reader, found = self._open, None
+        while not found:
+            await self._read(reader)  # whatever was there has been taken
+            found = reader.take()
         return [_response(event) if isinstance(event, ResponseHead) else event for event in found]
 
     async def _read(self, reader: ResponseReader) -> None:

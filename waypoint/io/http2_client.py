@@ -104,7 +104,8 @@ class Http2Stream:
     def begin(self, request: Request) -> None:
         """See ``UpstreamStream``. Raises UpstreamResetError where the connection has just gone."""
         link = self._link
-        self._unreserve()
+        self._reserved = False
+        link.reserved -= 1
         if link.lost or link.http2.room < 1:
             raise UpstreamResetError(Reset.REFUSED_STREAM, "the connection is leaving")
         self._request = request
@@ -132,7 +133,7 @@ class Http2Stream:
         """See ``UpstreamStream``."""
         flow = self._open
         while not flow.events:
-            if flow.error is not None or flow.closed:
+            if flow.error is not None or (flow.local_ended and flow.remote_ended):
                 raise self._error()
             await flow.wait()
         if flow.upgrade:
@@ -158,14 +159,11 @@ class Http2Stream:
         if not self._ended:
             self._ended = True
             if self._reserved:
-                self._unreserve()
+                self._reserved = False
+                self._link.reserved -= 1
             if self._flow is not None:
                 self._flow.abandon(ErrorCode.CANCEL)
             self._over()
-
-    def _unreserve(self) -> None:
-        self._reserved = False
-        self._link.reserved -= 1
 
     def take_over(self) -> tuple[Duplex, bytes]:
         """See ``UpstreamStream``."""

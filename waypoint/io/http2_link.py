@@ -237,7 +237,7 @@ class Flow(HttpStream):
 
     def abandon(self, code: int) -> None:
         """End both directions at once."""
-        if self.events or not self.closed:
+        if self.events or not (self.local_ended and self.remote_ended):
             self.drop()
             self.tunnel.reset(self, code)
             self.tunnel.listener.touch()

@@ -81,7 +81,8 @@ class PlainStream(trio.abc.HalfCloseableStream):
             self._departures.unpark_all()
         if mask & (IN | ERR | HUP) and self._reading and not self._ended:
             self._read()
-        self._watch()
+        if mask != IN or self._ended or self._size >= INBOX_BYTES:
+            self._watch()  # for something else than before
 
     def _read(self) -> None:
         try:

@@ -114,7 +114,9 @@ class Reports:
         parties = self._parties_of(record)
         self._log(watch, record, parties)
         if record.decided is not None:
-            self._note_verdict(record.decided.verdict, record.request_id)
+            verdict = record.decided.verdict
+            if verdict.by is not None or verdict.dry_runs:
+                self._note_verdict(verdict, record.request_id)
         if not record.method:
             return
         source = parties.source
@@ -206,7 +208,10 @@ def _size(headers: Headers | None) -> int:
     """Of a head, as HTTP/1.1 would write it."""
     if headers is None:
         return 0
-    return 16 + sum([len(name) + len(value) + 4 for name, value in headers.items])
+    size = 16
+    for name, value in headers.items:
+        size += len(name) + len(value) + 4
+    return size
 
 
 def _new_id(digits: int) -> str:

@@ -335,13 +335,8 @@ def _render_plain(logger: WrappedLogger, _: str, event_dict: EventDict) -> str:
 def _plain_line(
     level: str, scope: str, event: str, fields: Mapping[str, Any], tail: str = ""
 ) -> str:
-    parts = [_now(), level]
-    if scope:
-        parts.append(scope)
-    parts.append(event)
-    if fields:
-        parts.append(" ".join(_plain_pairs(fields)) + tail)
-    return "\t".join(parts)
+    head = f"{_now()}\t{level}\t{scope}\t{event}" if scope else f"{_now()}\t{level}\t{event}"
+    return f"{head}\t{' '.join(_plain_pairs(fields))}{tail}" if fields else head
 
 
 def _plain_tail(fields: Mapping[str, Any]) -> str:
