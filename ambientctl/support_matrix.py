@@ -197,6 +197,7 @@ MATRIX: Final[dict[str, Support]] = {
         (
             Row("rate limiting, local and global", NO, YES),
             Row("longest body (buffer)", NO, YES),
+            Row("times of requests (http_connection_manager)", NO, YES),
             Row("other patches", NO, NO, "there is no Envoy; the object's condition names them"),
         ),
     ),

@@ -36,6 +36,7 @@ from waypoint.core.rate_limit_config import (
     read_rate_limits,
     read_route_limit,
 )
+from waypoint.core.stream_limits import MANAGER, NO_LIMITS, StreamLimits, read_stream_limits
 
 LOCAL: Final = "envoy.filters.http.local_ratelimit"
 GLOBAL: Final = "envoy.filters.http.ratelimit"
@@ -89,6 +90,7 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     of_routes: tuple[tuple[Spot, RouteLimit], ...] = ()
     rules: tuple[SpotRules, ...] = ()
     bodies: tuple[tuple[Spot, int | None], ...] = ()
+    streams: tuple[tuple[Spot, StreamLimits], ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -122,6 +124,19 @@ class Limits(msgspec.Struct, frozen=True):
         sizes = [size for rank, size in covering if rank == most]
         known = [size for size in sizes if size is not None]
         return min(known) if known and len(known) == len(sizes) else None
+
+    def streams(self, port: int) -> StreamLimits:
+        """How long requests may take: later ones, and those for the port, come first."""
+        covering = [
+            (spot.rank, limits)
+            for one in self.found
+            for spot, limits in one.streams
+            if spot.covers(port, "")
+        ]
+        merged = NO_LIMITS
+        for _, limits in sorted(covering, key=itemgetter(0)):
+            merged = limits.over(merged)
+        return merged
 
     def counted(self) -> Iterable[GlobalLimit]:
         """Those that a service counts."""
@@ -171,7 +186,7 @@ def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem
         field = f"spec.configPatches[{index}]"
         try:
             if not reader.take(mapping(raw, field), field):
-                known = "rate limits and limits of bodies"
+                known = "limits of rates, bodies and times of streams"
                 reader.problem(UnusableError(field, f"waypoints understand {known} only"))
         except UnusableError as bad:
             reader.problem(bad)
@@ -184,6 +199,7 @@ def compile_envoy_filter(config: ConfigObject) -> tuple[RateLimits, list[Problem
         of_routes=tuple(reader.of_routes),
         rules=tuple(reader.rules),
         bodies=tuple(reader.bodies),
+        streams=tuple(reader.streams),
     )
     return found, reader.problems
 
@@ -195,6 +211,7 @@ class _Patches:
         self.counted: list[GlobalLimit] = []
         self.of_routes: list[tuple[Spot, RouteLimit]] = []
         self.rules: list[SpotRules] = []
+        self.streams: list[tuple[Spot, StreamLimits]] = []
         self.bodies: list[tuple[Spot, int | None]] = []
         self.problems: list[Problem] = []
 
@@ -213,8 +230,22 @@ class _Patches:
                 match = mapping(patch.get("match"), f"{field}.match")
                 spot = _spot(match, f"{field}.match", on_route=kind == "HTTP_ROUTE")
                 return self._route(spot, value, where)
+            case "NETWORK_FILTER" if value.get("name") == MANAGER:
+                match = mapping(patch.get("match"), f"{field}.match")
+                listener = mapping(match.get("listener"), f"{field}.match.listener")
+                port = integer(field_of(listener, "port_number"), f"{field}.match.listener")
+                return self._manager(Spot(port), value, where)
             case _:
                 return False
+
+    def _manager(self, spot: Spot, value: Json, field: str) -> bool:
+        config = unwrapped(field_of(value, "typed_config"), field)
+        limits, left = read_stream_limits(config, field)
+        for name in left:
+            self._ignored(f"{field}.{name}", "waypoints do not follow it")
+        if limits:
+            self.streams.append((spot, limits))
+        return True
 
     def _filter(self, value: Json, field: str) -> bool:
         name = string(value.get("name"), f"{field}.name")

@@ -68,6 +68,8 @@ class Attempt:
         self.trailers: tuple[tuple[str, str], ...] = ()
         self.watch: Callable[[bytes], None] | None = None
         """Sees the response's body."""
+        self.beat: Callable[[], None] | None = None
+        """Is told when a part of the response has come."""
         self.sent = 0
         """Bytes of the response's body that were passed on."""
         self.upgraded_received = 0
@@ -177,7 +179,10 @@ class Attempt:
         refused it."""
         client, ended = self._client, False
         while not ended:
-            for event in await stream.receive():
+            events = await stream.receive()
+            if self.beat is not None:
+                self.beat()
+            for event in events:
                 if isinstance(event, bytes):
                     self.sent += len(event)
                     if self.watch is not None:

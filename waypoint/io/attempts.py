@@ -29,6 +29,7 @@ from waypoint.io.downstream import Downstream
 from waypoint.io.fiber import Limit, in_task, now_s
 from waypoint.io.mirror import start_mirrors
 from waypoint.io.service import Service
+from waypoint.io.stream_watch import StreamWatch
 
 RETRIES_ENDED: Final = {Next.ENOUGH: "URX", Next.OVERFLOW: "UO"}
 """Response flags that say why there was no further retry."""
@@ -56,6 +57,7 @@ class Attempts:
         cluster = service.cluster(decided.upstream, self._begun_s)
         self._attempt = Attempt(service.upstreams, cluster, client, request, codec)
         self._cluster = cluster
+        self.watch: StreamWatch | None = None
         self._limit = Limit()
         self._this: Limit | None = None
         route = decided.route
@@ -91,6 +93,8 @@ class Attempts:
             if mirrors
             else ()
         )
+        if self.watch is not None:
+            self._attempt.beat = self.watch.beat
         reply: Reply | None = None
         said = self._count_messages() if self._record.grpc else None
         try:
@@ -232,6 +236,8 @@ class Attempts:
             record.add_flag(self._why_no_retry(cluster))
         if response.status == 101:
             self._limit.move(math.inf)
+            if self.watch is not None:
+                self.watch.stop()
         return True
 
     def _room(self) -> bool:

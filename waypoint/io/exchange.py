@@ -29,6 +29,7 @@ from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.fiber import Limit, in_task, now_s
 from waypoint.io.rate_limits import Called, Told
 from waypoint.io.service import Service
+from waypoint.io.stream_watch import StreamWatch
 
 Edits = tuple[HeaderEdits, ...]
 _PROTOCOLS: Final = {version: "HTTP/" + version for version in ("1.0", "1.1", "2")}
@@ -66,6 +67,8 @@ class Exchange:
         self._client = client
         self._caller = caller
         self._to = to
+        self._scope = Limit()
+        self._watch: StreamWatch | None = None
         self._rates: Callable[[Record], Told | None] | None = None
         head = client.head
         facts = head.facts
@@ -88,7 +91,7 @@ class Exchange:
         client, record = self._client, self._record
         begun_s = now_s()
         try:
-            with Limit() as limit:
+            with self._scope as limit:
                 client.attend(limit)
                 try:
                     reply = await self._answer()
@@ -98,7 +101,11 @@ class Exchange:
                 if reply is not None:
                     await self._owe(reply)
             if limit.cancelled_caught:
-                raise ClientGoneError
+                overdue = self._watch.overdue() if self._watch is not None else None
+                if overdue is None:
+                    raise ClientGoneError
+                client.closing = client.closing or not client.body.complete
+                await self._owe(overdue)
         except ClientGoneError:
             record.flag, record.details = "DC", "downstream_remote_disconnect"
             raise
@@ -113,8 +120,8 @@ class Exchange:
         if self._client.started:  # too late for an answer: let the client see that it is cut short
             self._record.flag, self._record.details = reply.flag, reply.details
             self._client.reset()
-            return
-        await self._reply(reply)
+        else:
+            await self._reply(reply)
 
     async def _answer(self) -> Reply | None:
         """None where an endpoint has answered; else the reply that the client is owed."""
@@ -125,6 +132,8 @@ class Exchange:
         self._service.reports.trace(request, self._record, self._to, known_id=known_id)
         program = self._service.program  # one configuration from here to the end
         chain = program.chain(self._to)
+        if chain.limits.found and (times := chain.limits.streams(self._to.address.port)):
+            self._watch = StreamWatch(self._scope, times, self._client.body)
         reply, added = await self._service.safeguards.admit(
             program.guards.mesh, chain, request, self._client.body, self._record.protocol
         )
@@ -144,6 +153,7 @@ class Exchange:
             assert decided.reply is not None
             return decided.reply
         attempts = Attempts(self._service, self._client, request, decided, self._record)
+        attempts.watch = self._watch
         return await attempts.run(decided.upstream)
 
     def _enter(self, *, known_id: bool) -> Request | Reply:

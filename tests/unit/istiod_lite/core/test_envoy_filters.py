@@ -24,6 +24,11 @@ PER_ROUTE = at("HTTP_ROUTE", {"typed_per_filter_config": {"envoy.filters.http.bu
 ACTIONS = at("VIRTUAL_HOST", {"rate_limits": [{}]})
 ROUTE_ACTIONS = at("HTTP_ROUTE", {"route": {"rateLimits": [{}]}})
 HEADERS = at("NETWORK_FILTER", {"typed_config": {"max_request_headers_kb": 96}})
+MANAGER = {"name": "envoy.filters.network.http_connection_manager"}
+IDLE = at("NETWORK_FILTER", MANAGER | {"typed_config": {"stream_idle_timeout": "9s"}})
+DURATION = at("NETWORK_FILTER", MANAGER | {"typedConfig": {"@type": "x/TypedStruct", "value": {
+    "commonHttpProtocolOptions": {"maxStreamDuration": "9s"}}}})  # fmt: skip
+ADDRESS = at("NETWORK_FILTER", MANAGER | {"typed_config": {"use_remote_address": True}})
 LISTENER = at("LISTENER", {"per_connection_buffer_limit_bytes": 1})
 VHOST = at("VIRTUAL_HOST", {"request_headers_to_add": []})
 
@@ -34,6 +39,8 @@ VHOST = at("VIRTUAL_HOST", {"request_headers_to_add": []})
         ([LIMIT, BUFFER, PER_ROUTE, ACTIONS, ROUTE_ACTIONS], True, "Accepted", []),
         ([LIMIT, LUA], True, "PartiallyInvalid", ["configPatches[1] (HTTP_FILTER)"]),
         ([LUA, HEADERS], False, "Invalid", ["configPatches[0]", "[1] (NETWORK_FILTER)"]),
+        ([IDLE, DURATION], True, "Accepted", []),
+        ([IDLE, ADDRESS], True, "PartiallyInvalid", ["configPatches[1] (NETWORK_FILTER)"]),
         ([LISTENER], False, "Invalid", ["configPatches[0] (LISTENER)"]),
         ([VHOST], False, "Invalid", ["configPatches[0] (VIRTUAL_HOST)"]),
         (["x", {}, {"patch": 3}, at("HTTP_FILTER", 3)], False, "Invalid", ["(no applyTo)"]),
