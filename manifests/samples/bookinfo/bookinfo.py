@@ -18,6 +18,7 @@ import signal
 import socketserver
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -49,6 +50,8 @@ reviews: list[dict[str, Any]] = [
 ]
 stars: dict[str, int] = {"Reviewer1": 5, "Reviewer2": 4}
 lock = threading.Lock()
+busy: set[Handler] = set()
+"""Those that have a request and have not sent its answer."""
 
 
 class RefusedError(Exception):
@@ -69,6 +72,16 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 16
     disable_nagle_algorithm = True
     service = ""
+
+    def parse_request(self) -> bool:
+        busy.add(self)
+        return super().parse_request()
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        finally:
+            busy.discard(self)
 
     def answer(self) -> None:
         """Any method: find the service's function, send what it returns."""
@@ -207,6 +220,9 @@ def main() -> None:
     )
     print(f"{Handler.service} {VERSION} serves on port {server.server_port}", flush=True)
     server.serve_forever()
+    server.server_close()
+    while busy:
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":
