@@ -101,6 +101,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Names of response headers whose presence asks for a retry (``retriable-headers``)."""
     per_try_s: float | None = None
     backoff_s: float = BASE_BACKOFF_S
+    least_s: float = 0.0
+    """No pause is shorter (Gateway API)."""
     avoid_tried: bool = True
     remote_localities: bool = False
     default: bool = False
@@ -115,7 +117,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def pause_s(self, retry: int, draw: float) -> float:
         """The pause before a retry (the first is 1): random, and doubled in its limit each time."""
-        return draw * self.backoff_s * min(1 << (retry - 1), BACKOFF_CAP)
+        return self.least_s + draw * self.backoff_s * min(1 << (retry - 1), BACKOFF_CAP)
 
 
 DEFAULT: Final = RetryPolicy(default=True)
@@ -148,7 +150,8 @@ def compile_retries(raw: Any, field: str) -> RetryPolicy:
 
 
 def compile_gateway_retry(raw: Any, field: str) -> RetryPolicy:
-    """HTTPRoute ``retry`` (GEP-1731): connections always count, responses by code."""
+    """HTTPRoute ``retry`` (GEP-1731): whatever happens to the connection, and tries that take too
+    long, always count; responses by code. ``backoff`` is the least pause."""
     if raw is None:
         return DEFAULT
     spec: Json = mapping(raw, field)
@@ -158,8 +161,9 @@ def compile_gateway_retry(raw: Any, field: str) -> RetryPolicy:
         return NONE
     return RetryPolicy(
         attempts=_attempts(attempts, f"{field}.attempts"),
+        on=DEFAULT_ON | RetryOn.RESET,
         statuses=frozenset(_status(code, f"{field}.codes") for code in codes),
-        backoff_s=duration_s(spec.get("backoff"), f"{field}.backoff") or BASE_BACKOFF_S,
+        least_s=duration_s(spec.get("backoff"), f"{field}.backoff") or 0.0,
     )
 
 

@@ -73,7 +73,11 @@ def test_what_cannot_be_used_is_named(spec, field):
 def test_gateway_api():
     assert compile_gateway_retry(None, "retry") == DEFAULT
     found = compile_gateway_retry({"codes": [500, 503], "backoff": "1s"}, "retry")
-    assert found == RetryPolicy(attempts=2, statuses=frozenset((500, 503)), backoff_s=1.0)
+    assert found == RetryPolicy(
+        attempts=2, on=DEFAULT_ON | RetryOn.RESET, statuses=frozenset((500, 503)), least_s=1.0
+    )
+    assert found.pause_s(1, 0.0) == 1.0  # never less
+    assert found.pause_s(2, 1.0) == 1.05
     assert compile_gateway_retry({"attempts": 0}, "retry") == NONE
     with pytest.raises(UnusableError, match="codes"):
         compile_gateway_retry({"codes": [7]}, "retry")
