@@ -89,7 +89,7 @@ def http_check(provider: ExtAuthz, request: Request, *, partial: bool = False) -
     headers = Headers(pair for pair in request.headers if matches(pair[0], wanted))
     for name, value in provider.additional_headers:
         headers.set(name, value)
-    if provider.body is not None:
+    if provider.body is not None and request.has_body:
         headers.set(PARTIAL, "true" if partial else "false")
     headers.remove("content-length")  # follows from the body
     return Request(
@@ -113,7 +113,9 @@ def http_decision(provider: ExtAuthz, status: int, headers: Headers, body: bytes
         kept = tuple(
             (name, value)
             for name, value in headers
-            if name not in _FRAMING and (not asked or matches(name, told))
+            if name not in _FRAMING
+            and name != REMOVE  # for us
+            and (not asked or matches(name, told))
         )
         return Decision(refusal=Reply(status, _text(body), FLAG, DENIED, kept))
     removed = headers.get(REMOVE) or ""
