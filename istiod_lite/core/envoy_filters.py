@@ -11,6 +11,7 @@ FILTERS: Final = frozenset(
 MANAGER: Final = "envoy.filters.network.http_connection_manager"
 TIMES: Final = (
     "stream_idle_timeout", "streamIdleTimeout", "request_timeout", "requestTimeout",
+    "request_headers_timeout", "requestHeadersTimeout", "idle_timeout", "idleTimeout",
     "max_stream_duration", "maxStreamDuration",
 )  # fmt: skip
 PLACES: Final = ("HTTP_ROUTE", "VIRTUAL_HOST")

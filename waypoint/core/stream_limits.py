@@ -24,14 +24,15 @@ class StreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     """``request_timeout``: until the end of the request."""
     whole_s: float = math.inf
     """``max_stream_duration``."""
+    head_s: float = math.inf
+    """``request_headers_timeout``: from the first byte of a head of HTTP/1.1 to its end."""
+    rest_s: float = math.inf
+    """``idle_timeout``: a connection of HTTP/1.1 between requests."""
 
     def over(self, below: StreamLimits) -> StreamLimits:
         """This, and what is below where this says nothing."""
-        return StreamLimits(
-            idle_s=self.idle_s if self.idle_s < math.inf else below.idle_s,
-            request_s=self.request_s if self.request_s < math.inf else below.request_s,
-            whole_s=self.whole_s if self.whole_s < math.inf else below.whole_s,
-        )
+        said = {k: v for k, v in msgspec.structs.asdict(self).items() if v < math.inf}
+        return msgspec.structs.replace(below, **said)
 
     def __bool__(self) -> bool:
         return self != NO_LIMITS
@@ -48,12 +49,11 @@ def read_stream_limits(config: Json, field: str) -> tuple[StreamLimits, tuple[st
         idle_s=_seconds(config, "stream_idle_timeout", field),
         request_s=_seconds(config, "request_timeout", field),
         whole_s=_seconds(common, "max_stream_duration", f"{field}.{_COMMON}"),
+        head_s=_seconds(config, "request_headers_timeout", field),
+        rest_s=_seconds(common, "idle_timeout", f"{field}.{_COMMON}"),
     )
-    followed = ("stream_idle_timeout", "request_timeout", _COMMON, "stat_prefix", "@type")
-    known = {name for one in followed for name in (one, _camel(one))}
-    left = [name for name in config if name not in known]
-    durations = ("max_stream_duration", _camel("max_stream_duration"))
-    left += [f"{_COMMON}.{name}" for name in common if name not in durations]
+    left = [name for name in config if name not in _FOLLOWED]
+    left += [f"{_COMMON}.{name}" for name in common if name not in _FOLLOWED_IN_COMMON]
     if not found and not left:
         raise UnusableError(field, "says nothing")
     return found, tuple(left)
@@ -69,6 +69,18 @@ def _camel(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
+def _both(*names: str) -> frozenset[str]:
+    """In both spellings of protobuf's JSON."""
+    return frozenset((*names, *map(_camel, names)))
+
+
+_FOLLOWED: Final = _both(
+    "stream_idle_timeout", "request_timeout", "request_headers_timeout", _COMMON, "stat_prefix",
+    "@type",
+)  # fmt: skip
+_FOLLOWED_IN_COMMON: Final = _both("max_stream_duration", "idle_timeout")
+
+
 def stream_timeout(*, whole: bool) -> Reply:
     """Nothing has moved; ``whole``: the request had come to its end."""
     return Reply(504 if whole else 408, "stream timeout", "SI", "stream_idle_timeout")
@@ -80,5 +92,7 @@ def duration_timeout(*, whole: bool) -> Reply:
     return Reply(status, "downstream duration timeout", "-", "max_duration_timeout")
 
 
+HEAD_TIMEOUT: Final = Reply(408, "request header timeout", "-", "request_header_timeout")
+"""The head of a request has not come to its end."""
 REQUEST_TIMEOUT: Final = Reply(408, "request timeout", "-", "request_overall_timeout")
 """The request has not come to its end."""

@@ -24,6 +24,7 @@ from waypoint.core.message import Headers, Peer, Reply, Request, Response
 from waypoint.core.plan import plan, refused
 from waypoint.core.program import Program
 from waypoint.core.record import Record
+from waypoint.core.stream_limits import HEAD_TIMEOUT, NO_LIMITS, StreamLimits
 from waypoint.io.attempts import Attempts
 from waypoint.io.downstream import ClientGoneError, Downstream
 from waypoint.io.fiber import Limit, in_task, now_s
@@ -43,15 +44,27 @@ class Exchanges:
         self._peer = peer
         self._to = to
         self._caller = Caller(peer, to.address, service.told_by)
+        self._known: Program | None = None
+        self._limits = NO_LIMITS
+        """Of the configuration that we know."""
 
     def serve(self, client: Downstream) -> Awaitable[None]:
         """Serve one exchange. Raises ClientGoneError where the client's connection is lost."""
         return Exchange(self._service, client, self._caller, self._to).run()
 
+    def limits(self) -> StreamLimits:
+        """How long the connection's requests may take."""
+        program = self._service.program
+        if program is not self._known:
+            self._known = program
+            self._limits = program.chain(self._to).limits.streams(self._to.address.port)
+        return self._limits
+
     def refused(self, bad: BadMessageError) -> tuple[Response, bytes]:
         """Head and body of the answer to bytes that are no request; recorded."""
         record = Record(peer=self._peer, to=self._to, method="-")
-        reply = bad_request(bad.status, bad.details)
+        late = bad.details == HEAD_TIMEOUT.details
+        reply = HEAD_TIMEOUT if late else bad_request(bad.status, bad.details)
         record.answered(reply)
         self._service.reports.finished(record)
         return head_of(reply, self._service), reply.body.encode()

@@ -11,9 +11,10 @@ from ambient.hbone.io.stream import HboneStream
 from waypoint.core.http1 import BadMessageError, RequestEvent, RequestReader
 from waypoint.core.http1_write import write_chunk, write_last_chunk, write_response
 from waypoint.core.message import End, RequestHead, Response
+from waypoint.core.stream_limits import HEAD_TIMEOUT, StreamLimits
 from waypoint.io.downstream import Body, ClientGoneError
 from waypoint.io.duplex import STREAM_ERRORS, Duplex, Inlet, abort, send
-from waypoint.io.fiber import Limit, drive, in_task
+from waypoint.io.fiber import Limit, drive, in_task, now_s
 from waypoint.io.service import Service
 
 FIRST_REQUEST_S: Final = 2.0
@@ -37,6 +38,8 @@ class _Wire:
         self.leaving = False
         """We drain, and nobody waits for us here any more."""
         self._interrupted = False
+        self.begun: Callable[[], None] | None = None
+        """Called when more bytes come, once."""
         self.reader.feed(first)
 
     async def next_event(self) -> RequestEvent | None:
@@ -56,6 +59,9 @@ class _Wire:
         except STREAM_ERRORS:
             raise ClientGoneError from None
         if data:
+            if self.begun is not None:
+                begun, self.begun = self.begun, None
+                begun()
             self.reader.feed(data)
         elif self._interrupted:
             self._interrupted = False
@@ -220,13 +226,15 @@ class Http1Server:
         stream: HboneStream,
         serve: Callable[[Http1Exchange], Awaitable[None]],
         refused: Callable[[BadMessageError], tuple[Response, bytes]],
+        limits: Callable[[], StreamLimits],
     ) -> None:
         """``serve`` answers one exchange; ``refused`` gives head and body of the answer to what
-        is no request."""
+        is no request; ``limits`` are those of now."""
         self._service = service
         self._stream = stream
         self._serve = serve
         self._refused = refused
+        self._limits = limits
         self._served = False
 
     async def run(self, first: bytes = b"") -> None:
@@ -259,7 +267,11 @@ class Http1Server:
         event = None
         self._service.rest(wire.leave, 0.0 if self._served else FIRST_REQUEST_S)
         try:
-            event = await wire.next_event()  # a request that has begun is served
+            limits = self._limits()
+            if limits:
+                event = await _in_time(wire, limits)
+            else:
+                event = await wire.next_event()  # a request that has begun is served
         except BadMessageError as bad:
             response, body = self._refused(bad)
             await wire.send(write_response(response, length=len(body), close=True) + body)
@@ -267,3 +279,18 @@ class Http1Server:
             self._service.rested(wire.leave)
         assert event is None or isinstance(event, RequestHead)
         return event
+
+
+async def _in_time(wire: _Wire, limits: StreamLimits) -> RequestEvent | None:
+    """The next head; None where none has begun in time. Raises BadMessageError where it has begun
+    and takes too long."""
+    event = None
+    waiting = wire.reader.idle
+    with Limit(now_s() + (limits.rest_s if waiting else limits.head_s)) as limit:
+        if waiting:
+            wire.begun = lambda: limit.move(now_s() + limits.head_s)
+        event = await wire.next_event()
+    wire.begun = None
+    if limit.cancelled_caught and not wire.reader.idle:
+        raise BadMessageError(HEAD_TIMEOUT.status, HEAD_TIMEOUT.details)
+    return event

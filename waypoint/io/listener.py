@@ -169,7 +169,8 @@ class Listener:
             return  # the client went away before it said anything
         exchanges = Exchanges(self._service, peer, to)
         if speaks is Speaks.HTTP1:
-            await Http1Server(self._service, stream, exchanges.serve, exchanges.refused).run(first)
+            answer, refuse, limits = exchanges.serve, exchanges.refused, exchanges.limits
+            await Http1Server(self._service, stream, answer, refuse, limits).run(first)
         elif speaks is Speaks.HTTP2:
             await Http2Server(self._service, stream, exchanges.serve).run(first)
         else:

@@ -24,6 +24,8 @@ def manager(port=None, **fields):
         ({"requestTimeout": "1.5s"}, StreamLimits(request_s=1.5)),
         ({"common_http_protocol_options": {"max_stream_duration": "1m"}},
          StreamLimits(whole_s=60.0)),
+        ({"request_headers_timeout": "2s", "commonHttpProtocolOptions": {"idleTimeout": "3s"}},
+         StreamLimits(head_s=2.0, rest_s=3.0)),
         ({"stream_idle_timeout": "0s", "request_timeout": "3s"}, StreamLimits(request_s=3.0)),
     ],
 )  # fmt: skip
@@ -49,8 +51,8 @@ def test_later_patches_and_those_of_the_port_count_first():
     [
         ({"stream_idle_timeout": "5s", "server_name": "x", "use_remote_address": True},
          ["server_name", "use_remote_address"]),
-        ({"common_http_protocol_options": {"idle_timeout": "1s"}},
-         ["common_http_protocol_options.idle_timeout"]),
+        ({"common_http_protocol_options": {"max_headers_count": 9}},
+         ["common_http_protocol_options.max_headers_count"]),
     ],
 )  # fmt: skip
 def test_what_is_not_followed_is_named(fields, problems):

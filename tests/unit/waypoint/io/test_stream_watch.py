@@ -61,6 +61,37 @@ async def test_who_takes_too_long_is_told(limits, wire, status, body, flag, deta
         assert mesh.upstreams.active == 0  # the endpoint is not kept busy
 
 
+HEADS = {"request_headers_timeout": "0.3s"}
+RESTS = {"common_http_protocol_options": {"idle_timeout": "0.3s"}}
+
+
+@pytest.mark.parametrize("before", [b"", WHOLE])
+async def test_a_head_that_comes_byte_by_byte(before):
+    async with rig() as mesh:
+        mesh.configure(rates(manager(**HEADS)))
+        stream = await mesh.open()
+        if before:
+            await stream.send_all(before)
+            assert (await read(stream)).startswith(b"HTTP/1.1 200 ")
+        records = []
+        mesh.service.reports.finished = records.append
+        await stream.send_all(b"GET / HT")
+        text = await read(stream)
+        assert text.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in text
+        assert text.endswith(b"request header timeout")
+        assert records[0].details == "request_header_timeout"
+
+
+async def test_a_connection_without_requests_ends():
+    async with rig() as mesh:
+        mesh.configure(rates(manager(**RESTS)))
+        stream = await mesh.open()
+        await stream.send_all(WHOLE)
+        assert (await read(stream)).startswith(b"HTTP/1.1 200 ")
+        assert await stream.receive_some() == b""
+
+
 class Source:
     """Gives what was put there."""
 
