@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from istiod_lite.core.analysis import (
     annotation_keys,
+    backends,
     certificates,
     definitions,
     enrolment,
@@ -44,6 +45,7 @@ ANALYZERS: Final[Mapping[str, Analyzer]] = {
     "destination-rules": hosts.rule_hosts,
     "virtual-services": virtual_services.virtual_services,
     "routes": routes.routes,
+    "backend-policies": backends.policies,
     "gateways": routes.gateways,
     "waypoints": waypoint_use.bindings,
     "waypoint-namespaces": waypoint_use.namespaces_asking,

@@ -12,6 +12,7 @@ from ambient.kube.core import objects
 from ambient.kube.core.resources import KubeObject
 from istiod_lite.core.analysis.finding import Code, Finding, Origin, Severity
 from istiod_lite.core.analysis.workloads import Workload, read_workload
+from istiod_lite.core.credentials import ABSENT
 from istiod_lite.core.facts import MeshFacts, ObjectKey, ObjectRef
 from istiod_lite.core.index import Index
 from istiod_lite.core.statuses import Condition, ParentStatus
@@ -151,7 +152,19 @@ class Corpus:
             found["MeshConfig"] = [config.obj]
         index = Index(self.facts)
         index.load(found)
+        self._stage_authorities(index)
         return index
+
+    def _stage_authorities(self, index: Index) -> None:
+        """The ConfigMaps that BackendTLSPolicies name; Secrets are for the control plane alone."""
+        for ref in index.wanted_credentials:
+            if ref.kind != "ConfigMap" or not self.knows(ref.kind):
+                continue
+            item = self.at(ref)
+            data = item.root["data"].entries() if item is not None else ()
+            held = {name: field.text().encode() for name, field in data}
+            index.stage_credential(ref, held if item is not None else ABSENT)
+        index.settle()
 
     def _deployed(self, item: Item) -> KubeObject:
         waypoint = item.spec["gatewayClassName"].value == WAYPOINT_CLASS

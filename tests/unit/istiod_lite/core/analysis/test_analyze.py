@@ -50,6 +50,22 @@ spec:
   selector: {matchLabels: {app: reviews}}
   rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/default]}}]}]
 """
+BACKEND_TLS = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: reviews, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: reviews}]
+  validation:
+    hostname: reviews.example.com
+    caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]
+"""
+NO_CA = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: ca, namespace: shop}
+data: {other: text}
+"""
 ROUTE = """
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -229,6 +245,11 @@ MISTAKES = [
     ("IST0167 AuthorizationPolicy shop/allow", SHOP, L4_POLICY.replace(
         "selector: {matchLabels: {app: reviews}}",
         "targetRefs: [{group: '', kind: Service, name: reviews}]")),
+    ("IST0101 BackendTLSPolicy shop/reviews", BOUND, WAYPOINT, BACKEND_TLS, NO_CA),
+    ("IST0101 BackendTLSPolicy shop/reviews", BOUND, WAYPOINT,
+     BACKEND_TLS.replace("kind: Service, name: reviews", "kind: Service, name: gone")),
+    ("AMB0103 BackendTLSPolicy shop/second", BOUND, WAYPOINT,
+     BACKEND_TLS, BACKEND_TLS.replace("name: reviews, namespace", "name: second, namespace")),
     ("IST0101 AuthorizationPolicy shop/allow", SHOP, L4_POLICY.replace(
         "selector: {matchLabels: {app: reviews}}",
         "targetRefs: [{group: '', kind: Service, name: nobody}]")),
