@@ -20,11 +20,15 @@ def mutants(seeds, seed):
         yield bytes(data[:MOST_BYTES])
 
 
-def run(target, seeds, *, seconds, seed=0):
-    """Feed ``target`` for so long; returns how many inputs. A failure names its input."""
+def run(target, seeds, *, seconds, seed=0, mutated=0):
+    """Feed ``target`` for so long, all seeds and so many ``mutated`` at least; returns how many.
+
+    A failure names its input.
+    """
+    least = len(seeds) + mutated
     end = time.monotonic() + seconds
     for count, data in enumerate(mutants(seeds, seed)):
-        if time.monotonic() >= end:
+        if count >= least and time.monotonic() >= end:
             return count
         try:
             target(data)
