@@ -204,6 +204,7 @@ def _inside(path: str, folder: str) -> bool:
 def _layers(targets: list[str]) -> list[str]:
     """Lay a writable layer over every folder in which a target has to be made; those folders.
 
+    A folder that we may not look into is hidden by an empty one: its mode would hold in the layer.
     Raises OSError for a target at the very top, and where the kernel refuses.
     """
     wanted: list[str] = []
@@ -223,6 +224,9 @@ def _layers(targets: list[str]) -> list[str]:
     if wanted:
         ns.mount("tmpfs", _LAYERS, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     for number, folder in enumerate(wanted):
+        if not os.access(folder, os.R_OK | os.X_OK):
+            ns.mount("tmpfs", folder, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
+            continue
         upper, work = f"{_LAYERS}/{number}/upper", f"{_LAYERS}/{number}/work"
         os.makedirs(upper)
         os.mkdir(work)

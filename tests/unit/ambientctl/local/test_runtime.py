@@ -77,6 +77,32 @@ async def test_mounts_are_seen_by_the_process_alone(runtime, tmp_path):
     assert "a" not in os.listdir("/run")
 
 
+MOUNT = """
+import sys
+from ambientctl.local.init import make_mounts
+source, folder = sys.argv[1:]
+make_mounts([[source, folder + "/a/b", False]])
+print(open(folder + "/a/b/file").read())
+"""
+
+
+@pytest.mark.netns
+def test_a_folder_that_another_user_closed_is_no_obstacle(tmp_path):
+    source, closed = tmp_path / "source", tmp_path / "closed"
+    source.mkdir()
+    (source / "file").write_text("content")
+    closed.mkdir(mode=0o700)
+    try:
+        os.chown(closed, 12345, 12345)
+    except OSError:
+        pytest.skip("there is no other user in this namespace")
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    command = [*alone, sys.executable, "-c", MOUNT, str(source), str(closed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("content\n", "")
+    assert list(closed.iterdir()) == []
+
+
 @pytest.mark.netns
 @pytest.mark.parametrize(
     ("spec", "reason"),
