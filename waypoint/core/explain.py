@@ -176,7 +176,7 @@ def _explain_raw(
         route = program.stream_route(to.service, port, "", request.peer)
         judged = Plan(verdict=verdict, route=route)
         shares = _shares(program, directory, to, judged, request.peer, own)
-        verdict = _refusal(program, directory, to, route, Facts(request.peer, own)) or verdict
+        verdict = _refusal(program, directory, to, route, request.peer, own) or verdict
     return Explanation(
         allowed=verdict.allowed,
         verdict=verdict,
@@ -188,15 +188,8 @@ def _explain_raw(
     )
 
 
-class Facts(NamedTuple):
-    """Who asks, and who answers."""
-
-    peer: Peer
-    own: Self
-
-
 def _refusal(
-    program: Program, directory: Directory, to: Destination, route: Route, facts: Facts
+    program: Program, directory: Directory, to: Destination, route: Route, peer: Peer, own: Self
 ) -> Verdict | None:
     """The refusal of endpoints that do not admit the client, where no backend is left to it."""
     if not isinstance(route.action, Forward):
@@ -206,7 +199,7 @@ def _refusal(
         upstream = resolve(backend, program, directory, to)
         if isinstance(upstream, Reply):
             return None
-        found = admitted(upstream.targets, directory, facts.peer, facts.own)
+        found = admitted(upstream.targets, directory, peer, own)
         if not isinstance(found, Verdict):
             return None
         refusal = found
