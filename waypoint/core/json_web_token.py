@@ -10,11 +10,13 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
-import jwt
 import msgspec
-from jwt import algorithms as keys
+
+if TYPE_CHECKING:
+    from jwt.algorithms import Algorithm
 
 MISSING: Final = "Jwt is missing"
 EXPIRED: Final = "Jwt is expired"
@@ -35,27 +37,40 @@ MAX_TOKEN: Final = 64 * 1024
 MAX_KEYS: Final = 256
 """Keys that are read from one set."""
 
-ALGORITHMS: Final[Mapping[str, tuple[str, keys.Algorithm]]] = {
+ALGORITHMS: Final[Mapping[str, str]] = {
     **{
-        f"RS{bits}": ("RSA", keys.RSAAlgorithm(getattr(keys.RSAAlgorithm, f"SHA{bits}")))
+        f"{family}{bits}": kind
+        for family, kind in (("RS", "RSA"), ("PS", "RSA"), ("HS", "oct"), ("ES", "EC"))
         for bits in (256, 384, 512)
     },
-    **{
-        f"PS{bits}": ("RSA", keys.RSAPSSAlgorithm(getattr(keys.RSAPSSAlgorithm, f"SHA{bits}")))
-        for bits in (256, 384, 512)
-    },
-    **{
-        f"HS{bits}": ("oct", keys.HMACAlgorithm(getattr(keys.HMACAlgorithm, f"SHA{bits}")))
-        for bits in (256, 384, 512)
-    },
-    "ES256": ("EC", keys.ECAlgorithm(keys.ECAlgorithm.SHA256)),
-    "ES384": ("EC", keys.ECAlgorithm(keys.ECAlgorithm.SHA384)),
-    "ES512": ("EC", keys.ECAlgorithm(keys.ECAlgorithm.SHA512)),
-    "EdDSA": ("OKP", keys.OKPAlgorithm()),
+    "EdDSA": "OKP",
 }
-"""By name: the type of key that it needs, and its arithmetic. There is no ``none``."""
+"""By name: the type of key that it needs. There is no ``none``."""
 _CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _INT64_MAX: Final = 2**63 - 1
+
+
+@lru_cache
+def _arithmetic(name: str) -> Algorithm:
+    """Of an algorithm. Its library loads an HTTP client for keys, which only tokens shall cost."""
+    from jwt import algorithms
+
+    if name == "EdDSA":
+        return algorithms.OKPAlgorithm()
+    made: Any = {
+        "RS": algorithms.RSAAlgorithm,
+        "PS": algorithms.RSAPSSAlgorithm,
+        "HS": algorithms.HMACAlgorithm,
+        "ES": algorithms.ECAlgorithm,
+    }[name[:2]]
+    found: Algorithm = made(getattr(made, f"SHA{name[2:]}"))
+    return found
+
+
+def _unusable() -> tuple[type[Exception], ...]:
+    from jwt import PyJWTError
+
+    return ValueError, TypeError, KeyError, PyJWTError
 
 
 class TokenError(ValueError):
@@ -214,12 +229,12 @@ class Key(msgspec.Struct, frozen=True):
 
     def signed(self, token: Token) -> bool:
         """Whether it did. A key serves algorithms of its own type only."""
-        kind, algorithm = ALGORITHMS[token.algorithm]
-        if kind != self.kind:
+        if ALGORITHMS[token.algorithm] != self.kind:
             return False
+        algorithm = _arithmetic(token.algorithm)
         try:
             return bool(algorithm.verify(token.signed, self.material, token.signature))
-        except (ValueError, TypeError, jwt.PyJWTError):
+        except _unusable():
             return False
 
 
@@ -263,15 +278,15 @@ def _key(raw: dict[str, Any]) -> Key | None:
     if not isinstance(kid, str) or not isinstance(algorithm, str):
         return None
     name = algorithm or _algorithm(raw)
-    if name not in ALGORITHMS or ALGORITHMS[name][0] != kind:
+    if name not in ALGORITHMS or ALGORITHMS[name] != kind:
         return None
     if kind == "EC" and _CURVES.get(str(raw.get("crv"))) != name:
         return None
     if kind == "OKP" and raw.get("crv") != "Ed25519":
         return None
     try:
-        material = ALGORITHMS[name][1].from_jwk(_public(raw))
-    except (ValueError, TypeError, KeyError, jwt.PyJWTError):
+        material = _arithmetic(name).from_jwk(_public(raw))
+    except _unusable():
         return None
     return Key(str(kind), kid, name if kind == "EC" else algorithm, material)
 
