@@ -106,10 +106,22 @@ def cli() -> None:
     """Install, use and understand an ambient service mesh."""
 
 
+def open_standard_streams() -> None:
+    """A descriptor that the caller has closed (``>&-``) goes nowhere, and to no socket of ours."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.dup2(descriptor, number)
+            if descriptor != number:
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def main() -> None:
     """Run the command; errors of the mesh become one line, a hint and an exit code."""
     if VARIABLE in os.environ:  # a shell that completes shows what is written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ✔ gets a question mark

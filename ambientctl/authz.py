@@ -76,6 +76,7 @@ def rows_of(view: View, kind: str, namespace: str, name: str) -> list[Row]:
         return rows
     known = view.service(namespace, name) if kind != "pod" else None
     if known is None:
+        view.require_namespace(namespace)
         what = kind or "pod or service"
         there = {
             one.ref.key.name for k in ("Pod", "Service") for one in view.corpus.items(k, namespace)

@@ -15,6 +15,7 @@ from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import NAMESPACES
 from ambientctl import completing
 from ambientctl.global_options import kept
+from ambientctl.pod_names import near
 
 if TYPE_CHECKING:
     from ambient.kube.io.client import KubeClient
@@ -65,7 +66,9 @@ async def known_namespace(kube: KubeClient, name: str) -> None:
     try:
         await kube.get(NAMESPACES, name)
     except NotFound as error:
-        raise MeshError(f"there is no namespace {name}", hint="kubectl get namespaces") from error
+        known = [one["metadata"]["name"] for one in await kube.list(NAMESPACES)]
+        hint = near(name, known, "there are")
+        raise MeshError(f"there is no namespace {name}", hint=hint) from error
     except KubeError:
         return  # who may read pods need not be allowed to read namespaces
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from ambientctl.global_options import before_commands
 from ambientctl.istioctl_habits import known_elsewhere, understood
+
+SHOWN: Final = 10
+"""So many commands are named to whom gives another one."""
 
 
 class AliasedGroup(click.Group):
@@ -40,10 +43,12 @@ class AliasedGroup(click.Group):
             elsewhere = known_elsewhere(self._path(args[0])) if args else None
             if elsewhere is not None:
                 raise elsewhere from None
-            near = get_close_matches(args[0], self.list_commands(ctx), 1) if args else []
-            if not near:
+            there = self.list_commands(ctx)
+            near = get_close_matches(args[0], there, 1) if args else []
+            if not near and len(there) > SHOWN:
                 raise
-            message = f"{error.message} Did you mean {near[0]!r}?"
+            more = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(there)}."
+            message = f"{error.message} {more}"
             raise click.UsageError(message, ctx) from error
         if command is None:
             return name, command, rest

@@ -64,7 +64,7 @@ async def ask_dated(
             f"{at}{path}: {reason}", hint=f"kubectl -n {at.namespace} logs {at.pod}"
         ) from error
     if status != 200:
-        text = answer[:500].decode(errors="replace").strip()
+        text = answer[:500].decode(errors="replace").strip().partition("\n")[0]
         raise MeshError(f"{at}{path} answers {status}: {text}")
     return answer, date
 

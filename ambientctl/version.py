@@ -62,6 +62,13 @@ def _say_skew(found: dict[str, Any]) -> None:
     """Istio's rule: the data plane may lag one minor version behind and must not be ahead."""
     control = {_minor(one) for one in (found.get("meshVersion") or {}).values()} - {None}
     data = {_minor(one) for one in found.get("dataPlaneVersion") or {}} - {None}
+    client = _minor(str(found["clientVersion"]))
+    if client is not None and any(one is not None and one != client for one in control):
+        warn(
+            f"the control plane has another version than this program ({found['clientVersion']}): "
+            "what it says of itself may be read wrongly",
+            "ambientctl upgrade, or take the ambientctl of that version",
+        )
     if len(control) == 1 and data:
         (own,) = control
         if any(one is not None and own is not None and one > own for one in data):

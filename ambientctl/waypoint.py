@@ -15,7 +15,7 @@ from ambient.kube.core.resources import GATEWAYS, NAMESPACES, PODS
 from ambient.kube.io.client import KubeClient
 from ambient.kube.io.watch import follow
 from ambientctl import completing
-from ambientctl.cluster import Cluster, cluster_options
+from ambientctl.cluster import Cluster, cluster_options, known_namespace
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
 from ambientctl.listing import listing
@@ -241,9 +241,11 @@ def list_command(cluster: Cluster, everywhere: bool, output: str) -> None:
 
     async def task() -> list[Manifest]:
         async with cluster.connect() as kube:
-            return await waypoints(
-                kube, None if everywhere else cluster.namespace or kube.namespace
-            )
+            namespace = None if everywhere else cluster.namespace or kube.namespace
+            there = await waypoints(kube, namespace)
+            if not there and namespace is not None:
+                await known_namespace(kube, namespace)
+            return there
 
     found = run(task)
     if output == "name":

@@ -28,6 +28,8 @@ def pod(view: View, namespace: str, name: str) -> Lines:
     view.reading.require("Pod")
     items = {one.ref.key.name: one for one in view.corpus.items("Pod", namespace)}
     meant = pods_meant([one.obj for one in items.values()], name)
+    if not items:
+        view.require_namespace(namespace)
     if not meant:
         there = apps_of(one.obj for one in items.values())
         hint = near(name, there, "pods there") or "kubectl get pods -A"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import cached_property
 
+from ambient.api.errors import MeshError
 from ambient.api.service import Service
 from ambient.api.workload import Workload
 from ambient.kube.io.client import KubeClient
 from ambientctl.analyze.reading import Reading, read_cluster
 from ambientctl.analyze.waypoint_problems import ANALYZERS
+from ambientctl.pod_names import near
 from ambientctl.why.mesh import Mesh
 from ambientctl.why.snapshot import mesh_of
 from istiod_lite.core.analysis.analyze import analyze
@@ -52,6 +54,12 @@ class View:
     def findings_about(self, refs: set[ObjectRef]) -> list[Finding]:
         """Of these objects only."""
         return [one for one in self.findings if one.ref in refs]
+
+    def require_namespace(self, name: str) -> None:
+        """Raises MeshError where it is known that there is no such namespace."""
+        names = [one.ref.key.name for one in self.corpus.items("Namespace")]
+        if names and name not in names:
+            raise MeshError(f"there is no namespace {name}", hint=near(name, names, "there are"))
 
     def workload(self, namespace: str, name: str) -> Workload | None:
         """A pod or WorkloadEntry as tunnels know it."""

@@ -231,4 +231,5 @@ def _read_file(path: str) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise MeshError(f"{path} is no JSON: {error}") from error
+        hint = "give a /config_dump: ambientctl zc all -o json"
+        raise MeshError(f"{path} is no JSON: {error}", hint=hint) from error

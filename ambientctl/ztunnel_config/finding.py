@@ -8,6 +8,7 @@ from ambient.api.errors import MeshError, UsageError
 from ambient.kube.core.errors import KubeError, NotFound
 from ambient.kube.core.resources import NODES, PODS, KubeObject
 from ambient.kube.io.client import KubeClient
+from ambientctl.cluster import known_namespace
 from ambientctl.pod_names import apps_of, near, place, pods_meant
 from ambientctl.printing import taken
 from ambientctl.reach import TUNNELS, running_pods
@@ -77,6 +78,7 @@ async def _pod(kube: KubeClient, name: str, namespaces: list[str]) -> KubeObject
             taken([one["metadata"]["name"] for one in meant])
             return meant[0]
         there |= apps_of(pods)
+    await known_namespace(kube, namespaces[0])
     places = " and ".join(namespaces)
     hint = near(name, there, "pods there") or "write NAME.NAMESPACE, or use -n"
     raise MeshError(f"there is no pod {name} in {places}", hint=hint)

@@ -181,3 +181,25 @@ def test_a_context_that_speaks_for_somebody_has_the_rights_of_that_one(refusing,
     assert calling(**admin).status == 0
     several = {"as": "x", "as-groups": ["a", "system:masters"], "as-user-extra": {"why": ["test"]}}
     assert calling(**several).status == 0
+
+
+def test_a_missing_right_is_named_with_verb_and_resource(refusing):
+    for words, rule in (
+        (
+            ("waypoint", "list", "-n", "shop"),
+            "can-i list gateways.gateway.networking.k8s.io -n shop",
+        ),
+        (("ps",), "kubectl auth can-i list pods -n istio-system"),
+        (("tag", "list"), "kubectl auth can-i list namespaces -A"),
+    ):
+        done = run_command([*words, "--as", "nobody", "-c", str(refusing.kubeconfig)], "", {})
+        assert rule in done.err, done
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("words", [("waypoint", "list"), ("zc", "workload", "web")], ids=" ".join)
+def test_a_namespace_that_is_misspelt(refusing, words):
+    done = run_command([*words, "-n", "shp", "-c", str(refusing.kubeconfig)], "", {})
+    said = clear(done, 1)
+    assert "there is no namespace shp" in said
+    assert "hint: did you mean shop?" in done.err

@@ -105,3 +105,10 @@ def test_mistakes_of_ours_keep_their_traceback():
     with pytest.raises(ExceptionGroup) as raised:
         run(both)
     assert raised.value.subgroup(KeyError) is not None
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_descriptors_that_the_caller_has_closed(closed):
+    words = f"{Path(sys.executable).parent / 'ambientctl'} version --short {closed}"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done

@@ -76,6 +76,7 @@ def test_version_warns_of_skew_and_lives_without_a_cluster(mesh):
     assert "newer than the control plane" in mesh("version").err
     istiod(mesh, **{"/version": "0.3.0\n"})
     assert "lags more than one minor version" in mesh("version").err
+    assert "the control plane has another version than this program (0.1.0)" in mesh("version").err
     mesh.kubeconfig.unlink()
     done = mesh("version")
     assert done.status == 0
@@ -244,6 +245,8 @@ spec:
         (("service", "lost.shop"), "services there: details"),
         (("namespace", "lost"), "there are: default"),
         (("pod", "/"), "names nothing"),
+        (("pod", "web.shopp"), "there is no namespace shopp\nhint: did you mean shop?"),
+        (("thing", "web"), "There are namespace, pod, service."),
     ],
 )
 def test_describe_of_what_is_not_there_names_what_is(mesh, words, said):
