@@ -19,15 +19,20 @@ def real_server(tmp_path_factory):
 
 
 @pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.kube)])
-async def cluster(request, tmp_path):
+def chosen(request):
+    """The real server, or None; skipped here, where the reason is told: async fixtures lose it."""
+    return request.getfixturevalue("real_server") if request.param == "real" else None
+
+
+@pytest.fixture
+async def cluster(chosen, tmp_path):
     """A server with CRDs and roles; ``cluster.kube`` is its administrator."""
-    if request.param == "real":
-        server = request.getfixturevalue("real_server")
-        async with server.admin() as kube:
-            await server.prepare(kube)
-            server.kube = kube
-            server.folder = tmp_path
-            yield server
+    if chosen is not None:
+        async with chosen.admin() as kube:
+            await chosen.prepare(kube)
+            chosen.kube = kube
+            chosen.folder = tmp_path
+            yield chosen
     else:
         async with servers.embedded(tmp_path) as server, server.admin() as kube:
             await server.prepare(kube)
