@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -18,7 +18,9 @@ from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.groups import AliasedGroup
+from ambientctl.json_file import read_json
 from ambientctl.listing import listing
+from ambientctl.log_levels import level_option, log_levels, reset_option
 from ambientctl.options import grouped
 from ambientctl.pod_names import near, place, pods_meant
 from ambientctl.printing import dump, output_option, table, taken
@@ -72,25 +74,39 @@ def _gateway(pod: KubeObject) -> str:
     return str((pod["metadata"].get("labels") or {}).get(GATEWAY_NAME_LABEL) or "")
 
 
-def _read(cluster: Cluster, pod: str, port: int) -> dict[str, Any]:
+class Where(NamedTuple):
+    """Where a dump comes from."""
+
+    pod: str
+    port: int
+    path: str | None
+
+
+def _read(cluster: Cluster, where: Where) -> dict[str, Any]:
+    if where.path is not None:
+        kept = read_json(where.path)
+        if not isinstance(kept, dict) or "services" not in kept:
+            raise MeshError(f"{where.path} is no dump of a waypoint", hint="give that of pc all")
+        return kept
+    if not where.pod:
+        raise UsageError("which waypoint?", hint="ambientctl waypoint list -A")
+
     async def task() -> dict[str, Any]:
         async with cluster.connect() as kube:
-            found = await find_waypoint(kube, pod, cluster.namespace or kube.namespace)
-            answer: dict[str, Any] = await ask_json(kube, port_of(found, port), "/config_dump")
+            found = await find_waypoint(kube, where.pod, cluster.namespace or kube.namespace)
+            at = port_of(found, where.port)
+            answer: dict[str, Any] = await ask_json(kube, at, "/config_dump")
             return answer
 
     return run(task)
 
 
-def _where(pod: str, port: int) -> tuple[str, int]:
-    return pod, port
-
-
 where_options = grouped(
     "where",
-    _where,
-    click.argument("pod", shell_complete=completing.waypoints),
+    Where,
+    click.argument("pod", default="", shell_complete=completing.waypoints),
     click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True),
+    click.option("-f", "--file", "path", help="A dump from a file, - for standard input."),
 )
 service_option = click.option("--fqdn", default="", help="Of this service: its name, or a part.")
 
@@ -106,11 +122,11 @@ def _services(found: dict[str, Any], fqdn: str) -> Iterable[dict[str, Any]]:
 @output_option("short", "json", "yaml")
 @listing
 @cluster_options
-def route(cluster: Cluster, where: tuple[str, int], fqdn: str, name: str, output: str) -> None:
+def route(cluster: Cluster, where: Where, fqdn: str, name: str, output: str) -> None:
     """Show the routes of each service and port."""
     found = [
         {"service": one["service"], "port": port, **route_}
-        for one in _services(_read(cluster, *where), fqdn)
+        for one in _services(_read(cluster, where), fqdn)
         for port, routes in (one.get("routes") or {}).items()
         for route_ in routes
         if name in str(route_.get("name"))
@@ -141,11 +157,11 @@ def _backends(one: dict[str, Any]) -> str:
 @output_option("short", "json", "yaml")
 @listing
 @cluster_options
-def endpoint(cluster: Cluster, where: tuple[str, int], fqdn: str, status: str, output: str) -> None:
+def endpoint(cluster: Cluster, where: Where, fqdn: str, status: str, output: str) -> None:
     """Show the endpoints of each service."""
     found = [
         {"service": one["service"], **endpoint_}
-        for one in _services(_read(cluster, *where), fqdn)
+        for one in _services(_read(cluster, where), fqdn)
         for endpoint_ in one.get("endpoints") or ()
         if not status or str(endpoint_.get("status")).lower() == status.lower()
     ]
@@ -166,11 +182,11 @@ def endpoint(cluster: Cluster, where: tuple[str, int], fqdn: str, status: str, o
 @output_option("short", "json", "yaml")
 @listing
 @cluster_options
-def policy(cluster: Cluster, where: tuple[str, int], fqdn: str, output: str) -> None:
+def policy(cluster: Cluster, where: Where, fqdn: str, output: str) -> None:
     """Show which policies the waypoint applies to each service, in the order of their verdicts."""
     found = [
         {"service": one["service"], "action": action, "policy": name}
-        for one in _services(_read(cluster, *where), fqdn)
+        for one in _services(_read(cluster, where), fqdn)
         for action, key in (("DENY", "deny"), ("ALLOW", "allow"), ("DRY RUN", "dry_run"))
         for name in one.get(key) or ()
     ]
@@ -186,9 +202,9 @@ def policy(cluster: Cluster, where: tuple[str, int], fqdn: str, output: str) -> 
 @output_option("short", "json", "yaml")
 @listing
 @cluster_options
-def secret(cluster: Cluster, where: tuple[str, int], output: str) -> None:
+def secret(cluster: Cluster, where: Where, output: str) -> None:
     """Show the waypoint's certificates, and what ``credentialName`` stands for (never a key)."""
-    read = _read(cluster, *where)
+    read = _read(cluster, where)
     found, credentials = read.get("certificates") or {}, read.get("credentials") or []
     if output != "short":
         dump({"certificates": found, "credentials": credentials}, output)
@@ -230,9 +246,9 @@ def _rfc(moment: datetime) -> str:
 @output_option("short", "json", "yaml")
 @listing
 @cluster_options
-def object_command(cluster: Cluster, where: tuple[str, int], output: str) -> None:
+def object_command(cluster: Cluster, where: Where, output: str) -> None:
     """Show the Kubernetes objects that the waypoint acts on, and what it cannot use of them."""
-    found = _read(cluster, *where)
+    found = _read(cluster, where)
     objects, problems = found.get("objects") or [], found.get("problems") or []
     if output != "short":
         dump({"objects": objects, "problems": problems}, output)
@@ -249,6 +265,23 @@ def object_command(cluster: Cluster, where: tuple[str, int], output: str) -> Non
 @where_options
 @output_option("json", "yaml")
 @cluster_options
-def all_command(cluster: Cluster, where: tuple[str, int], output: str) -> None:
+def all_command(cluster: Cluster, where: Where, output: str) -> None:
     """Print the waypoint's whole configuration."""
-    dump(_read(cluster, *where), output)
+    dump(_read(cluster, where), output)
+
+
+@command.command("log")
+@click.argument("pod", shell_complete=completing.waypoints)
+@level_option
+@reset_option
+@click.option("--proxy-admin-port", "port", default=ADMIN_PORT, show_default=True)
+@cluster_options
+def log_command(cluster: Cluster, pod: str, level: str | None, reset: bool, port: int) -> None:
+    """Show or set the log levels of a waypoint's pod."""
+
+    async def task() -> list[str]:
+        async with cluster.connect() as kube:
+            found = await find_waypoint(kube, pod, cluster.namespace or kube.namespace)
+            return await log_levels(kube, [found], port, level, reset=reset)
+
+    print("\n".join(run(task)), end="")

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 import trio
 
-from ambient.api.errors import MeshError, UsageError
+from ambient.api.errors import UsageError
 from ambient.api.ports import ADMIN_PORT
 from ambientctl import completing
 from ambientctl.cluster import Cluster, cluster_options
 from ambientctl.console import run
 from ambientctl.global_options import system_option
 from ambientctl.groups import AliasedGroup
+from ambientctl.json_file import read_json
 from ambientctl.listing import listing
+from ambientctl.log_levels import level_option, log_levels, reset_option
 from ambientctl.options import grouped
 from ambientctl.printing import dump as print_dump
 from ambientctl.printing import output_option, table
-from ambientctl.reach import ask, ask_json, port_of
+from ambientctl.reach import ask_json, port_of
 from ambientctl.ztunnel_config.dump import Dump, Filters, merged
 from ambientctl.ztunnel_config.finding import find_tunnels
 
-LEVELS: Final = ("trace", "debug", "info", "warning", "error", "critical", "off")
-SPELT: Final = {"warning": "warn", "critical": "error"}
 Rows = Callable[[Dump, Filters, bool], Iterator[list[str]]]
 TABLES: Final[dict[str, tuple[str, tuple[str, ...], Rows, str]]] = {
     "workload": (
@@ -172,26 +169,18 @@ def all_command(cluster: Cluster, output: str, with_headers: bool, where: Where)
 
 
 @command.command("log")
-@click.option("--level", help="A level, or scope:level,scope:level.")
-@click.option("-r", "--reset", is_flag=True, help="Back to the levels of its start.")
+@level_option
+@reset_option
 @source_options
 @cluster_options
 def log_command(cluster: Cluster, level: str | None, reset: bool, where: Where) -> None:
     """Show or set log levels; of all tunnels where none is named."""
-    query = "?" + "&".join(
-        [*(["reset"] if reset else []), *([f"level={SPELT.get(level, level)}"] if level else [])]
-    )
 
     async def task() -> list[str]:
         async with cluster.connect() as kube:
             namespace = cluster.namespace or kube.namespace
             found = await find_tunnels(kube, where.pod, where.node, namespace, where.system)
-            said = []
-            for one in found.tunnels:
-                at = port_of(one, where.port)
-                body = await ask(kube, at, f"/logging{query.rstrip('?')}", method="POST")
-                said.append(f"{at.pod}.{at.namespace}:\n{body.decode()}")
-            return said
+            return await log_levels(kube, found.tunnels, where.port, level, reset=reset)
 
     print("\n".join(run(task)), end="")
 
@@ -203,7 +192,7 @@ def read_dumps(
     if where.path is not None:
         if where.pod or where.node:
             raise UsageError("give one of a file, a pod and --node")
-        return [Dump(_read_file(where.path))], None
+        return [Dump(read_json(where.path))], None
 
     async def task() -> tuple[list[Dump], tuple[str, str] | None]:
         async with cluster.connect() as kube:
@@ -222,14 +211,3 @@ def read_dumps(
             return [dumps[name] for name in sorted(dumps)], found.pod
 
     return run(task)
-
-
-def _read_file(path: str) -> Any:
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
-        return json.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        hint = "give a /config_dump: ambientctl zc all -o json"
-        raise MeshError(f"{path} is no JSON: {error}", hint=hint) from error

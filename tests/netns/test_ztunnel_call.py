@@ -46,6 +46,8 @@ async def web_server(stream, peer):
 
 async def greet(stream, peer):
     await stream.send_all(b"220 mail")
+    async for _ in stream:
+        pass  # what is left unread would turn the end into a reset
 
 
 async def test_requests_and_bare_connections_go_the_way_of_the_application(web, api):
