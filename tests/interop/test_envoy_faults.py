@@ -37,7 +37,7 @@ RULES = {
     "/grpc": {"fault": {"abort": abort(grpcStatus="UNAVAILABLE")}},
     "/grpc-both": {"fault": {"delay": delay(), "abort": abort(grpcStatus="NOT_FOUND")}},
     "/retried": {"fault": {"abort": abort(httpStatus=503)}, "retries": RETRY},
-    "/delay-and-timeout": {"fault": {"delay": delay()}, "timeout": f"{DELAY_S / 2}s"},
+    "/delay-and-timeout": {"fault": {"delay": {**delay(), "fixedDelay": "4s"}}, "timeout": "3s"},
     "/delay-and-retries": {"fault": {"delay": delay()}, "retries": RETRY},
     "/headers": {
         "fault": {"abort": abort()},

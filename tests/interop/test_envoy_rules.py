@@ -8,10 +8,26 @@ import pytest
 from tests.interop.envoy import binary
 from tests.interop.pair import CLOSE, Case, Proxy, http_filter, ok, same, sides
 from tests.interop.rules import envoy_routes, our_rules
-from tests.unit.waypoint.sample import policy, virtual_service
+from tests.unit.waypoint.sample import config, policy, virtual_service
 
 pytestmark = pytest.mark.envoy
-PORT = 10043
+PORT, NORMALIZED_PORT = 10043, 10070
+NORMALIZATIONS = {
+    "NONE": {"normalize_path": False},
+    "BASE": {},
+    "MERGE_SLASHES": {"merge_slashes": True},
+    "DECODE_AND_MERGE_SLASHES": {
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
+    },
+}
+"""As istiod has Envoy do it."""
+TARGETS = (
+    "/", "/a", "/a/", "//a", "/a//b", "/a///b//", "/a/./b", "/a/../b", "/a//../b", "/a/..",
+    "/a%2fb", "/a%2Fb", "/a%5cb", "/a%5Cb", "/a\\b", "/a%2f%2fb", "/a/%2e%2e/b", "/a%2f..%2fb",
+    "/a/%2e./b", "/%2fa", "/a%2f", "/a%252fb", "/%61%62", "/a%7eb", "/a%20b", "/a?b=//c", "/a?%2f",
+    "/a//?x=/../y", "/a;b=c//d", "/A%2fb/../c", "/a/.%2f/b", "/a/b%2f../c", "/.%2e/a", "/...//a",
+)  # fmt: skip
 ORIGINS = [{"exact": "https://a"}, {"prefix": "https://b."}, {"regex": "https://c[0-9]"}]
 ALL_OF_IT = {
     "allowOrigins": ORIGINS,
@@ -246,14 +262,29 @@ def proxy(tmp_path_factory):
                 http_filter("cors", "cors.v3.Cors"),
             ],
         )
+        for number, how in enumerate(NORMALIZATIONS.values()):
+            running.port = NORMALIZED_PORT + number
+            running.serve(envoy_routes({}), **how)
         running.start()
         yield running
 
 
 @pytest.mark.parametrize("cases", [cors, headers, paths])
 async def test_the_same_rules(proxy, cases):
+    proxy.port = PORT
     async with sides(proxy) as both:
         when = [{"key": "request.headers[x-deny]", "values": ["1"]}]
         both.made.configure(virtual_service(*our_rules(RULES)), policy([{"when": when}], "DENY"))
         found = await both.both(dict(cases()))
+    same(found)
+
+
+@pytest.mark.parametrize("how", list(NORMALIZATIONS))
+async def test_the_same_paths(proxy, how):
+    proxy.port = NORMALIZED_PORT + list(NORMALIZATIONS).index(how)
+    async with sides(proxy) as both:
+        spec = {"pathNormalization": {"normalization": how}}
+        mesh = config("MeshConfig", "istio", spec, "istio-system")
+        both.made.configure(virtual_service(*our_rules({})), mesh)
+        found = await both.both({target: Case(target) for target in TARGETS})
     same(found)
