@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -182,6 +182,9 @@ def _backend(
     ref: ObjectRef, route: Route, backend: BackendReference, world: World
 ) -> _Problem | None:
     if backend.kind == "Hostname" and backend.group == NETWORKING_GROUP:
+        if _refused(ref, route, backend, world):
+            text = f"no ReferenceGrant permits {ref.kind}s of {route.metadata.namespace}"
+            return _Problem("RefNotPermitted", f"{backend.name}: {text}")
         if world.hosts.speakers(backend.name):
             return None
         return _Problem("BackendNotFound", f"no service has the name {backend.name}")
@@ -213,22 +216,54 @@ def _ports_of(ref: ObjectRef, world: World) -> frozenset[int] | None:
 
 
 def _refused(ref: ObjectRef, route: Route, backend: BackendReference, world: World) -> bool:
-    """A route on a Gateway needs a grant for other namespaces; on a Service it needs none, as
+    """A route on a Gateway needs a grant for other namespaces; so does one on a Service of another
+    namespace (a consumer route), or the waypoint would call anybody for its clients, by its own
+    identity. The Service itself is free. A route on a Service of its own namespace needs none, as
     with Istio: the client could call the backend itself.
     """
-    own, where = route.metadata.namespace, backend.namespace
-    on_gateway = any(parent.kind == "Gateway" for parent in route.spec.parent_refs or ())
-    if not on_gateway or where in ("", own) or backend.kind != "Service":
+    own = route.metadata.namespace
+    parents = route.spec.parent_refs or ()
+    on_gateway = any(parent.kind == "Gateway" for parent in parents)
+    consumer = any(
+        parent.kind != "Gateway" and parent.namespace not in ("", own) for parent in parents
+    )
+    free = {parent_ref(route, parent) for parent in parents if parent.kind != "Gateway"}
+    if not (on_gateway or consumer):
         return False
-    for grant in world.inputs.grants.by("namespace", where):
-        from_ = {(one.group, one.kind, one.namespace) for one in grant.spec.from_}
-        if (GATEWAY_GROUP, ref.kind, own) in from_ and any(
-            (one.group or "core", one.kind) == ("core", "Service")
-            and one.name in (None, "", backend.name)
+    return any(
+        target not in free
+        and target.key.namespace != own
+        and not _granted(ref.kind, own, target, world)
+        for target in _led_to(route, backend, world, consumer=consumer)
+    )
+
+
+def _led_to(
+    route: Route, backend: BackendReference, world: World, *, consumer: bool
+) -> Iterable[ObjectRef]:
+    """The objects that need a grant; a host is anybody's who speaks for it."""
+    if backend.kind == "Hostname":
+        return world.hosts.speakers(backend.name) if consumer else ()
+    if backend.kind != "Service" and not consumer:
+        return ()
+    where = backend.namespace or route.metadata.namespace
+    return (ObjectRef(backend.kind, ObjectKey(where, backend.name)),)
+
+
+def _granted(kind: str, own: str, target: ObjectRef, world: World) -> bool:
+    """Whether the target's namespace lets routes of this kind and namespace lead there."""
+    groups = MESH_PARENTS.get(target.kind, ())
+    return any(
+        (GATEWAY_GROUP, kind, own)
+        in {(one.group, one.kind, one.namespace) for one in grant.spec.from_}
+        and any(
+            one.group in groups
+            and one.kind == target.kind
+            and one.name in (None, "", target.key.name)
             for one in grant.spec.to
-        ):
-            return False
-    return True
+        )
+        for grant in world.inputs.grants.by("namespace", target.key.namespace)
+    )
 
 
 def permitted(ref: ObjectRef, route: Route, config: ConfigObject, world: World) -> ConfigObject:

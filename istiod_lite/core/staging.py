@@ -410,8 +410,9 @@ class Staging:
     def _grant(self, key: ObjectKey, obj: KubeObject | None) -> None:
         inputs = self._world.inputs
         inputs.grants.put(key, _decoded(obj, ReferenceGrant))
-        routes = inputs.routes.keys_by("backend_namespace", key.namespace)
-        self._marks.routes |= dict.fromkeys(routes)
+        for where in (key.namespace, ""):  # hosts are of no namespace
+            routes = inputs.routes.keys_by("backend_namespace", where)
+            self._marks.routes |= dict.fromkeys(routes)
 
 
 def _decoded(obj: KubeObject | None, kind: type[T]) -> T | None:

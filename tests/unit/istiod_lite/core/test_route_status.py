@@ -238,6 +238,37 @@ def test_a_consumer_route_is_its_services_waypoints(index):
     assert list(index.configs_for_waypoint("shop", "wp")) == ["HTTPRoute/other/r"]
 
 
+@pytest.mark.parametrize(
+    ("backend", "permit", "reason"),
+    [
+        ({**TO_WEB, "namespace": "shop"}, None, "ResolvedRefs"),  # the Service that it hangs on
+        ({"name": "far", "port": 80}, None, "ResolvedRefs"),  # its own namespace's
+        ({"name": "bare", "namespace": "shop", "port": 80}, None, "RefNotPermitted"),
+        ({"name": "bare", "namespace": "shop", "port": 80}, "Service", "ResolvedRefs"),
+        ({"kind": "Hostname", "group": "networking.istio.io", "name": HOST}, None,
+         "RefNotPermitted"),
+        ({"kind": "Hostname", "group": "networking.istio.io", "name": HOST}, "ServiceEntry",
+         "ResolvedRefs"),
+        ({"kind": "Hostname", "group": "networking.istio.io",
+          "name": "bare.shop.svc.cluster.local"}, None, "RefNotPermitted"),
+    ],
+)  # fmt: skip
+def test_a_consumer_route_makes_the_waypoint_call_nobody_else(index, backend, permit, reason):
+    """The waypoint's identity may be let in where the clients are not."""
+    made = route("r", "other", {**ON_WEB, "namespace": "shop"}, rules=rules(backend))
+    told(index, made)
+    if permit is not None:
+        granted = grant("g", "shop", "other", to=permit)
+        if permit == "ServiceEntry":
+            granted["spec"]["to"][0]["group"] = "networking.istio.io"
+        index.apply("ReferenceGrant", granted)
+    (found,) = told(index, made)
+    assert found["ResolvedRefs"] == reason
+    sent = index.configs_for_waypoint("shop", "wp")["HTTPRoute/other/r"].object["spec"]["rules"]
+    refused = sent[0]["backendRefs"][0].get("kind") == route_status.REFUSED_KIND
+    assert refused is (reason == "RefNotPermitted")
+
+
 def test_the_same_parent_twice(index):
     found = told(index, route("r", "shop", ON_WEB, {**ON_WEB, "port": 80}))
     assert [one["Accepted"] for one in found] == ["Accepted", "ParentRefConflict"]
