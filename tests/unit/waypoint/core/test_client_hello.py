@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from waypoint.core.client_hello import server_name
 
 
+@functools.cache
 def hello(name):
     """The first flight of the standard library's client."""
     context = ssl.create_default_context()
@@ -53,7 +55,8 @@ def test_what_is_not_tls(data):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_harmless(data):
-    assert server_name(b"\x16\x03\x01" + data) in (None, "") or data
+    found = server_name(b"\x16\x03\x01" + data)
+    assert found is None or isinstance(found, str)
 
 
 @given(st.data())

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 from datetime import timedelta
 
 import pytest
 from cryptography.x509 import load_pem_x509_certificate
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from istiod_lite.core.analysis import codes
 from istiod_lite.core.analysis.analyze import ANALYZERS, Suppression, analyze
-from istiod_lite.core.analysis.corpus import Corpus
 from istiod_lite.core.analysis.finding import Severity
 from tests.fakes.certs import TestCa
 from tests.unit.istiod_lite.core.analysis.reading import (
     BOUND,
-    NOW,
     SHOP,
     WAYPOINT,
     corpus,
-    documents,
     findings,
     found,
 )
@@ -360,54 +354,6 @@ def test_every_finding_has_a_remedy_or_names_the_reason():
     for _, *texts in MISTAKES:
         for one in findings(*texts):
             assert one.remedy or one.code in (codes.NEGATIVE_CONDITION, codes.SCHEMA_ERROR), one
-
-
-JUNK = [
-    {8080: {"mode": "STRICT"}},
-    None,
-    0,
-    -1,
-    1.5,
-    True,
-    "",
-    "*",
-    "a b",
-    [],
-    {},
-    [None],
-    {"a": None},
-    [[]],
-    [{"name": 3}],
-]
-
-
-def _places(value, path=()):
-    yield path
-    children = value.items() if isinstance(value, dict) else ()
-    children = enumerate(value) if isinstance(value, list) else children
-    for key, one in children:
-        yield from _places(one, (*path, key))
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_no_malformed_object_stops_an_analyzer(data):
-    items = documents(*data.draw(st.sampled_from(MISTAKES))[1:])
-    number = data.draw(st.integers(0, len(items) - 1))
-    obj = copy.deepcopy(items[number].obj)
-    places = [path for path in _places(obj) if path and path[0] not in ("kind", "metadata")]
-    places += [path for path in _places(obj) if path[:1] == ("metadata",) and len(path) > 1]
-    for path in data.draw(st.lists(st.sampled_from(places or [("spec",)]), min_size=1, max_size=3)):
-        holder = obj
-        try:
-            for step in path[:-1]:
-                holder = holder[step]
-            holder[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(JUNK)))
-        except (KeyError, TypeError, IndexError):
-            continue
-    items[number] = items[number]._replace(obj=obj)
-    for one in analyze(Corpus(items, now=NOW, listed=["ServiceAccount"])):
-        assert one.message
 
 
 def _secret(pem, name="cacerts"):

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[5]
 ODD = (
     None, 0, -1, 1.5, 10**30, True, "", "x", "*", "a/b/c", [], {}, [None], [[]], [{}],
     [7], {"a": None}, {"name": []}, {"port": {}}, ["x", 7, None, {}], {"": ""}, [{"name": {}}],
+    "a b", {8080: {"mode": "STRICT"}},
 )  # fmt: skip
 
 
