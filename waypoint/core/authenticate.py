@@ -179,7 +179,8 @@ def _cookie(request: Request, name: str) -> str | None:
 
 def accept(rules: Authentication, judged: Judged, request: Request) -> None:
     """Edit a request that may go on: its claims are known, its token is removed or passed on."""
-    request.headers.remove(*rules.output_headers)
+    if rules.output_headers:
+        request.headers.remove(*rules.output_headers)
     provider = judged.provider
     if provider is None:
         return

@@ -49,7 +49,10 @@ _PLAIN: Final = "".join(chr(c) for c in range(0x20, 0x7F) if c != 0x25)
 
 def is_grpc(headers: Headers) -> bool:
     """Does the content-type say gRPC (``application/grpc`` or ``application/grpc+…``)?"""
-    return is_grpc_type(headers.first("content-type"))
+    for name, value in headers.items:
+        if name == "content-type":
+            return is_grpc_type(value)
+    return False
 
 
 def is_grpc_type(found: str | None) -> bool:

@@ -19,7 +19,7 @@ def write_request(request: Request) -> bytes:
     if not _TARGET.fullmatch(request.target):
         raise BadMessageError(400, "invalid_path")
     lines = [f"{request.method} {request.target} HTTP/1.1", f"host: {request.authority}"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items]
+    lines += map(": ".join, request.headers.items)
     if request.content_length is not None:
         lines.append(f"content-length: {request.content_length}")
     elif request.has_body:
@@ -36,7 +36,7 @@ def write_response(
 ) -> bytes:
     """The head for the client, framed by a length, by chunks, or by the end of the connection."""
     lines = [f"HTTP/1.1 {response.status} {response.reason or REASONS.get(response.status, '')}"]
-    lines += [f"{name}: {value}" for name, value in response.headers.items]
+    lines += map(": ".join, response.headers.items)
     if chunked:
         lines.append("transfer-encoding: chunked")
     elif length is not None:

@@ -192,7 +192,8 @@ class EndpointPool:
         ):
             return False
         longest_s = pool.max_connection_s
-        if connection.tls != self._cluster.settings.tls or self._told:
+        settings = self._cluster.settings
+        if connection.tls != settings.tls or settings.proxy_protocol is not None:
             return False
         return not self._host.gone and (
             longest_s is None or now_s() - connection.opened_s < longest_s
@@ -201,7 +202,8 @@ class EndpointPool:
     def _keep(self, connection: Connection) -> None:
         connection.idle_since_s = now_s()
         self._idle.append(connection)
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def _drop(self, connection: Connection) -> None:
         drop_now(connection.stream)

@@ -69,15 +69,15 @@ class Http1Stream:
         """See ``UpstreamStream``."""
         reader, found = self._open, None
         while not found:
-            await self._read(reader)  # whatever was there has been taken
+            try:
+                data = await self._inlet.receive()  # whatever was there has been taken
+            except STREAM_ERRORS as error:
+                raise UpstreamResetError(Reset.CONNECTION_TERMINATION) from error
+            self._feed(reader, data)
             found = reader.take()
         return [_response(event) if isinstance(event, ResponseHead) else event for event in found]
 
-    async def _read(self, reader: ResponseReader) -> None:
-        try:
-            data = await self._inlet.receive()
-        except STREAM_ERRORS as error:
-            raise UpstreamResetError(Reset.CONNECTION_TERMINATION) from error
+    def _feed(self, reader: ResponseReader, data: bytes) -> None:
         if data:
             self.answered = True
             try:

@@ -344,14 +344,15 @@ def _plain_tail(fields: Mapping[str, Any]) -> str:
 
 
 def _plain_pairs(fields: Mapping[str, Any]) -> list[str]:
-    return [
-        f'{key}="{value}"'  # as most are: nothing to escape
-        if type(value) is str and value.isprintable() and '"' not in value and "\\" not in value
-        else f"{key}={value}"
-        if type(value) is int
-        else f"{key}={_plain(value)}"
-        for key, value in fields.items()
-    ]
+    pairs: list[str] = []
+    for key, value in fields.items():
+        if type(value) is str and value.isprintable() and '"' not in value and "\\" not in value:
+            pairs.append(f'{key}="{value}"')  # as most are: nothing to escape
+        elif type(value) is int:
+            pairs.append(f"{key}={value}")
+        else:
+            pairs.append(f"{key}={_plain(value)}")
+    return pairs
 
 
 def _plain(value: object) -> str:
