@@ -27,7 +27,7 @@ NOT_RUN = {
     "docs/cni.md": 2,
     "docs/install.md": 3,
     "docs/observability.md": 2,
-    "docs/operations/backup.md": 1,
+    "docs/operations/backup.md": 2,
     "docs/operations/certificates.md": 1,
     "docs/quick-start/kubernetes.md": 4,
     "docs/quick-start/local.md": 1,
