@@ -126,7 +126,7 @@ def _note_request(one: Counters, labels: Mapping[str, str], value: float) -> Non
     code = labels.get("response_code", "")
     backend = labels.get("destination_workload", UNKNOWN)
     one.requests += value
-    if code.startswith("5") or code == "0":
+    if code.startswith("5"):
         one.errors += value
     elif code in ("401", "403") and backend in ("", UNKNOWN):
         one.denied += value
