@@ -21,7 +21,7 @@ from tests.unit.waypoint.sample import config, service, virtual_service, workloa
 pytestmark = pytest.mark.envoy
 PORT, ADMIN_PORT = 10045, 10046
 GONE = "127.0.1.250"
-LIMIT = "1s"
+LIMIT = "2s"
 STATUSES = [ok(500), ok(500), ok(200), ok(500), ok(502), ok(503), ok(200)]
 GATEWAY = [ok(503), ok(500), ok(502), ok(404), ok(504), ok(503), ok(200)]
 CLOSED = [CLOSE, CLOSE, CLOSE, CLOSE, ok(200)]
