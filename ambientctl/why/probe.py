@@ -15,6 +15,7 @@ import msgspec
 from ambient.api.errors import MeshError
 from ambient.api.ports import ADMIN_PORT
 from ambient.api.service import AppProtocol
+from ambient.kube.core.errors import KubeError
 from ambient.kube.core.resources import KubeObject
 from ambient.kube.io.client import KubeClient
 from ambientctl.reach import ask, decoded, port_of
@@ -134,11 +135,15 @@ async def probe(
     except msgspec.ValidationError as error:
         raise MeshError(f"{at} answers in another way: {error}") from error
     except MeshError as error:
+        hint = error.hint or f"does it serve the pod? ambientctl describe pod {name}"
+        if isinstance(error, KubeError) and error.status >= 500:
+            node = pod["spec"].get("nodeName")
+            hint = (
+                f"does the API server reach the kubelet of {node}? "
+                f"kubectl -n {at.namespace} port-forward {at.pod} {at.port}"
+            )
         raise MeshError(
-            f"the tunnel {at.pod} makes no connection for {name}: {error}",
-            hint=error.hint
-            or "is it a tunnel of this mesh and version, and the pod enrolled? "
-            f"ambientctl describe pod {name}",
+            f"the tunnel {at.pod} makes no connection for {name}: {error}", hint=hint
         ) from error
     in_http = wish.http is not None
     what = f"{http.method} {http.path}" if in_http else "a connection"

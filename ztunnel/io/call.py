@@ -54,7 +54,7 @@ async def make_call(node: Node, pod: PodProxy, call: Call) -> Called:
             await _call(pod, call, records, told)
         except MeshError as error:
             told.error = str(error)
-    if limit.cancelled_caught:
+    if limit.cancelled_caught and told.outcome is Outcome.FAILED:  # an answer may go on for ever
         told.outcome = Outcome.SILENT
         told.error = f"no answer within {WHOLE_S:g} s"
     told.seconds = round(trio.current_time() - began, 4)
@@ -118,6 +118,10 @@ async def _ask(stream: trio.SocketStream, request: HttpRequest, told: Called) ->
             case h11.NEED_DATA:
                 data = bytes(await stream.receive_some(READ_BYTES))
                 first = first or data
+                if not b"HTTP/".startswith(first[:5]):  # h11 would wait for the end of a head
+                    told.outcome, told.error = Outcome.ANSWERED, "no answer in HTTP/1.1"
+                    told.body = first[:MAX_BODY_BYTES].decode(errors="replace")
+                    return
                 client.receive_data(data)
             case h11.Response(status_code=code, headers=headers):
                 told.outcome, told.status = Outcome.ANSWERED, code
