@@ -6,12 +6,13 @@ A tag is a Service with the labels ``istio.io/tag`` and ``istio.io/rev``
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import click
 import yaml
 
-from ambient.api.errors import MeshError
+from ambient.api.errors import MeshError, UsageError
 from ambient.api.ports import WEBHOOK_PORT, XDS_PLAINTEXT_PORT, XDS_PORT
 from ambient.kube.core.errors import NotFound
 from ambient.kube.core.resources import NAMESPACES, SERVICES
@@ -25,6 +26,9 @@ from ambientctl.install.command import confirm
 from ambientctl.listing import listing
 from ambientctl.printing import dump, names, output_option, table
 from istiod_lite.core.revisions import DEFAULT, LABEL, TAG_LABEL, tag_of
+
+_TAG: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,41}[a-z0-9])?")
+"""The end of a Service's name, which has 63 characters."""
 
 MANAGER = "ambientctl"
 
@@ -41,7 +45,13 @@ def command() -> None:
 
 
 def tag_manifest(tag: str, revision: str, system: str) -> dict[str, Any]:
-    """The Service of a tag, which selects the pods of its revision."""
+    """The Service of a tag, which selects the pods of its revision. Raises UsageError for a tag
+    that is no part of a name.
+    """
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"{tag!r} cannot be a tag", hint="small letters, digits and dashes: prod, 1-2-0"
+        )
     ports = [
         {"name": "grpc-xds", "port": XDS_PLAINTEXT_PORT},
         {"name": "https-dns", "port": XDS_PORT},

@@ -39,6 +39,10 @@ def test_tags(ambientctl):
     assert refused.status == 1
     assert "tag prod stands for revision canary; nothing was changed" in refused.err
     ambientctl.ok("tag", "set", "prod", "-r", "default", "--overwrite")
+    for bad in ("Bad Name", "x-", "x" * 44):
+        unusable = ambientctl("tag", "set", bad, "-r", "default")
+        assert unusable.status == 2
+        assert "cannot be a tag" in unusable.err
     missing = ambientctl("tag", "set", "x", "-r", "lost")
     assert "ambientctl install --revision lost" in missing.err
     ambientctl.apply(
