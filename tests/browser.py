@@ -51,8 +51,14 @@ class Tab:
                 self.errors.append(message["params"]["entry"]["text"])
 
     def open(self, url: str) -> None:
-        self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && location.protocol === 'http:'")
+        """Until all of the page is there, and not the one before it."""
+        self.evaluate("window.before = true")
+        begun = self.call("Page.navigate", url=url)
+        same = "loaderId" not in begun  # another fragment of the same document
+        arrived = "true" if same else "!window.before"
+        self.until(
+            f"{arrived} && document.readyState === 'complete' && location.protocol === 'http:'"
+        )
 
     def evaluate(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
