@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -17,19 +18,18 @@ from waypoint.core.log_format import DEFAULT_TEXT, text_format
 from waypoint.core.message import Headers
 from waypoint.core.providers import LogProtocol, LogService
 from waypoint.core.record import NO_FLAG, Record
+from waypoint.core.response_flags import LONG
 from waypoint.core.span import Reporter
 
 OTLP: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 ENVOY: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 _FLAGS: Final = {
-    "UH": "no_healthy_upstream", "UF": "upstream_connection_failure", "UO": "upstream_overflow",
-    "UT": "upstream_request_timeout", "UR": "upstream_remote_reset", "LR": "local_reset",
-    "UC": "upstream_connection_termination", "NR": "no_route_found", "DI": "delay_injected",
-    "FI": "fault_injected", "RL": "rate_limited", "RLSE": "rate_limit_service_error",
-    "DC": "downstream_connection_termination", "URX": "upstream_retry_limit_exceeded",
-    "SI": "stream_idle_timeout", "DPE": "downstream_protocol_error",
-    "UPE": "upstream_protocol_error", "NC": "no_cluster_found",
-}  # fmt: skip
+    flag: field
+    for flag, name in LONG.items()
+    if (field := re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    in accesslog_pb2.ResponseFlags.DESCRIPTOR.fields_by_name
+}
+"""Fields of Envoy's message that say no more than that."""
 _VERSIONS: Final = {
     "HTTP/1.1": accesslog_pb2.HTTPAccessLogEntry.HTTP11,
     "HTTP/2": accesslog_pb2.HTTPAccessLogEntry.HTTP2,
